@@ -1,0 +1,99 @@
+"""What a chain says, as plain data: the words in which ports report and schemes judge.
+
+Hashes and EVM addresses are `0x` hex strings, Solana keys and signatures base58, amounts atomic units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One EVM event: the contract that emitted it, its topics, its data."""
+
+    address: str
+    topics: tuple[str, ...]
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvmReceipt:
+    """An included EVM transaction; `succeeded` is status 1 and proves nothing about what moved (fault A15)."""
+
+    transaction: str
+    succeeded: bool
+    block: int
+    logs: tuple[Log, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EvmFees:
+    """What to bid, in wei per gas (EIP-1559)."""
+
+    max_fee: int
+    priority_fee: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """The result of an `eth_call`: returned bytes, or the revert's text (`""` when the node gave none)."""
+
+    succeeded: bool
+    data: bytes = b""
+    revert: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Blockhash:
+    """A recent Solana blockhash and the last block height at which a transaction may still use it."""
+
+    hash: str
+    last_valid_block_height: int
+
+
+@dataclass(frozen=True, slots=True)
+class SvmSimulation:
+    """The result of simulating a Solana transaction; `error` is None or the node's error as compact JSON text."""
+
+    error: str | None
+    logs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SvmStatus:
+    """Where a Solana signature stands: `confirmation` is processed, confirmed or finalized."""
+
+    slot: int
+    confirmation: str
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBalance:
+    """A token account's balance around a transaction, in atomic units."""
+
+    account: str
+    owner: str
+    mint: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class SvmTransaction:
+    """A landed Solana transaction with the token balances that it changed."""
+
+    signature: str
+    slot: int
+    error: str | None
+    balances: tuple[TokenBalance, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SvmAccount:
+    """A Solana account: owning program and raw data."""
+
+    owner: str
+    lamports: int
+    data: bytes

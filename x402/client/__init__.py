@@ -1,0 +1,1 @@
+"""The buyer: from 402 to answer."""

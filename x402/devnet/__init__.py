@@ -1,0 +1,1 @@
+"""Both chains, a faucet and a demo model, all on loopback."""

@@ -1,0 +1,1 @@
+"""The third party: verifies and settles for any seller."""

@@ -1,0 +1,139 @@
+"""What gateway and facilitator say to each other, and the one interface behind which a facilitator stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from pydantic import Field
+
+from x402 import networks
+from x402.errors import MalformedError
+from x402.wire import v1
+from x402.wire.challenge import JsonObject, Requirement, Text
+from x402.wire.payment import Payment, parse_payment
+from x402.wire.receipt import Receipt
+from x402.wire.strict import WireModel, read_model
+
+CODE = "invalid_verification"
+
+
+class Facilitation(WireModel):
+    """The body of `/verify` and `/settle`: a payment, and the requirement that the seller computed for it."""
+
+    payment: Payment
+    requirement: Requirement
+
+    def as_json(self) -> dict[str, Any]:
+        """The object as it travels, in the version of the payment."""
+        requirement = self.requirement.as_json()
+        if self.payment.version == 1:
+            resource = self.payment.resource.as_json() if self.payment.resource else {}
+            requirement = v1.requirement_out(requirement, resource)
+        return {
+            "x402Version": self.payment.version,
+            "paymentPayload": self.payment.as_json(),
+            "paymentRequirements": requirement,
+        }
+
+
+def parse_facilitation(value: Mapping[str, Any]) -> Facilitation:
+    """A verify or settle body, v1 or v2. Raises `MalformedError` that names the member in the wrong."""
+    payload, requirements = value.get("paymentPayload"), value.get("paymentRequirements")
+    if not isinstance(payload, Mapping):
+        raise MalformedError("invalid_payload", "paymentPayload: an object is required")
+    if not isinstance(requirements, Mapping):
+        raise MalformedError("invalid_payment_requirements", "paymentRequirements: an object is required")
+    stated = v1.version_of(value, code="invalid_payload", default=v1.version_of(payload, code="invalid_payload"))
+    if payload.get("x402Version") is None:
+        payload = {**payload, "x402Version": stated}
+    payment = parse_payment(payload, version=stated)
+    requirement = read_model(Requirement, v1.requirement_in(requirements), code="invalid_payment_requirements")
+    return Facilitation(payment=payment, requirement=requirement)
+
+
+class Verification(WireModel):
+    """Whether a payment would settle now (x402 v2 spec, VerifyResponse)."""
+
+    is_valid: bool
+    invalid_reason: str | None = None
+    invalid_message: str | None = None
+    payer: str | None = None
+    extra: JsonObject = Field(default_factory=dict)
+
+    @classmethod
+    def valid(cls, payer: str) -> Verification:
+        """It would settle."""
+        return cls(is_valid=True, payer=payer)
+
+    @classmethod
+    def invalid(cls, reason: str, message: str, payer: str | None = None) -> Verification:
+        """It breaks a rule; `reason` is canonical, `message` is for people."""
+        return cls(is_valid=False, invalid_reason=reason, invalid_message=message[:500], payer=payer)
+
+    def as_json(self) -> dict[str, Any]:
+        """The object as it travels."""
+        body = super().as_json()
+        if not self.extra:
+            body.pop("extra", None)
+        return body
+
+
+def parse_verification(value: Mapping[str, Any]) -> Verification:
+    """A verify answer; `isValid` must be a JSON boolean. Raises `MalformedError("invalid_verification")` (fault A03)."""
+    return read_model(Verification, value, code=CODE)
+
+
+class Kind(WireModel):
+    """One thing a facilitator can settle."""
+
+    version: int = Field(default=2, alias="x402Version")
+    scheme: Text
+    network: Text
+    extra: JsonObject = Field(default_factory=dict)
+
+
+class Supported(WireModel):
+    """The answer of `GET /supported`."""
+
+    kinds: tuple[Kind, ...] = ()
+    extensions: tuple[str, ...] = ()
+    signers: dict[str, list[str]] = Field(default_factory=dict)
+
+    def find(self, scheme: str, network: str) -> Kind | None:
+        """The kind for a scheme on a CAIP-2 network, or None; v2 entries come before v1 entries."""
+        for kind in sorted(self.kinds, key=lambda kind: -kind.version):
+            if kind.scheme == scheme and networks.matches(networks.to_caip2(kind.network), network):
+                return kind
+        return None
+
+    def as_json(self) -> dict[str, Any]:
+        """The object as it travels; kinds without extras leave the member out."""
+        body = super().as_json()
+        for kind in body["kinds"]:
+            if not kind["extra"]:
+                del kind["extra"]
+        return body
+
+
+def parse_supported(value: Mapping[str, Any]) -> Supported:
+    """A supported answer; v1 facilitators send `kinds` alone. Raises `MalformedError("invalid_supported")`."""
+    members = {name: member for name, member in value.items() if member is not None}
+    for listed in ("kinds", "extensions"):
+        if isinstance(members.get(listed), list):
+            members[listed] = tuple(members[listed])
+    return read_model(Supported, members, code="invalid_supported")
+
+
+class Facilitator(Protocol):
+    """The third party, in process or remote. All three raise `UnavailableError` when it can't be reached.
+
+    `settle` is idempotent: the same payment gets the same answer as often as it is asked (design D6). It never
+    raises once money may have moved: doubt is a `Receipt` whose outcome is pending.
+    """
+
+    async def verify(self, payment: Payment, requirement: Requirement) -> Verification: ...
+
+    async def settle(self, payment: Payment, requirement: Requirement) -> Receipt: ...
+
+    async def supported(self) -> Supported: ...

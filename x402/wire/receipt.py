@@ -1,0 +1,112 @@
+"""The result of a settlement: `/settle` answers with it, and `PAYMENT-RESPONSE` carries it to the client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from x402 import networks
+from x402.lifecycle import Outcome
+from x402.wire import v1
+from x402.wire.challenge import JsonObject
+from x402.wire.headers import PAYMENT_RESPONSE, X_PAYMENT_RESPONSE, Pairs, decode_header, encode_header, only
+from x402.wire.strict import WireModel, read_model
+
+CODE = "invalid_settlement"
+PENDING = "settlement_pending"
+"""Reason of a settlement whose transaction may still land."""
+
+
+class Receipt(WireModel):
+    """A settlement result (x402 v2 spec, SettlementResponse).
+
+    `transaction` is the EVM hash or Solana signature, `""` when there is none; `amount` is atomic and only set by
+    schemes that meter.
+    """
+
+    success: bool
+    transaction: str = ""
+    network: str = ""
+    payer: str | None = None
+    amount: str | None = None
+    error_reason: str | None = None
+    error_message: str | None = None
+    extensions: JsonObject = Field(default_factory=dict)
+    extra: JsonObject = Field(default_factory=dict)
+
+    @classmethod
+    def settled(cls, transaction: str, network: str, payer: str | None) -> Receipt:
+        """Money moved in `transaction`."""
+        return cls(success=True, transaction=transaction, network=network, payer=payer)
+
+    @classmethod
+    def refused(cls, reason: str, message: str, network: str, payer: str | None = None) -> Receipt:
+        """Provably no money moved, and none will."""
+        return cls(
+            success=False, network=network, payer=payer, error_reason=reason, error_message=message[:500] or None
+        )
+
+    @classmethod
+    def pending(cls, transaction: str, network: str, payer: str | None, message: str = "") -> Receipt:
+        """A transaction may still land; ask again with the same payment."""
+        text = message or "the transaction was sent and is not decided yet"
+        return cls(
+            success=False,
+            transaction=transaction,
+            network=network,
+            payer=payer,
+            error_reason=PENDING,
+            error_message=text,
+        )
+
+    @property
+    def outcome(self) -> Outcome:
+        """One of three. A failure that names a transaction is pending: a foreign facilitator's "failed" is no proof
+        that what it broadcast is dead (faults A03, A09)."""
+        if self.success:
+            return Outcome.SETTLED
+        return Outcome.PENDING if self.transaction or self.error_reason == PENDING else Outcome.REFUSED
+
+    def as_json(self) -> dict[str, Any]:
+        """The v2 object."""
+        body = super().as_json()
+        return {name: member for name, member in body.items() if not (name in ("extensions", "extra") and not member)}
+
+    def as_v1(self) -> dict[str, Any]:
+        """The v1 object."""
+        return v1.receipt_out(self.as_json())
+
+    def as_header(self, version: int = 2) -> tuple[str, str]:
+        """Header name and value in the dialect of the payment that this receipt answers."""
+        if version == 1:
+            return X_PAYMENT_RESPONSE, encode_header(self.as_v1())
+        return PAYMENT_RESPONSE, encode_header(self.as_json())
+
+
+def parse_receipt(value: Mapping[str, Any]) -> Receipt:
+    """A receipt from its JSON object. `success` must be a JSON boolean, and true needs a transaction or an amount of
+    zero; raises `MalformedError("invalid_settlement")` (fault A03)."""
+    members = dict(value)
+    if isinstance(members.get("network"), str):
+        members["network"] = networks.to_caip2(members["network"])
+    for optional in ("transaction", "network"):
+        if members.get(optional) is None:
+            members[optional] = ""
+    receipt = read_model(Receipt, members, code=CODE)
+    if receipt.success and not receipt.transaction and receipt.amount != "0":
+        return receipt.model_copy(
+            update={"success": False, "error_reason": PENDING, "error_message": "success without a transaction"}
+        )
+    return receipt
+
+
+def read_receipt(headers: Pairs) -> Receipt | None:
+    """The receipt in a response's headers, v2 or v1, or None. Raises `MalformedError("invalid_settlement")`."""
+    pairs = list(headers)
+    for name in (PAYMENT_RESPONSE, X_PAYMENT_RESPONSE):
+        value = only(pairs, name, code=CODE)
+        if value is not None:
+            return parse_receipt(decode_header(value, code=CODE))
+    return None

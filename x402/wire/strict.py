@@ -1,0 +1,158 @@
+"""The strict codecs below every message: JSON and base64 that have exactly one reading (faults E04, F07, F08).
+
+Whatever cannot be read raises `MalformedError`; nothing else ever leaves these functions, whatever the input.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import re
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
+
+from x402.errors import MalformedError
+
+HEADER_LIMIT = 16 * 1024
+"""Largest header value that is read, in characters."""
+BODY_LIMIT = 64 * 1024
+"""Largest JSON body of a challenge, verify or settle message, in bytes."""
+DEPTH_LIMIT = 20
+DIGIT_LIMIT = 78
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}", re.ASCII)
+
+
+class _Refusal(ValueError):
+    """Raised inside the JSON hooks; never leaves this module."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise _Refusal("a member name occurs twice")
+    return members
+
+
+def _constant(name: str) -> NoReturn:
+    raise _Refusal(f"{name} is not JSON")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > DIGIT_LIMIT:
+        raise _Refusal(f"an integer has more than {DIGIT_LIMIT} digits")
+    return int(digits)
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise _Refusal("a number is too large")
+    return value
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_constant, parse_int=_integer, parse_float=_fraction
+)
+
+
+def _inspect(value: Any, depth: int) -> None:
+    if depth > DEPTH_LIMIT:
+        raise _Refusal(f"nested deeper than {DEPTH_LIMIT}")
+    if isinstance(value, str):
+        if not value.isascii():
+            value.encode()
+    elif isinstance(value, dict):
+        for name, member in value.items():
+            _inspect(name, depth)
+            _inspect(member, depth + 1)
+    elif isinstance(value, list):
+        for member in value:
+            _inspect(member, depth + 1)
+
+
+def parse_json(data: bytes | str, *, limit: int = BODY_LIMIT, code: str = "invalid_json") -> Any:
+    """One JSON value, read strictly: no duplicate members, NaN, lone surrogates, deep nesting or giant integers.
+
+    Raises `MalformedError(code)` with the reason in words.
+    """
+    if len(data) > limit:
+        raise MalformedError(code, f"larger than {limit} bytes", details={"limit": limit})
+    try:
+        value = _DECODER.decode(data if isinstance(data, str) else data.decode())
+        _inspect(value, 0)
+    except UnicodeError as error:
+        raise MalformedError(code, "the text is not valid UTF-8") from error
+    except (RecursionError, ValueError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise MalformedError(code, f"not acceptable JSON: {reason[:200]}") from error
+    return value
+
+
+def parse_object(data: bytes | str, *, limit: int = BODY_LIMIT, code: str = "invalid_json") -> dict[str, Any]:
+    """Like `parse_json`, but the value must be an object."""
+    value = parse_json(data, limit=limit, code=code)
+    if not isinstance(value, dict):
+        raise MalformedError(code, "the JSON is not an object")
+    return value
+
+
+def dump_json(value: Any) -> str:
+    """Compact ASCII JSON: every reader of base64 headers, browsers' `atob` included, gets the same text from it."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def decode_base64(text: str, *, code: str = "invalid_base64") -> bytes:
+    """Bytes of canonical standard-alphabet base64. Missing padding is tolerated; anything else is refused.
+
+    Two different texts never give the same bytes, padding apart, so a text is no way around a seen-it-already
+    check (faults A05, F07).
+    """
+    if _BASE64.fullmatch(text) is None:
+        raise MalformedError(code, "not standard base64 (A-Z a-z 0-9 + / and at most two = at the end)")
+    bare = text.rstrip("=")
+    padded = bare + "=" * (-len(bare) % 4)
+    if len(text) != len(bare) and text != padded:
+        raise MalformedError(code, "the base64 padding is wrong")
+    try:
+        data = base64.b64decode(padded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MalformedError(code, "not base64") from error
+    if base64.b64encode(data).decode() != padded:
+        raise MalformedError(code, "the base64 has stray bits at its end")
+    return data
+
+
+class WireModel(BaseModel):
+    """What crosses the network: camelCase outside, frozen inside; unknown members are ignored, nulls are absent."""
+
+    model_config = ConfigDict(
+        frozen=True, alias_generator=to_camel, populate_by_name=True, extra="ignore", strict=True, allow_inf_nan=False
+    )
+
+    def as_json(self) -> dict[str, Any]:
+        """The canonical JSON object; absent members are left out, never null (fault F18)."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+Model = TypeVar("Model", bound=WireModel)
+
+
+def read_model(model: type[Model], value: Any, *, code: str) -> Model:
+    """A model from parsed JSON. Raises `MalformedError(code)` that names the first member in the wrong."""
+    try:
+        return model.model_validate(value, context=FROM_WIRE)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "message"
+        raise MalformedError(code, f"{where}: {first['msg']}", details={"member": where}) from error
+    except MalformedError as error:
+        raise MalformedError(code, error.message) from error
+
+
+FROM_WIRE: dict[str, bool] = {"wire": True}
+"""Validation context of everything that arrives: numbers are then only accepted in their wire form."""
