@@ -151,8 +151,5 @@ def _balance_empty(value: Mapping[str, Any]) -> BalanceEmpty | None:
         return None
     code = error.get("type") or error.get("code") or "insufficient_balance"
     details = error.get("details")
-    return BalanceEmpty(
-        str(code),
-        str(error.get("message") or "the prepaid balance is empty"),
-        details if isinstance(details, dict) else {},
-    )
+    message = error.get("message") or "the prepaid balance is empty"
+    return BalanceEmpty(str(code), str(message), details if isinstance(details, dict) else {})

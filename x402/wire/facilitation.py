@@ -80,7 +80,7 @@ class Verification(WireModel):
 
 
 def parse_verification(value: Mapping[str, Any]) -> Verification:
-    """A verify answer; `isValid` must be a JSON boolean. Raises `MalformedError("invalid_verification")` (fault A03)."""
+    """A verify answer; without a JSON boolean `isValid` it is a `MalformedError("invalid_verification")` (A03)."""
     return read_model(Verification, value, code=CODE)
 
 
