@@ -89,6 +89,10 @@ class EvmChain(Protocol):
 
     async def code(self, address: str) -> bytes: ...
 
+    async def is_contract(self, address: str) -> bool:
+        """Whether code lives at `address`; a yes may be remembered."""
+        ...
+
     async def call(self, to: str, data: bytes, *, sender: str = "", gas: int = 0) -> CallResult: ...
 
     async def balance(self, address: str) -> int:
@@ -101,8 +105,8 @@ class EvmChain(Protocol):
 
     async def fees(self) -> EvmFees: ...
 
-    async def send(self, raw: bytes) -> None:
-        """Hand over signed bytes. Returns when the node has them (or had them already). Raises `NotSent` only when
+    async def send(self, raw: bytes, transaction: str) -> None:
+        """Hand over signed bytes, whose id is `transaction`. Returns when the node has them (or had them already). Raises `NotSent` only when
         the node provably refused them, `UnavailableError` when nobody can know."""
         ...
 
@@ -134,7 +138,7 @@ class SvmChain(Protocol):
 
     async def simulate(self, raw: bytes, *, verify_signatures: bool) -> SvmSimulation: ...
 
-    async def send(self, raw: bytes) -> None:
+    async def send(self, raw: bytes, transaction: str) -> None:
         """As `EvmChain.send`."""
         ...
 

@@ -1,0 +1,213 @@
+"""An EVM network over JSON-RPC: what `ports.EvmChain` promises, with fixed layouts and shared round trips."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from x402.chain import CallResult, EvmFees, EvmReceipt, Log
+from x402.errors import MisconfiguredError, UnavailableError
+from x402.ports import NotSent
+from x402.ports.rpc import JsonRpc, RpcError, Watch
+
+_CODE_LIFETIME_SECONDS = 900
+_CODE_LIMIT = 4096
+_FEES_LIFETIME_SECONDS = 2.0
+_ERROR_STRING = bytes.fromhex("08c379a0")
+
+_REFUSALS = (
+    "insufficient funds",
+    "intrinsic gas",
+    "underpriced",
+    "gas limit",
+    "less than block base fee",
+    "fee cap",
+    "invalid sender",
+    "invalid signature",
+    "chain id",
+    "rlp",
+    "nonce too high",
+    "reverted",
+)
+_KNOWN_ALREADY = ("already known", "known transaction", "already imported", "alreadyknown")
+
+
+class RpcEvmChain:
+    """One EVM network behind one node. `min_gas_price` (wei) lifts the bid on networks that answer zero."""
+
+    def __init__(self, url: str, chain_id: int, *, timeout_seconds: float = 10.0, rpc: JsonRpc | None = None) -> None:
+        self.chain_id = chain_id
+        self.rpc = rpc or JsonRpc(url, timeout_seconds=timeout_seconds)
+        self._receipts: Watch[EvmReceipt] = Watch(self._fetch_receipts)
+        self._codes: dict[str, float] = {}
+        self._fees: tuple[float, EvmFees] | None = None
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self.rpc.aclose()
+
+    async def check_chain_id(self) -> None:
+        served = _quantity(await self._ask("eth_chainId"))
+        if served != self.chain_id:
+            raise MisconfiguredError("wrong_chain", f"the node serves chain {served}, expected {self.chain_id}")
+
+    async def code(self, address: str) -> bytes:
+        return _bytes(await self._ask("eth_getCode", address, "latest"))
+
+    async def is_contract(self, address: str) -> bool:
+        """Whether code lives at `address`; a yes is remembered for 15 minutes."""
+        if self._codes.get(address, 0.0) > time.monotonic():
+            return True
+        if not await self.code(address):
+            return False
+        if len(self._codes) >= _CODE_LIMIT:
+            self._codes.clear()
+        self._codes[address] = time.monotonic() + _CODE_LIFETIME_SECONDS
+        return True
+
+    async def call(self, to: str, data: bytes, *, sender: str = "", gas: int = 0) -> CallResult:
+        request: dict[str, Any] = {"to": to, "data": "0x" + data.hex()}
+        if sender:
+            request["from"] = sender
+        if gas:
+            request["gas"] = hex(gas)
+        try:
+            return CallResult(True, _bytes(await self.rpc.call("eth_call", request, "latest")))
+        except RpcError as error:
+            if error.code == 3 or "revert" in error.message.lower() or "out of gas" in error.message.lower():
+                return CallResult(False, revert=_revert_text(error))
+            raise _unavailable(error) from error
+
+    async def balance(self, address: str) -> int:
+        return _quantity(await self._ask("eth_getBalance", address, "latest"))
+
+    async def transaction_count(self, address: str) -> int:
+        return _quantity(await self._ask("eth_getTransactionCount", address, "pending"))
+
+    async def fees(self) -> EvmFees:
+        if self._fees is not None and self._fees[0] > time.monotonic():
+            return self._fees[1]
+        block, tip = await asyncio.gather(
+            self._ask("eth_getBlockByNumber", "latest", False), self._ask("eth_maxPriorityFeePerGas")
+        )
+        priority = _quantity(tip)
+        base = _quantity(_member(block, "baseFeePerGas"))
+        fees = EvmFees(max_fee=2 * base + priority, priority_fee=priority)
+        self._fees = (time.monotonic() + _FEES_LIFETIME_SECONDS, fees)
+        return fees
+
+    async def send(self, raw: bytes, transaction: str) -> None:
+        try:
+            await self.rpc.call("eth_sendRawTransaction", "0x" + raw.hex())
+        except RpcError as error:
+            message = error.message.lower()
+            if any(words in message for words in _KNOWN_ALREADY):
+                return
+            if "nonce too low" in message:
+                # A used nonce is no refusal when it was used by these very bytes.
+                if await self._ask("eth_getTransactionByHash", transaction) is None:
+                    raise NotSent(error.message[:300]) from error
+                return
+            if any(words in message for words in _REFUSALS):
+                raise NotSent(error.message[:300]) from error
+            raise _unavailable(error) from error
+
+    async def receipt(self, transaction: str, *, timeout: float) -> EvmReceipt | None:
+        return await self._receipts.wait(transaction, timeout)
+
+    async def logs(self, address: str, topics: Sequence[str | None], from_block: int) -> Sequence[tuple[str, Log]]:
+        query = {"address": address, "topics": list(topics), "fromBlock": hex(from_block), "toBlock": "latest"}
+        found = await self._ask("eth_getLogs", query)
+        if not isinstance(found, list):
+            raise UnavailableError("rpc_unavailable", "the node's log list is no list")
+        return [(str(_member(log, "transactionHash")), _log(log)) for log in found]
+
+    async def now(self) -> int:
+        return _quantity(_member(await self._ask("eth_getBlockByNumber", "latest", False), "timestamp"))
+
+    async def block_number(self) -> int:
+        return _quantity(await self._ask("eth_blockNumber"))
+
+    async def _ask(self, method: str, *params: Any) -> Any:
+        try:
+            return await self.rpc.call(method, *params)
+        except RpcError as error:
+            raise _unavailable(error) from error
+
+    async def _fetch_receipts(self, transactions: list[str]) -> Sequence[EvmReceipt | None]:
+        replies = await asyncio.gather(
+            *(self.rpc.call("eth_getTransactionReceipt", transaction) for transaction in transactions),
+            return_exceptions=True,
+        )
+        found: list[EvmReceipt | None] = []
+        for transaction, reply in zip(transactions, replies, strict=True):
+            try:
+                found.append(_receipt(transaction, reply) if isinstance(reply, dict) else None)
+            except UnavailableError:
+                found.append(None)
+        return found
+
+
+def _unavailable(error: RpcError) -> UnavailableError:
+    return UnavailableError("rpc_unavailable", f"the node refused a request (code {error.code})")
+
+
+def _quantity(value: Any) -> int:
+    if isinstance(value, str) and value.startswith("0x"):
+        try:
+            return int(value, 16)
+        except ValueError:
+            pass
+    raise UnavailableError("rpc_unavailable", "the node sent no hex quantity where one belongs")
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, str) and value.startswith("0x"):
+        try:
+            return bytes.fromhex(value[2:])
+        except ValueError:
+            pass
+    raise UnavailableError("rpc_unavailable", "the node sent no hex data where some belongs")
+
+
+def _member(value: Any, name: str) -> Any:
+    if not isinstance(value, dict) or name not in value:
+        raise UnavailableError("rpc_unavailable", f"the node's answer lacks {name}")
+    return value[name]
+
+
+def _log(value: Any) -> Log:
+    topics = _member(value, "topics")
+    if not isinstance(topics, list):
+        raise UnavailableError("rpc_unavailable", "the node sent a log without topics")
+    return Log(str(_member(value, "address")), tuple(str(topic) for topic in topics), str(_member(value, "data")))
+
+
+def _receipt(transaction: str, value: dict[str, Any]) -> EvmReceipt:
+    """A receipt of exactly the transaction that was asked for, in a block (fault D14)."""
+    if str(_member(value, "transactionHash")).lower() != transaction.lower() or value.get("blockNumber") is None:
+        raise UnavailableError("rpc_unavailable", "the node sent another transaction's receipt")
+    logs = _member(value, "logs")
+    if not isinstance(logs, list):
+        raise UnavailableError("rpc_unavailable", "the node sent a receipt without logs")
+    return EvmReceipt(
+        transaction=transaction,
+        succeeded=_quantity(_member(value, "status")) == 1,
+        block=_quantity(value["blockNumber"]),
+        logs=tuple(_log(log) for log in logs),
+    )
+
+
+def _revert_text(error: RpcError) -> str:
+    """The reason in an `Error(string)` revert, else the node's message."""
+    data = error.data.get("data") if isinstance(error.data, dict) else error.data
+    try:
+        raw = bytes.fromhex(data[2:]) if isinstance(data, str) and data.startswith("0x") else b""
+    except ValueError:
+        raw = b""
+    if raw[:4] == _ERROR_STRING and len(raw) >= 68:
+        length = int.from_bytes(raw[36:68], "big")
+        return raw[68 : 68 + min(length, 500)].decode(errors="replace")
+    return error.message[:500]

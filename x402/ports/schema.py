@@ -1,0 +1,88 @@
+"""The ledger's tables: current state beside append-only events, from which the state can be rebuilt (design D9)."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+)
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+payments = Table(
+    "payments",
+    metadata,
+    Column("party", String(16), nullable=False),
+    Column("pay_id", String(300), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("network", String(64), nullable=False),
+    Column("asset", String(64), nullable=False),
+    Column("payer", String(64), nullable=False),
+    Column("payee", String(64), nullable=False),
+    # Decimal digits: a uint256 fits no integer column of either engine.
+    Column("amount", String(78), nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("fingerprint", String(128), nullable=False),
+    Column("record", Text, nullable=False),
+    Column("stage", Text, nullable=False),
+    Column("raw", LargeBinary, nullable=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("party", "pay_id"),
+    Index("payments_by_state", "party", "state", "created_at"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("party", String(16), nullable=False),
+    Column("pay_id", String(300), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("event", String(16), nullable=False),
+    Column("after", String(16), nullable=False),
+    Column("stage", Text, nullable=False),
+    Index("events_by_payment", "party", "pay_id"),
+)
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("pay_id", String(300), primary_key=True),
+    Column("status", Integer, nullable=False),
+    Column("headers", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("complete", Boolean, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+nonces = Table(
+    "nonces",
+    metadata,
+    Column("network", String(64), nullable=False),
+    Column("signer", String(64), nullable=False),
+    Column("next", BigInteger, nullable=False),
+    PrimaryKeyConstraint("network", "signer"),
+)
+
+returned_nonces = Table(
+    "returned_nonces",
+    metadata,
+    Column("network", String(64), nullable=False),
+    Column("signer", String(64), nullable=False),
+    Column("nonce", BigInteger, nullable=False),
+    PrimaryKeyConstraint("network", "signer", "nonce"),
+)
+
+versions = Table("schema_version", metadata, Column("version", Integer, primary_key=True))

@@ -1,0 +1,181 @@
+"""A Solana cluster over JSON-RPC: what `ports.SvmChain` promises, statuses polled together."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from x402.chain import Blockhash, SvmAccount, SvmSimulation, SvmStatus, SvmTransaction, TokenBalance
+from x402.errors import UnavailableError
+from x402.ports import NotSent
+from x402.ports.rpc import JsonRpc, RpcError, Watch
+
+_STATUS_BATCH = 256
+_COMMITMENT = {"commitment": "confirmed"}
+_ALREADY = "already been processed"
+_PREFLIGHT_FAILURE = -32002
+_SIGNATURE_FAILURE = -32003
+_INVALID_PARAMS = -32602
+
+
+class RpcSvmChain:
+    """One Solana cluster behind one node. `history` makes status queries search beyond the recent slots (E14)."""
+
+    def __init__(self, url: str, *, timeout_seconds: float = 10.0, rpc: JsonRpc | None = None) -> None:
+        self.rpc = rpc or JsonRpc(url, timeout_seconds=timeout_seconds)
+        self._statuses: Watch[SvmStatus] = Watch(self._fetch_statuses)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self.rpc.aclose()
+
+    async def blockhash(self) -> Blockhash:
+        value = _value(await self._ask("getLatestBlockhash", _COMMITMENT))
+        return Blockhash(str(_member(value, "blockhash")), _integer(_member(value, "lastValidBlockHeight")))
+
+    async def block_height(self) -> int:
+        return _integer(await self._ask("getBlockHeight", _COMMITMENT))
+
+    async def is_blockhash_valid(self, blockhash: str) -> bool:
+        return _value(await self._ask("isBlockhashValid", blockhash, _COMMITMENT)) is True
+
+    async def accounts(self, addresses: Sequence[str]) -> Sequence[SvmAccount | None]:
+        config = {"encoding": "base64", **_COMMITMENT}
+        found = _value(await self._ask("getMultipleAccounts", list(addresses), config))
+        if not isinstance(found, list) or len(found) != len(addresses):
+            raise UnavailableError("rpc_unavailable", "the node sent another number of accounts than asked for")
+        return [None if account is None else _account(account) for account in found]
+
+    async def simulate(self, raw: bytes, *, verify_signatures: bool) -> SvmSimulation:
+        config = {"encoding": "base64", "sigVerify": verify_signatures, **_COMMITMENT}
+        value = _value(await self._ask("simulateTransaction", _base64(raw), config))
+        logs = value.get("logs") if isinstance(value, dict) else None
+        return SvmSimulation(_error(_member(value, "err")), tuple(str(line) for line in logs or ()))
+
+    async def send(self, raw: bytes, transaction: str) -> None:
+        config = {"encoding": "base64", "preflightCommitment": "confirmed", "maxRetries": 0}
+        try:
+            await self.rpc.call("sendTransaction", _base64(raw), config)
+        except RpcError as error:
+            if _ALREADY in error.message or "AlreadyProcessed" in error.message:
+                return
+            if error.code in (_PREFLIGHT_FAILURE, _SIGNATURE_FAILURE, _INVALID_PARAMS):
+                # Preflight runs before the node forwards anything, so these bytes have not left it.
+                raise NotSent(_preflight_error(error)) from error
+            raise _unavailable(error) from error
+
+    async def status(self, signature: str, *, timeout: float) -> SvmStatus | None:
+        return await self._statuses.wait(signature, timeout)
+
+    async def transaction(self, signature: str) -> SvmTransaction | None:
+        config = {"encoding": "json", "maxSupportedTransactionVersion": 0, **_COMMITMENT}
+        value = await self._ask("getTransaction", signature, config)
+        return None if value is None else _transaction(signature, value)
+
+    async def _ask(self, method: str, *params: Any) -> Any:
+        try:
+            return await self.rpc.call(method, *params)
+        except RpcError as error:
+            raise _unavailable(error) from error
+
+    async def _fetch_statuses(self, signatures: list[str]) -> Sequence[SvmStatus | None]:
+        found: list[SvmStatus | None] = []
+        for start in range(0, len(signatures), _STATUS_BATCH):
+            asked = signatures[start : start + _STATUS_BATCH]
+            reply = _value(await self._ask("getSignatureStatuses", asked, {"searchTransactionHistory": True}))
+            if not isinstance(reply, list) or len(reply) != len(asked):
+                raise UnavailableError("rpc_unavailable", "the node sent another number of statuses than asked for")
+            found += [_status(status) for status in reply]
+        return found
+
+
+def _base64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+def _unavailable(error: RpcError) -> UnavailableError:
+    return UnavailableError("rpc_unavailable", f"the node refused a request (code {error.code})")
+
+
+def _member(value: Any, name: str) -> Any:
+    if not isinstance(value, dict) or name not in value:
+        raise UnavailableError("rpc_unavailable", f"the node's answer lacks {name}")
+    return value[name]
+
+
+def _value(reply: Any) -> Any:
+    return _member(reply, "value")
+
+
+def _integer(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise UnavailableError("rpc_unavailable", "the node sent no number where one belongs")
+    return value
+
+
+def _error(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, separators=(",", ":"))
+
+
+def _preflight_error(error: RpcError) -> str:
+    inner = error.data.get("err") if isinstance(error.data, dict) else None
+    return _error(inner) or error.message[:300]
+
+
+def _account(value: Any) -> SvmAccount:
+    data = _member(value, "data")
+    try:
+        raw = base64.b64decode(data[0], validate=True)
+    except (binascii.Error, ValueError, TypeError, IndexError, KeyError):
+        raise UnavailableError("rpc_unavailable", "the node sent an account without base64 data") from None
+    return SvmAccount(str(_member(value, "owner")), _integer(_member(value, "lamports")), raw)
+
+
+def _status(value: Any) -> SvmStatus | None:
+    """A status that decides something: a failure at any depth, or a success that is at least confirmed."""
+    if value is None:
+        return None
+    error = _error(_member(value, "err"))
+    confirmation = str(value.get("confirmationStatus") or "processed")
+    if error is None and confirmation == "processed":
+        return None
+    return SvmStatus(_integer(_member(value, "slot")), confirmation, error)
+
+
+def _transaction(signature: str, value: Any) -> SvmTransaction:
+    meta = _member(value, "meta")
+    keys = _member(_member(_member(value, "transaction"), "message"), "accountKeys")
+    loaded = meta.get("loadedAddresses") or {}
+    accounts = [str(key) for key in [*keys, *loaded.get("writable", []), *loaded.get("readonly", [])]]
+    sides: tuple[dict[int, Any], dict[int, Any]] = ({}, {})
+    for side, name in zip(sides, ("preTokenBalances", "postTokenBalances"), strict=True):
+        for balance in meta.get(name) or []:
+            side[_integer(_member(balance, "accountIndex"))] = balance
+    before, after = sides
+    balances = []
+    for index in sorted(before.keys() | after.keys()):
+        shown = after.get(index) or before[index]
+        if index >= len(accounts):
+            raise UnavailableError("rpc_unavailable", "the node named an account that the transaction does not have")
+        balances.append(
+            TokenBalance(
+                account=accounts[index],
+                owner=str(shown.get("owner", "")),
+                mint=str(_member(shown, "mint")),
+                before=_token_units(before.get(index)),
+                after=_token_units(after.get(index)),
+            )
+        )
+    return SvmTransaction(signature, _integer(_member(value, "slot")), _error(_member(meta, "err")), tuple(balances))
+
+
+def _token_units(balance: Any) -> int:
+    if balance is None:
+        return 0
+    digits = _member(_member(balance, "uiTokenAmount"), "amount")
+    if not isinstance(digits, str) or not digits.isascii() or not digits.isdigit():
+        raise UnavailableError("rpc_unavailable", "the node sent a token balance that is no number")
+    return int(digits)
