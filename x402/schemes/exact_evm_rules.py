@@ -61,8 +61,11 @@ def canonical(reason: str) -> str:
     return _PYTHON_SPELLINGS.get(reason, reason)
 
 
-def check(payment: Payment, requirement: Requirement, *, now: int) -> SignedAuthorization:
-    """All rules that need no chain; `now` is unix seconds. Raises `RefusedError` with the first that is broken."""
+def read(payment: Payment, requirement: Requirement) -> SignedAuthorization:
+    """The rules that never change their mind: scheme, network, domain, shape, recipient, amount.
+
+    Raises `RefusedError` with the first that is broken. They hold for a payment of last year as for one of now.
+    """
     stated = payment.accepted
     if payment.scheme != SCHEME or requirement.scheme != SCHEME:
         raise RefusedError("invalid_exact_evm_scheme", f"scheme {SCHEME} is required")
@@ -74,19 +77,28 @@ def check(payment: Payment, requirement: Requirement, *, now: int) -> SignedAuth
     signed = read_payload(_unwrapped(payment), asset)
     auth = signed.authorization
     if auth.payee != _payee(requirement):
-        raise RefusedError("invalid_exact_evm_recipient_mismatch", f"pays {auth.payee}, not {requirement.pay_to}")
+        raise _refusal_of(
+            signed, "invalid_exact_evm_recipient_mismatch", f"pays {auth.payee}, not {requirement.pay_to}"
+        )
     if auth.value != requirement.amount:
-        raise RefusedError(
+        reason = (
             "invalid_exact_evm_authorization_value"
             if payment.version == 1
-            else "invalid_exact_evm_payload_authorization_value_mismatch",
-            f"authorizes {auth.value} atomic units, the price is {requirement.amount}",
+            else "invalid_exact_evm_payload_authorization_value_mismatch"
         )
+        raise _refusal_of(signed, reason, f"authorizes {auth.value} atomic units, the price is {requirement.amount}")
+    return signed
+
+
+def check(payment: Payment, requirement: Requirement, *, now: int) -> SignedAuthorization:
+    """All rules that need no chain; `now` is unix seconds. Raises `RefusedError` with the first that is broken."""
+    signed = read(payment, requirement)
+    auth = signed.authorization
     if auth.valid_before < now + VALIDITY_MARGIN_SECONDS:
-        raise _refusal("invalid_exact_evm_payload_authorization_valid_before")
+        raise _refusal_of(signed, "invalid_exact_evm_payload_authorization_valid_before")
     if auth.valid_after >= now:
         # The contract wants block.timestamp > validAfter, so equality is not valid yet either.
-        raise _refusal("invalid_exact_evm_payload_authorization_valid_after")
+        raise _refusal_of(signed, "invalid_exact_evm_payload_authorization_valid_after")
     return signed
 
 
@@ -101,13 +113,13 @@ def judge_signature(signed: SignedAuthorization, code: bytes) -> None:
             "the signature is a smart wallet's, but no wallet is deployed at the payer's address",
         )
     if signed.recovered != signed.authorization.payer:
-        raise _refusal("invalid_exact_evm_signature")
+        raise _refusal_of(signed, "invalid_exact_evm_signature")
 
 
-def judge_simulation(result: CallResult) -> None:
+def judge_simulation(signed: SignedAuthorization, result: CallResult) -> None:
     """The outcome of simulating the settlement call. Raises `RefusedError` with the reason that the revert names."""
     if not result.succeeded:
-        raise _refusal(explain_revert(result.revert))
+        raise _refusal_of(signed, explain_revert(result.revert))
 
 
 def explain_revert(text: str) -> str:
@@ -119,8 +131,8 @@ def explain_revert(text: str) -> str:
     return "invalid_exact_evm_transaction_simulation_failed"
 
 
-def _refusal(reason: str) -> RefusedError:
-    return RefusedError(reason, WORDS[reason])
+def _refusal_of(signed: SignedAuthorization, reason: str, message: str = "") -> RefusedError:
+    return RefusedError(reason, message or WORDS[reason], details={"payer": signed.authorization.payer})
 
 
 def _asset(requirement: Requirement) -> Asset:

@@ -1,0 +1,69 @@
+"""A rail: one network as the facilitator uses it. `settle.py` decides, rails know how.
+
+A payment travels `check` → `prepare` → `submit` → `decide`. Between `prepare` and `submit` the signed bytes are made
+durable, so that a crash at any point leaves something that `decide` can ask the chain about.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from x402.lifecycle import Entry, Intended, Refused, Settled, Subject
+from x402.wire.challenge import Requirement
+from x402.wire.facilitation import Kind
+from x402.wire.payment import Payment
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A payment that broke no rule, with what it is on chain."""
+
+    subject: Subject
+    payment: Payment
+    requirement: Requirement
+
+
+class Rail(Protocol):
+    """One scheme on one network."""
+
+    network: str
+
+    async def start(self) -> None:
+        """Prove that the node serves this network. Raises `MisconfiguredError` or `UnavailableError`."""
+        ...
+
+    async def kind(self) -> Kind | None:
+        """What this rail offers in `/supported`, or None while it can't settle (no gas: fault E08)."""
+        ...
+
+    def signers(self) -> list[str]:
+        """The addresses that send and pay fees."""
+        ...
+
+    def read(self, payment: Payment, requirement: Requirement) -> Checked:
+        """The payment by those rules that never change: shape, recipient, amount. Raises `RefusedError`."""
+        ...
+
+    async def check(self, payment: Payment, requirement: Requirement) -> Checked:
+        """All rules, and the simulation of the very transfer; at most one round trip (design D7).
+
+        Raises `RefusedError` with the canonical reason, `UnavailableError` when the chain can't be asked.
+        """
+        ...
+
+    async def prepare(self, checked: Checked) -> Intended:
+        """Sign the transaction that settles; nothing leaves. Raises `UnavailableError`."""
+        ...
+
+    async def abandon(self, intended: Intended) -> None:
+        """Take back what `prepare` reserved, for bytes that provably never left."""
+        ...
+
+    async def submit(self, intended: Intended) -> None:
+        """Hand the bytes to a node. Raises `ports.NotSent` on proof that they were refused; doubt passes silently."""
+        ...
+
+    async def decide(self, entry: Entry, intended: Intended, *, timeout: float) -> Settled | Refused | None:
+        """What the chain says about an intended payment: settled, provably dead, or None after `timeout` seconds."""
+        ...

@@ -1,0 +1,223 @@
+"""Settle once, answer for ever: the facilitator's side of the lifecycle.
+
+    settle ─ known payId? ── yes ──▶ the same answer, or the chain's answer when it is still open
+                │ no
+                ▼
+             check ─▶ prepare ─▶ ledger: INTENDED ─▶ submit ─▶ decide ─▶ ledger: SETTLED | REFUSED
+                                (durable first)              (or pending, and `reconcile.py` goes on)
+
+Idempotency is this file's business, exclusivity is the seller's (design D6): however often, from wherever, and in
+whatever encoding a payment is presented, there is one transaction and one answer (faults A04-A13).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from x402 import networks
+from x402.errors import MalformedError, RefusedError, UnavailableError
+from x402.facilitator.rail import Checked, Rail
+from x402.lifecycle import (
+    Entry,
+    Event,
+    Final,
+    Intended,
+    Party,
+    Refused,
+    Reversed,
+    Settled,
+    Subject,
+    UnlawfulEvent,
+    begin,
+)
+from x402.ports import Ledger, NotSent
+from x402.telemetry import Telemetry
+from x402.wire.challenge import Requirement
+from x402.wire.facilitation import Kind, Supported, Verification
+from x402.wire.payment import Payment
+from x402.wire.receipt import Receipt
+
+ME = Party.FACILITATOR
+
+
+class LocalFacilitator:
+    """The facilitator in this process; implements `wire.facilitation.Facilitator`.
+
+    `settle_timeout_seconds` bounds how long one `settle` waits for the chain before it answers pending.
+    """
+
+    def __init__(
+        self,
+        rails: Iterable[Rail],
+        ledger: Ledger,
+        *,
+        telemetry: Telemetry | None = None,
+        settle_timeout_seconds: float = 30.0,
+    ) -> None:
+        self.rails = {rail.network: rail for rail in rails}
+        self.ledger = ledger
+        self._telemetry = telemetry or Telemetry()
+        self._timeout = settle_timeout_seconds
+        self._flights: dict[str, tuple[Subject, asyncio.Task[Receipt]]] = {}
+
+    async def verify(self, payment: Payment, requirement: Requirement) -> Verification:
+        """Whether the payment would settle now. Raises `UnavailableError` when the chain can't be asked."""
+        try:
+            checked = await self._rail(requirement).check(payment, requirement)
+        except (RefusedError, MalformedError) as error:
+            self._telemetry.emit("verify.refused", network=requirement.network, reason=error.code)
+            return Verification.invalid(error.code, error.message, _payer(error))
+        self._telemetry.emit("verify.valid", network=requirement.network)
+        return Verification.valid(checked.subject.payer)
+
+    async def settle(self, payment: Payment, requirement: Requirement) -> Receipt:
+        """Move the money once, and give the same answer to everybody who asks for this payment.
+
+        Raises `UnavailableError` only while nothing was handed to a chain, or while the ledger can't say whether it
+        was; the service answers the latter as pending.
+        """
+        try:
+            checked = self._rail(requirement).read(payment, requirement)
+        except (RefusedError, MalformedError) as error:
+            return self._refuse(requirement, error)
+        pay_id = checked.subject.pay_id
+        flight = self._flights.get(pay_id)
+        if flight is None:
+            flight = checked.subject, asyncio.create_task(self._settle(checked))
+            self._flights[pay_id] = flight
+            flight[1].add_done_callback(lambda _: self._flights.pop(pay_id, None))
+        elif _mutated(flight[0], checked.subject):
+            return self._refuse(requirement, _USED)
+        # A caller that gives up must not stop a settlement that others, or the money, depend on.
+        return await asyncio.shield(flight[1])
+
+    async def supported(self) -> Supported:
+        """Every kind that can be settled now, in both versions."""
+        kinds: list[Kind] = []
+        signers: dict[str, list[str]] = {}
+        for rail in self.rails.values():
+            kind = await rail.kind()
+            if kind is None:
+                continue
+            kinds += [kind, kind.model_copy(update={"version": 1, "network": networks.to_v1(kind.network)})]
+            mine = signers.setdefault(f"{kind.network.partition(':')[0]}:*", [])
+            mine += [address for address in rail.signers() if address not in mine]
+        return Supported(kinds=tuple(kinds), signers=signers)
+
+    async def reconcile(self, pay_id: str, *, timeout: float) -> Receipt | None:
+        """What has become of a payment: the chain is asked when the ledger does not know. None for an unknown one.
+
+        A settlement that is under way in this process is joined, never raced.
+        """
+        flight = self._flights.get(pay_id)
+        if flight is not None:
+            return await asyncio.shield(flight[1])
+        entry = await self.ledger.find(ME, pay_id)
+        return None if entry is None else await self._resume(entry, timeout)
+
+    async def _resume(self, entry: Entry, timeout: float) -> Receipt:
+        rail = self.rails.get(entry.subject.network)
+        if rail is None or not isinstance(entry.stage, Intended):
+            return self._answer(entry)
+        return self._answer(await self._decide(rail, entry, entry.stage, timeout))
+
+    async def _settle(self, checked: Checked) -> Receipt:
+        known = await self.ledger.find(ME, checked.subject.pay_id)
+        if known is not None:
+            if _mutated(known.subject, checked.subject):
+                return self._refuse(checked.requirement, _USED)
+            return await self._resume(known, self._timeout)
+        rail = self._rail(checked.requirement)
+        try:
+            checked = await rail.check(checked.payment, checked.requirement)
+        except RefusedError as error:
+            return self._refuse(checked.requirement, error)
+        intended = await rail.prepare(checked)
+        try:
+            entry, won = await self.ledger.begin(begin(ME, checked.subject, intended))
+        except UnavailableError:
+            await rail.abandon(intended)
+            raise
+        if not won:
+            await rail.abandon(intended)
+            return await self._resume(entry, self._timeout)
+        return self._answer(await self._broadcast(rail, entry, intended))
+
+    async def _broadcast(self, rail: Rail, entry: Entry, intended: Intended) -> Entry:
+        try:
+            await rail.submit(intended)
+        except NotSent as error:
+            await rail.abandon(intended)
+            refused = Refused(
+                "invalid_exact_evm_transaction_failed"
+                if entry.subject.network.startswith(networks.EIP155)
+                else "invalid_exact_svm_transaction_failed",
+                f"the node refused the transaction: {error}",
+            )
+            return await self._write(entry, Event.REFUSE, refused)
+        return await self._decide(rail, entry, intended, self._timeout)
+
+    async def _decide(self, rail: Rail, entry: Entry, intended: Intended, timeout: float) -> Entry:
+        try:
+            stage = await rail.decide(entry, intended, timeout=timeout)
+        except UnavailableError:
+            return entry
+        if stage is None:
+            return entry
+        return await self._write(entry, Event.SETTLE if isinstance(stage, Settled) else Event.REFUSE, stage)
+
+    async def _write(self, entry: Entry, event: Event, stage: Settled | Refused) -> Entry:
+        subject = entry.subject
+        try:
+            after = await self.ledger.advance(ME, subject.pay_id, event, stage)
+        except UnlawfulEvent:
+            # Another replica was told by the chain first; what it wrote is the answer.
+            return await self.ledger.find(ME, subject.pay_id) or entry
+        facts = {"network": subject.network, "pay_id": subject.pay_id}
+        if isinstance(stage, Refused):
+            self._telemetry.emit("settle.refused", **facts, reason=stage.reason)
+        else:
+            self._telemetry.emit("settle.settled", **facts, transaction=stage.transaction, amount=subject.amount)
+        return after
+
+    def _answer(self, entry: Entry) -> Receipt:
+        network, payer, stage = entry.subject.network, entry.subject.payer, entry.stage
+        if isinstance(stage, Settled | Final):
+            return Receipt.settled(stage.transaction, network, payer)
+        if isinstance(stage, Refused):
+            return Receipt.refused(stage.reason, stage.message, network, payer)
+        if isinstance(stage, Reversed):
+            return Receipt.refused("reversed", "a chain reorganisation undid the transfer", network, payer)
+        transaction = stage.transaction if isinstance(stage, Intended) else ""
+        self._telemetry.emit("settle.pending", network=network, pay_id=entry.subject.pay_id)
+        return Receipt.pending(transaction, network, payer)
+
+    def _refuse(self, requirement: Requirement, error: RefusedError | MalformedError) -> Receipt:
+        self._telemetry.emit("settle.refused", network=requirement.network, reason=error.code)
+        return Receipt.refused(error.code, error.message, requirement.network, _payer(error))
+
+    def _rail(self, requirement: Requirement) -> Rail:
+        rail = self.rails.get(requirement.network)
+        if rail is None:
+            supported = ", ".join(self.rails) or "none"
+            raise RefusedError("invalid_network", f"{requirement.network} is not settled here; supported: {supported}")
+        return rail
+
+
+_USED = RefusedError("duplicate_settlement", "another payment with this identity was already settled")
+
+
+def _mutated(stored: Subject, claimed: Subject) -> bool:
+    """Whether a known payId now claims other terms than those that are being, or were, settled (fault A24)."""
+    return (stored.amount, stored.payee, stored.payer, stored.asset) != (
+        claimed.amount,
+        claimed.payee,
+        claimed.payer,
+        claimed.asset,
+    )
+
+
+def _payer(error: RefusedError | MalformedError) -> str | None:
+    payer = error.details.get("payer")
+    return payer if isinstance(payer, str) else None

@@ -1,0 +1,156 @@
+"""Scheme `exact` on one Solana cluster: simulate to verify, co-sign and rebroadcast to settle, balances to be sure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from x402.errors import Mender, MisconfiguredError, RefusedError, UnavailableError
+from x402.facilitator.rail import Checked
+from x402.facilitator.signer import SvmSigner
+from x402.lifecycle import Entry, Intended, Refused, Settled
+from x402.ports import NotSent, SvmChain
+from x402.schemes import exact_svm, exact_svm_rules, exact_svm_settlement
+from x402.schemes.exact_svm_layout import SignedTransfer
+from x402.schemes.exact_svm_rules import SvmLimits
+from x402.schemes.subject import recall, svm_subject
+from x402.wire.challenge import Requirement
+from x402.wire.facilitation import Kind
+from x402.wire.payment import Payment
+
+_BLOCKHASH_LIFETIME_BLOCKS = 150
+_EXPIRY_MARGIN_BLOCKS = 32
+_REBROADCAST_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lamports:
+    """`reserve` is the balance in lamports below which a fee payer stops offering (fault E08)."""
+
+    reserve: int = 1_000_000
+
+
+class SvmRail:
+    """Implements `facilitator.rail.Rail`."""
+
+    def __init__(
+        self,
+        network: str,
+        chain: SvmChain,
+        signers: Sequence[SvmSigner],
+        *,
+        limits: SvmLimits = exact_svm_rules.DEFAULT_LIMITS,
+        lamports: Lamports | None = None,
+    ) -> None:
+        if not signers:
+            raise MisconfiguredError("no_signer", f"{network} needs at least one key that pays fees")
+        self.network = network
+        self._chain = chain
+        self._signers = {signer.address: signer for signer in signers}
+        self._limits = limits
+        self._lamports = lamports or Lamports()
+
+    async def start(self) -> None:
+        await self._chain.block_height()
+
+    async def kind(self) -> Kind | None:
+        try:
+            accounts = await self._chain.accounts(self.signers())
+        except UnavailableError:
+            return None
+        for address, account in zip(self.signers(), accounts, strict=True):
+            if account is not None and account.lamports >= self._lamports.reserve:
+                return Kind(scheme="exact", network=self.network, extra=exact_svm.offer_extra(address))
+        return None
+
+    def signers(self) -> list[str]:
+        return list(self._signers)
+
+    def read(self, payment: Payment, requirement: Requirement) -> Checked:
+        signed = self._signed(payment, requirement)
+        return Checked(svm_subject(signed, payment, requirement), payment, requirement)
+
+    async def check(self, payment: Payment, requirement: Requirement) -> Checked:
+        signed = self._signed(payment, requirement)
+        unsigned = _unsigned(signed)
+        simulation, accounts = await asyncio.gather(
+            self._chain.simulate(unsigned, verify_signatures=False),
+            self._chain.accounts([signed.transfer.destination]),
+        )
+        problem = exact_svm_settlement.destination_problem(accounts[0], requirement)
+        if problem is not None:
+            raise problem
+        if simulation.error is not None:
+            reason, message = exact_svm_settlement.explain(simulation.error)
+            raise RefusedError(reason, message, mender=Mender.PAYER, details={"payer": signed.transfer.payer})
+        return Checked(svm_subject(signed, payment, requirement), payment, requirement)
+
+    async def prepare(self, checked: Checked) -> Intended:
+        signed = self._signed(checked.payment, checked.requirement)
+        height = await self._chain.block_height()
+        signature = self._signers[signed.transfer.fee_payer].sign_message(exact_svm_settlement.message_to_sign(signed))
+        transaction, raw = exact_svm_settlement.cosign(signed, signature)
+        # The blockhash is at most this young, so nothing can land above this height.
+        return Intended(transaction, raw, height + _BLOCKHASH_LIFETIME_BLOCKS, signed.transfer.fee_payer)
+
+    async def abandon(self, intended: Intended) -> None:
+        """Nothing was reserved: Solana transactions carry no sequence."""
+
+    async def submit(self, intended: Intended) -> None:
+        try:
+            await self._chain.send(intended.raw, intended.transaction)
+        except UnavailableError:
+            # The bytes may be on their way all the same; the chain will tell.
+            return
+
+    async def decide(self, entry: Entry, intended: Intended, *, timeout: float) -> Settled | Refused | None:
+        checked = recall(entry.subject)
+        transfer = self._signed(checked.payment, checked.requirement).transfer
+        remaining = timeout
+        while True:
+            slice_seconds = min(_REBROADCAST_SECONDS, remaining)
+            status = await self._chain.status(intended.transaction, timeout=slice_seconds)
+            if status is not None:
+                break
+            remaining -= slice_seconds
+            if await self._chain.block_height() > intended.last_valid + _EXPIRY_MARGIN_BLOCKS:
+                return await self._expired(intended)
+            if remaining <= 0:
+                return None
+            await self._rebroadcast(intended)
+        if status.error is not None:
+            reason, message = exact_svm_settlement.explain(status.error, landed=True)
+            return Refused(reason, message, intended.transaction)
+        landed = await self._chain.transaction(intended.transaction)
+        if landed is None:
+            return None
+        if exact_svm_settlement.moved(landed, transfer):
+            return Settled(intended.transaction, landed.slot)
+        return Refused(
+            "post_settlement_transfer_not_confirmed",
+            "the transaction succeeded without the transfer that it should have made",
+            intended.transaction,
+        )
+
+    async def _expired(self, intended: Intended) -> Refused | None:
+        """The blockhash is dead: what is not on chain now will never be. Asked once more, after the height."""
+        if await self._chain.status(intended.transaction, timeout=1.0) is not None:
+            return None
+        return Refused("invalid_exact_svm_transaction_failed", "the transaction's blockhash expired before it landed")
+
+    async def _rebroadcast(self, intended: Intended) -> None:
+        """The same bytes again (fault C16). A refusal now proves nothing: an earlier copy may have landed."""
+        try:
+            await self.submit(intended)
+        except NotSent:
+            return
+
+    def _signed(self, payment: Payment, requirement: Requirement) -> SignedTransfer:
+        managed = frozenset(self._signers)
+        return exact_svm_rules.check(payment, requirement, managed=managed, limits=self._limits)
+
+
+def _unsigned(signed: SignedTransfer) -> bytes:
+    """The transaction with the payer's signature and an empty slot for ours, as simulation takes it."""
+    return b"\x02" + bytes(64) + signed.payer_signature + signed.transfer.message

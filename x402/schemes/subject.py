@@ -1,0 +1,114 @@
+"""Who pays what to whom: the identity of a payment, read from its payload alone, whatever its scheme.
+
+Both seller and facilitator key their memory by it (design D5). Reading an identity proves nothing about the payment
+beyond what the scheme can check without a chain.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from x402 import networks
+from x402.errors import DeclinedError, Mender, RefusedError
+from x402.lifecycle import Subject
+from x402.schemes import exact_svm_layout, exact_svm_rules
+from x402.schemes.exact_evm import SignedAuthorization, payable_asset, read_payload
+from x402.schemes.exact_svm_layout import SignedTransfer
+from x402.wire.challenge import Requirement
+from x402.wire.facilitation import Facilitation, parse_facilitation
+from x402.wire.payment import Payment
+
+
+def subject_of(payment: Payment, requirement: Requirement, *, fingerprint: str = "") -> Subject:
+    """The subject of a payment for an offer; `fingerprint` binds it to one request.
+
+    Raises `RefusedError` when the payload is no payment of the offer's scheme and network.
+    """
+    if payment.scheme != requirement.scheme or payment.network != requirement.network:
+        raise RefusedError("invalid_scheme", f"paid by {payment.scheme} on {payment.network}, not what was offered")
+    if requirement.scheme != "exact":
+        raise RefusedError("unsupported_scheme", f"scheme {requirement.scheme[:40]!r} is not supported")
+    if requirement.network.startswith(networks.EIP155 + ":"):
+        return evm_subject(_read_evm(payment, requirement), payment, requirement, fingerprint=fingerprint)
+    managed = frozenset({str(requirement.extra.get("feePayer", ""))})
+    signed = exact_svm_rules.check(payment, requirement, managed=managed, limits=_ANY_FEE)
+    return svm_subject(signed, payment, requirement, fingerprint=fingerprint)
+
+
+_ANY_FEE = exact_svm_rules.SvmLimits(
+    compute_limit=2**32 - 1, compute_price=2**64 - 1, priority_fee=2**64 - 1, guards=16, memo_required=False
+)
+"""What a fee payer sponsors is its own facilitator's decision."""
+
+
+def evm_subject(
+    signed: SignedAuthorization, payment: Payment, requirement: Requirement, *, fingerprint: str = ""
+) -> Subject:
+    """The subject of an EIP-3009 authorization."""
+    auth = signed.authorization
+    return Subject(
+        pay_id=signed.pay_id,
+        network=requirement.network,
+        asset=signed.asset.address,
+        payer=auth.payer,
+        payee=auth.payee,
+        amount=auth.value,
+        expires_at=min(auth.valid_before, 2**62),
+        fingerprint=fingerprint,
+        record=_record(payment, requirement, _canonical(signed.signature)),
+    )
+
+
+def svm_subject(
+    signed: SignedTransfer, payment: Payment, requirement: Requirement, *, fingerprint: str = ""
+) -> Subject:
+    """The subject of a partially signed Solana transfer; only the chain knows when its blockhash dies."""
+    transfer = signed.transfer
+    return Subject(
+        pay_id=exact_svm_layout.pay_id(transfer, requirement.network),
+        network=requirement.network,
+        asset=transfer.mint,
+        payer=transfer.payer,
+        payee=transfer.pay_to,
+        amount=transfer.amount,
+        fingerprint=fingerprint,
+        record=_record(payment, requirement, signed.payer_signature),
+    )
+
+
+def recall(subject: Subject) -> Facilitation:
+    """The payment and requirement that a remembered subject was made from."""
+    return parse_facilitation(subject.record["facilitation"])
+
+
+def is_same_payment(stored: Subject, presented: Subject) -> bool:
+    """Whether a payment that carries a known identity is that very payment: same terms, same payer's signature.
+
+    Identities become public on chain; signatures of payments that were not settled do not (faults A24, B14).
+    """
+    return (
+        stored.pay_id == presented.pay_id
+        and (stored.payer, stored.payee, stored.asset) == (presented.payer, presented.payee, presented.asset)
+        and stored.amount == presented.amount
+        and stored.record.get("proof") == presented.record.get("proof")
+    )
+
+
+def _read_evm(payment: Payment, requirement: Requirement) -> SignedAuthorization:
+    try:
+        asset = payable_asset(requirement)
+    except DeclinedError as error:
+        raise RefusedError("invalid_payment_requirements", error.message, mender=Mender.SELLER) from error
+    return read_payload(payment.payload, asset)
+
+
+def _record(payment: Payment, requirement: Requirement, proof: bytes) -> dict[str, Any]:
+    facilitation = Facilitation(payment=payment, requirement=requirement).as_json()
+    return {"facilitation": facilitation, "proof": proof.hex()}
+
+
+def _canonical(signature: bytes) -> bytes:
+    """The signature with v in {27, 28}, so that both spellings of one signature are one (fault D07)."""
+    if len(signature) == 65 and signature[64] < 27:
+        return signature[:64] + bytes([signature[64] + 27])
+    return signature

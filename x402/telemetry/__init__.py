@@ -1,0 +1,42 @@
+"""What happened, told once: the core emits facts, observers turn them into logs and metrics (design D12).
+
+A fact carries identifiers, states, reasons, amounts and durations. Payloads, prompts, headers and keys never reach
+an observer. An observer that fails is counted and silenced; it changes nothing about a payment (fault A19).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One thing that happened, such as `payment.settled`. Attribute names use snake_case, units last."""
+
+    name: str
+    attributes: Mapping[str, str | int] = field(default_factory=dict)
+
+
+class Observer(Protocol):
+    """Somebody who wants to know. Must be quick, and must not block."""
+
+    def __call__(self, fact: Fact) -> None: ...
+
+
+class Telemetry:
+    """Passes facts on to every observer. `failures` counts facts that an observer could not take."""
+
+    def __init__(self, observers: Sequence[Observer] = ()) -> None:
+        self._observers = tuple(observers)
+        self.failures = 0
+
+    def emit(self, name: str, **attributes: str | int) -> None:
+        """Tell all observers one fact."""
+        fact = Fact(name, attributes)
+        for observer in self._observers:
+            try:
+                observer(fact)
+            except Exception:  # noqa: BLE001 - an observer's defect must never reach a payment (fault A19)
+                self.failures += 1
