@@ -11,21 +11,23 @@ push the chain's clock into the future, where EIP-3009 authorizations would expi
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import rlp
 from eth._utils.address import generate_contract_address
 from eth.abc import BlockHeaderAPI, ReceiptAPI, StateAPI
-from eth.chains.base import ChainContext
-from eth.consensus import ConsensusContext
+from eth.consensus.context import ConsensusContext
 from eth.db.atomic import AtomicDB
 from eth.db.chain import ChainDB
-from eth.vm.forks import PragueVM
-from eth_utils import ValidationError
+from eth.vm.chain_context import ChainContext
+from eth.vm.forks.prague import PragueVM
+from eth_typing import Address, Hash32
+from eth_utils.exceptions import ValidationError
 
+from .evm_genesis import Account
 from .evm_pool import Pool, Signed, decode
 
 GAS_LIMIT = 30_000_000
@@ -36,17 +38,14 @@ COINBASE = bytes.fromhex("4200000000000000000000000000000000000011")
 HEARTBEAT_S = 2
 """Base's block time: how old the latest block may get before somebody who asks for it gets a new one."""
 BLOCK_HASHES_MAX = 256
+RECURSION_LIMIT = 12_000
+"""Python frames: enough for the deepest chain of calls that a block's gas can pay for."""
+
+# Importing py-evm raises the interpreter's limit to 100,000, with which a body of nested brackets sent to any
+# server in this process overflows the C stack inside the JSON parser and kills it.
+sys.setrecursionlimit(min(sys.getrecursionlimit(), RECURSION_LIMIT))
 
 Alteration = Callable[[StateAPI], None]
-
-
-@dataclass(frozen=True)
-class Account:
-    """What an address has before the first block."""
-
-    balance_wei: int = 0
-    code: bytes = b""
-    storage: Mapping[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Mined:
     """A block with its transactions' results."""
 
     header: BlockHeaderAPI
-    hash: bytes
+    hash: Hash32
     size: int
     included: tuple[Included, ...]
 
@@ -88,17 +87,17 @@ class _Snapshot:
 class _DevnetVM(PragueVM):
     """Prague rules, with the ancestors' hashes taken from memory instead of a header database."""
 
-    ancestors: tuple[bytes, ...] = ()
+    ancestors: tuple[Hash32, ...] = ()
 
     @property
-    def previous_hashes(self) -> Iterator[bytes]:  # type: ignore[override]
+    def previous_hashes(self) -> Iterator[Hash32]:
         return iter(self.ancestors)
 
 
 class Chain:
     """One chain with one head and a pool in front of it."""
 
-    def __init__(self, chain_id: int, genesis: Mapping[bytes, Account]) -> None:
+    def __init__(self, chain_id: int, genesis: Mapping[Address, Account]) -> None:
         self.chain_id = chain_id
         self.pool = Pool()
         self.automine = True
@@ -113,7 +112,7 @@ class Chain:
         self._numbers: dict[bytes, int] = {self.blocks[0].hash: 0}
         self._places: dict[bytes, tuple[int, int]] = {}
 
-    def _make_genesis(self, genesis: Mapping[bytes, Account]) -> Mined:
+    def _make_genesis(self, genesis: Mapping[Address, Account]) -> Mined:
         fields = {"difficulty": 0, "gas_limit": GAS_LIMIT, "timestamp": self.now(), "coinbase": COINBASE}
         blank = _DevnetVM.create_genesis_header(**fields, base_fee_per_gas=BASE_FEE_FLOOR_WEI)
         state = _DevnetVM.build_state(self._db.db, blank, self._context)
@@ -121,7 +120,7 @@ class Chain:
             _place(state, address, account)
         state.persist()
         header = blank.copy(state_root=state.state_root)
-        return Mined(header, bytes(header.hash), len(rlp.encode(header)), ())
+        return Mined(header, header.hash, len(rlp.encode(header)), ())
 
     # Reading
 
@@ -156,23 +155,20 @@ class Chain:
         hashes = self._ancestors(header.block_number)
         return _DevnetVM.build_state(self._db.db, header, self._context, iter(hashes))
 
-    def pending_nonce(self, sender: bytes) -> int:
+    def pending_nonce(self, sender: Address) -> int:
         """The nonce that `sender` should use next, counting what waits in the pool."""
         return self.pool.next_nonce(sender, self.state_at(self.head).get_nonce(sender))
 
     def next_base_fee(self) -> int:
         """Wei per gas in the block after the head (EIP-1559, with a floor)."""
         following = _DevnetVM.create_header_from_parent(self.head.header, gas_limit=GAS_LIMIT)
-        return max(following.base_fee_per_gas, BASE_FEE_FLOOR_WEI)
+        return int(max(following.base_fee_per_gas, BASE_FEE_FLOOR_WEI))
 
     # Writing
 
     def send(self, raw: bytes) -> bytes:
         """Take a raw transaction in; with automine on, mine it. Returns its hash, raises `TransactionRefused`."""
         signed = decode(raw, self.chain_id)
-        if signed.hash in self._places:
-            # The sender's nonce has moved on, and that is also what go-ethereum says of a mined transaction.
-            pass
         state = self.state_at(self.head)
         self.pool.add(signed, state.get_nonce(signed.sender), state.get_balance(signed.sender), GAS_LIMIT)
         if self.automine:
@@ -225,13 +221,17 @@ class Chain:
             vm.get_block(), header, [one.signed.tx for one in included], [one.receipt for one in included]
         )
         block = block.copy(header=block.header.copy(state_root=vm.state.state_root))
-        mined = Mined(block.header, bytes(block.header.hash), len(rlp.encode(block)), tuple(included))
+        mined = Mined(block.header, block.header.hash, len(rlp.encode(block)), tuple(included))
         self._append(mined)
+        self._forget_outrun(vm.state)
         return mined
 
-    def _include(
-        self, vm: _DevnetVM, header: BlockHeaderAPI, base_fee: int
-    ) -> tuple[BlockHeaderAPI, list[Included]]:
+    def _forget_outrun(self, state: StateAPI) -> None:
+        """Drop what can never be mined: an EIP-7702 authorization moved the sender's nonce past it."""
+        for signed in [one for one in self.pool if one.nonce < state.get_nonce(one.sender)]:
+            self.pool.drop(signed)
+
+    def _include(self, vm: _DevnetVM, header: BlockHeaderAPI, base_fee: int) -> tuple[BlockHeaderAPI, list[Included]]:
         included: list[Included] = []
         log_count = 0
         while signed := self.pool.best(vm.state.get_nonce, base_fee, GAS_LIMIT - header.gas_used):
@@ -255,7 +255,7 @@ class Chain:
         for one in mined.included:
             self._places[one.signed.hash] = (mined.number, one.index)
 
-    def _ancestors(self, number: int) -> tuple[bytes, ...]:
+    def _ancestors(self, number: int) -> tuple[Hash32, ...]:
         first = max(0, number - BLOCK_HASHES_MAX)
         return tuple(block.hash for block in reversed(self.blocks[first:number]))
 
@@ -264,9 +264,7 @@ class Chain:
     def snapshot(self) -> int:
         """Remember the head, the pool and the clock. Returns the snapshot's number."""
         self._snapshots_taken += 1
-        self._snapshots[self._snapshots_taken] = _Snapshot(
-            self.head.number, self.pool.copy(), self.clock_offset_s
-        )
+        self._snapshots[self._snapshots_taken] = _Snapshot(self.head.number, self.pool.copy(), self.clock_offset_s)
         return self._snapshots_taken
 
     def revert(self, number: int) -> bool:
@@ -286,11 +284,10 @@ class Chain:
         return True
 
 
-def _place(state: StateAPI, address: bytes, account: Account) -> None:
-    target: Any = address
-    state.set_balance(target, account.balance_wei)
+def _place(state: StateAPI, address: Address, account: Account) -> None:
+    state.set_balance(address, account.balance_wei)
     if account.code:
-        state.set_nonce(target, 1)
-        state.set_code(target, account.code)
-    for slot, value in (account.storage or {}).items():
-        state.set_storage(target, slot, value)
+        state.set_nonce(address, 1)
+        state.set_code(address, account.code)
+    for slot, value in account.storage.items():
+        state.set_storage(address, slot, value)

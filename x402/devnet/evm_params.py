@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from eth_typing import Address
+
 INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
@@ -75,9 +77,9 @@ def data(value: Any, name: str, size: int | None = None) -> bytes:
     return bytes.fromhex(value[2:])
 
 
-def address(value: Any, name: str = "address") -> bytes:
+def address(value: Any, name: str = "address") -> Address:
     """Twenty bytes; the checksum is not looked at."""
-    return data(value, name, 20)
+    return Address(data(value, name, 20))
 
 
 def record(value: Any, name: str) -> dict[str, Any]:
@@ -117,7 +119,7 @@ def topics(value: Any) -> list[frozenset[bytes] | None]:
     return wanted
 
 
-def addresses(value: Any) -> frozenset[bytes]:
+def addresses(value: Any) -> frozenset[Address]:
     """A log filter's addresses; none stands for all."""
     if value is None:
         return frozenset()

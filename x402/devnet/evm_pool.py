@@ -16,8 +16,8 @@ from eth.abc import SignedTransactionAPI
 from eth.exceptions import PyEVMError
 from eth.vm.forks.prague.transactions import PragueTransactionBuilder
 from eth_keys.exceptions import BadSignature
-from eth_keys.exceptions import ValidationError as KeyValidationError
-from eth_utils import ValidationError
+from eth_typing import Address
+from eth_utils.exceptions import ValidationError
 
 MAX_TRANSACTION_BYTES = 128 * 1024
 MAX_POOLED = 4096
@@ -38,7 +38,7 @@ class Signed:
 
     tx: SignedTransactionAPI
     hash: bytes
-    sender: bytes
+    sender: Address
     type_id: int
     nonce: int
     fee_cap: int
@@ -75,8 +75,8 @@ def decode(raw: bytes, chain_id: int) -> Signed:
         raise TransactionRefused(f"invalid chain id for signer: have {signed_for} want {chain_id}")
     try:
         tx.validate()
-        sender = bytes(tx.sender)
-    except (BadSignature, KeyValidationError, ValidationError, PyEVMError) as error:
+        sender = Address(bytes(tx.sender))
+    except (BadSignature, ValidationError, PyEVMError) as error:
         raise TransactionRefused(f"invalid sender: {error}") from error
     return Signed(
         tx=tx,
@@ -94,7 +94,7 @@ def decode(raw: bytes, chain_id: int) -> Signed:
 class Pool:
     """The waiting transactions. The caller supplies the facts of the chain."""
 
-    _by_sender: dict[bytes, dict[int, Signed]] = field(default_factory=dict)
+    _by_sender: dict[Address, dict[int, Signed]] = field(default_factory=dict)
     _by_hash: dict[bytes, Signed] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -146,14 +146,14 @@ class Pool:
                 f"tx cost {signed.cost_wei}, overshot {queued + signed.cost_wei - balance}"
             )
 
-    def next_nonce(self, sender: bytes, nonce: int) -> int:
+    def next_nonce(self, sender: Address, nonce: int) -> int:
         """The first nonce at or after `nonce` that no waiting transaction of `sender` uses."""
         queue = self._by_sender.get(sender, {})
         while nonce in queue:
             nonce += 1
         return nonce
 
-    def best(self, nonce_of: Callable[[bytes], int], base_fee: int, gas_left: int) -> Signed | None:
+    def best(self, nonce_of: Callable[[Address], int], base_fee: int, gas_left: int) -> Signed | None:
         """The waiting transaction that a proposer would take next: highest tip first, then arrival."""
         ready: list[Signed] = []
         for sender, queue in self._by_sender.items():

@@ -28,7 +28,7 @@ from solders.transaction_metadata import FailedTransactionMetadata, InnerInstruc
 
 from x402.devnet.svm_encoding import base58_encode
 from x402.devnet.svm_history import History, Json, Landed, pack
-from x402.devnet.svm_tokens import token_balances
+from x402.devnet.svm_tokens import token_account, token_balances
 
 MAX_AGE_BLOCKS = 150
 """How many blocks a blockhash stays usable after its own (Solana's MAX_PROCESSING_AGE)."""
@@ -54,7 +54,7 @@ class Execution:
 
 @dataclass(slots=True)
 class _Block:
-    """A blockhash with its height, and the messages that were processed under it."""
+    """The height of a live blockhash, and the messages that were processed under it."""
 
     height: int
     processed: set[Hash] = field(default_factory=set)
@@ -80,6 +80,7 @@ class Bank:
         self.on_landed: list[Callable[[Landed, dict[Pubkey, Account | None]], None]] = []
         self._started_ns = time.monotonic_ns()
         self._jumped = 0
+        self._token_accounts: dict[Pubkey, set[Pubkey]] = {}
         self._blocks: dict[Hash, _Block] = {}
         self.height = 0
         self.latest_blockhash = Hash.default()
@@ -110,8 +111,10 @@ class Bank:
         self.height = height
         self.latest_blockhash = Hash(os.urandom(32))
         self._blocks[self.latest_blockhash] = _Block(height)
-        while (oldest := next(iter(self._blocks))) and not self.is_live(oldest):
-            del self._blocks[oldest]
+        for blockhash, block in tuple(self._blocks.items()):
+            if height <= block.height + MAX_AGE_BLOCKS:
+                break
+            del self._blocks[blockhash]
         clock = self.svm.get_clock()
         self.svm.set_clock(
             Clock(
@@ -127,8 +130,7 @@ class Bank:
 
     def is_live(self, blockhash: Hash) -> bool:
         """Whether a transaction with this blockhash may still land."""
-        block = self._blocks.get(blockhash)
-        return block is not None and self.height <= block.height + MAX_AGE_BLOCKS
+        return blockhash in self._blocks
 
     def last_valid_height(self, blockhash: Hash) -> int:
         """The last block height at which a live blockhash is accepted. Raises KeyError for an unknown one."""
@@ -137,7 +139,7 @@ class Bank:
     def admission_error(self, message: Message | MessageV0) -> str | None:
         """Why the cluster would not even run this message: `BlockhashNotFound` or `AlreadyProcessed`."""
         block = self._blocks.get(message.recent_blockhash)
-        if block is None or self.height > block.height + MAX_AGE_BLOCKS:
+        if block is None:
             return "BlockhashNotFound"
         # The cluster's status cache is keyed by message, so a second signature over it is the same transaction.
         return "AlreadyProcessed" if message.hash() in block.processed else None
@@ -152,12 +154,15 @@ class Bank:
             return _execution(result.meta(), json.loads(result.to_json())["err"])
         return _execution(result.meta(), None, dict(result.post_accounts()))
 
-    def submit(self, transaction: VersionedTransaction) -> Landed | None:
+    def submit(self, transaction: VersionedTransaction, *, signatures_good: bool = False) -> Landed | None:
         """Hand a transaction to the leader. None means that it never lands: bad signature, dead blockhash,
-        duplicate, or a fee payer who cannot pay. Nothing is retried later."""
+        duplicate, or a fee payer who cannot pay. Nothing is retried later. `signatures_good` says that they have
+        been verified a moment ago, which is half of the work."""
         self.tick()
         message = message_of(transaction)
-        if self.admission_error(message) or not all(transaction.verify_with_results()):
+        if self.admission_error(message):
+            return None
+        if not signatures_good and not all(transaction.verify_with_results()):
             return None
         loaded = self.lookups(message)
         addresses = [*message.account_keys, *loaded[0], *loaded[1]]
@@ -172,7 +177,7 @@ class Bank:
                 return None
             error = json.loads(result.to_json())["err"]
         execution = _execution(result.meta() if isinstance(result, FailedTransactionMetadata) else result, error)
-        meta = self._meta(execution, addresses, before, after, loaded)
+        meta = self._meta(execution, addresses, programs, before, after, loaded)
         self._blocks[message.recent_blockhash].processed.add(message.hash())
         landed = Landed(
             signature=str(transaction.signatures[0]),
@@ -181,10 +186,11 @@ class Bank:
             error=error,
             raw=bytes(transaction),
             packed_meta=pack(meta),
-            addresses=tuple(dict.fromkeys(addresses)),
+            addresses=self.history.shared(addresses),
         )
         self.history.add(landed)
         changed = {key: after[key] for key in landed.addresses if key not in programs and after[key] != before[key]}
+        self._note_token_accounts(changed)
         for listener in tuple(self.on_landed):
             listener(landed, changed)
         return landed
@@ -193,6 +199,21 @@ class Bank:
         """The account, or None where a cluster would say that there is none."""
         account = self.svm.get_account(address)
         return account if account is not None and (account.lamports or account.data) else None
+
+    def token_accounts(self, owner: Pubkey) -> list[tuple[Pubkey, Account]]:
+        """The token accounts that `owner` holds, as far as they came to be by transactions."""
+        held = ((key, self.svm.get_account(key)) for key in sorted(self._token_accounts.get(owner, ()), key=bytes))
+        return [
+            (key, account)
+            for key, account in held
+            if account is not None and (state := token_account(account)) is not None and state.owner == owner
+        ]
+
+    def _note_token_accounts(self, changed: dict[Pubkey, Account | None]) -> None:
+        for key, account in changed.items():
+            state = token_account(account)
+            if state is not None:
+                self._token_accounts.setdefault(state.owner, set()).add(key)
 
     def lookups(self, message: Message | MessageV0) -> tuple[list[Pubkey], list[Pubkey]]:
         """The writable and the read-only addresses that a message loads from lookup tables."""
@@ -220,12 +241,16 @@ class Bank:
         self,
         execution: Execution,
         addresses: Sequence[Pubkey],
+        programs: set[Pubkey],
         before: dict[Pubkey, Account | None],
         after: dict[Pubkey, Account | None],
         loaded: tuple[list[Pubkey], list[Pubkey]],
     ) -> dict[str, Json]:
         def lamports(state: dict[Pubkey, Account | None]) -> list[Json]:
-            return [a.lamports if (a := state[k]) else self.svm.get_balance(k) or 0 for k in addresses]
+            return [
+                self.svm.get_balance(k) or 0 if k in programs else account.lamports if (account := state[k]) else 0
+                for k in addresses
+            ]
 
         return {
             "err": execution.error,
@@ -237,7 +262,10 @@ class Bank:
             "postTokenBalances": token_balances(self.svm, [after[k] for k in addresses]),
             "innerInstructions": execution.inner,
             "logMessages": execution.logs,
-            "loadedAddresses": {"writable": [str(k) for k in loaded[0]], "readonly": [str(k) for k in loaded[1]]},
+            "loadedAddresses": {
+                "writable": [str(k) for k in loaded[0]],
+                "readonly": [str(k) for k in loaded[1]],
+            },
             "computeUnitsConsumed": execution.units,
             "returnData": execution.return_data,
         }
@@ -251,9 +279,7 @@ def message_of(transaction: VersionedTransaction) -> Message | MessageV0:
     return message
 
 
-def _execution(
-    meta: TransactionMetadata, error: Json, accounts: dict[Pubkey, Account] | None = None
-) -> Execution:
+def _execution(meta: TransactionMetadata, error: Json, accounts: dict[Pubkey, Account] | None = None) -> Execution:
     returned = meta.return_data()
     return Execution(
         error=error,

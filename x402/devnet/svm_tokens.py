@@ -1,10 +1,9 @@
-"""SPL Token as the Solana devnet's RPC shows it: mints, token accounts, amounts. Works for Token-2022 as well."""
+"""SPL Token as the Solana devnet's RPC shows it: mints, token accounts, amounts; Token-2022 as well."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from solders.account import Account
 from solders.litesvm import LiteSVM
@@ -13,9 +12,7 @@ from solders.token import ID as TOKEN_PROGRAM
 from solders.token.state import Mint, TokenAccount, TokenAccountState
 
 from x402 import networks
-
-if TYPE_CHECKING:
-    from x402.devnet.svm_history import Json
+from x402.devnet.svm_history import Json
 
 TOKEN_2022_PROGRAM = Pubkey.from_string(networks.TOKEN_2022_PROGRAM)
 TOKEN_PROGRAMS = {TOKEN_PROGRAM: "spl-token", TOKEN_2022_PROGRAM: "spl-token-2022"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from x402.errors import Mender, MisconfiguredError, RefusedError, UnavailableError
 from x402.facilitator.rail import Checked
@@ -148,7 +148,9 @@ class SvmRail:
 
     def _signed(self, payment: Payment, requirement: Requirement) -> SignedTransfer:
         managed = frozenset(self._signers)
-        return exact_svm_rules.check(payment, requirement, managed=managed, limits=self._limits)
+        # Clients of version 1 know no memo; their equal payments collide, and the seller's claim tells them apart.
+        limits = self._limits if payment.version != 1 else replace(self._limits, memo_required=False)
+        return exact_svm_rules.check(payment, requirement, managed=managed, limits=limits)
 
 
 def _unsigned(signed: SignedTransfer) -> bytes:

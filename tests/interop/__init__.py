@@ -1,0 +1,1 @@
+"""Proof against software nobody here wrote: the official SDKs in their own processes."""

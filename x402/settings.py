@@ -1,0 +1,115 @@
+"""The environment, read once into frozen settings. Nothing else in the project looks at environment variables.
+
+One class per program. Every variable has the prefix `X402_`; the names that other x402 and AiMo programs use are
+accepted as well, the prefixed one first. Keys are masked wherever settings are shown (fault G09).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from x402.errors import MisconfiguredError
+
+
+def _named(*names: str) -> AliasChoices:
+    """The variables that a setting is read from, most wanted first."""
+    return AliasChoices(*names)
+
+
+class Settings(BaseSettings):
+    """What all programs share: an empty variable counts as absent, and nothing changes after start-up."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
+
+    @classmethod
+    def read(cls, **overrides: Any) -> Self:
+        """Settings from the environment; `overrides` by field name win.
+
+        Raises `MisconfiguredError("invalid_settings")` that names the variable in the wrong and never its value.
+        """
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "settings"
+            raise MisconfiguredError("invalid_settings", f"{where}: {first['msg']}") from None
+
+
+class ClientSettings(Settings):
+    """A paying client. Prices in US dollars, times in seconds."""
+
+    evm_private_key: SecretStr | None = Field(
+        None, validation_alias=_named("X402_EVM_PRIVATE_KEY", "EVM_PRIVATE_KEY", "BLOCKRUN_WALLET_KEY")
+    )
+    """Secp256k1 key, 64 hex digits with or without 0x."""
+    svm_private_key: SecretStr | None = Field(
+        None,
+        validation_alias=_named("X402_SVM_PRIVATE_KEY", "SVM_PRIVATE_KEY", "SOLANA_PRIVATE_KEY", "SOLANA_WALLET_KEY"),
+    )
+    """Solana keypair: base58 of 64 bytes, or the JSON array of a keypair file."""
+    aimo_private_key: SecretStr | None = Field(None, validation_alias=_named("AIMO_PRIVATE_KEY"))
+    aimo_wallet_type: str = Field("", validation_alias=_named("AIMO_WALLET_TYPE"))
+    """What `aimo_private_key` is: `evm` (also `ethereum`, `base`) or `svm` (also `solana`); guessed when empty."""
+    wallet_file: Path | None = Field(None, validation_alias=_named("X402_WALLET_FILE"))
+
+    base_url: str = Field("", validation_alias=_named("X402_BASE_URL", "AIMO_BASE_URL"))
+    api_key: SecretStr | None = Field(None, validation_alias=_named("X402_API_KEY", "AIMO_API_KEY"))
+
+    svm_rpc_url: str = Field("", validation_alias=_named("X402_SVM_RPC_URL", "SVM_RPC_URL"))
+    """Where a recent blockhash is asked for when an offer brings none; the network's public node when empty."""
+    journal: str = Field("", validation_alias=_named("X402_JOURNAL"))
+    """The file that remembers payments; `:memory:` keeps nothing; empty means `$XDG_STATE_HOME/x402/journal.sqlite`."""
+    state_home: Path | None = Field(None, validation_alias=_named("XDG_STATE_HOME"))
+
+    max_per_call: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_MAX_PER_CALL"))
+    max_per_day: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_MAX_PER_DAY"))
+
+    @property
+    def journal_path(self) -> str:
+        """Where the journal is kept."""
+        if self.journal:
+            return self.journal
+        home = self.state_home if self.state_home and self.state_home.is_absolute() else Path("~/.local/state")
+        return str(home.expanduser() / "x402" / "journal.sqlite")
+
+
+class FacilitatorSettings(Settings):
+    """A facilitator. Networks are CAIP-2 ids or v1 names, separated by commas."""
+
+    evm_private_key: SecretStr | None = Field(
+        None,
+        validation_alias=_named("X402_FACILITATOR_EVM_PRIVATE_KEY", "FACILITATOR_EVM_PRIVATE_KEY", "EVM_PRIVATE_KEY"),
+    )
+    """Keys that pay gas: one, or several separated by commas."""
+    svm_private_key: SecretStr | None = Field(
+        None,
+        validation_alias=_named("X402_FACILITATOR_SVM_PRIVATE_KEY", "FACILITATOR_SVM_PRIVATE_KEY", "SVM_PRIVATE_KEY"),
+    )
+    evm_network: str = Field("base-sepolia", validation_alias=_named("X402_EVM_NETWORK", "EVM_NETWORK"))
+    svm_network: str = Field("solana-devnet", validation_alias=_named("X402_SVM_NETWORK", "SVM_NETWORK"))
+    evm_rpc_url: str = Field("", validation_alias=_named("X402_EVM_RPC_URL", "EVM_RPC_URL"))
+    """The node of `evm_network`; the network's public node when empty."""
+    svm_rpc_url: str = Field("", validation_alias=_named("X402_SVM_RPC_URL", "SVM_RPC_URL"))
+    ledger: str = Field("sqlite:///x402-facilitator.sqlite", validation_alias=_named("X402_LEDGER", "DATABASE_URL"))
+    settle_timeout_seconds: int = Field(30, ge=1, le=300, validation_alias=_named("X402_SETTLE_TIMEOUT_SECONDS"))
+    reconcile_seconds: int = Field(10, ge=1, le=3600, validation_alias=_named("X402_RECONCILE_SECONDS"))
+    mainnet: bool = Field(False, validation_alias=_named("X402_MAINNET"))
+    """Networks that carry real money are refused unless this is set (design promise 8)."""
+    host: str = Field("127.0.0.1", validation_alias=_named("X402_HOST", "HOST"))
+    port: int = Field(4022, ge=0, le=65535, validation_alias=_named("X402_FACILITATOR_PORT", "PORT"))
+
+
+def secret(value: SecretStr | None) -> str:
+    """The text behind a masked setting, `""` when it is absent; the one place that unmasks."""
+    return value.get_secret_value().strip() if value is not None else ""
+
+
+def describe(settings: Settings) -> Mapping[str, str]:
+    """Field names and values for a person to read, keys masked."""
+    return {name: str(getattr(settings, name)) for name in type(settings).model_fields}
