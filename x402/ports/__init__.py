@@ -106,8 +106,11 @@ class EvmChain(Protocol):
     async def fees(self) -> EvmFees: ...
 
     async def send(self, raw: bytes, transaction: str) -> None:
-        """Hand over signed bytes, whose id is `transaction`. Returns when the node has them (or had them already). Raises `NotSent` only when
-        the node provably refused them, `UnavailableError` when nobody can know."""
+        """Hand over signed bytes, whose id is `transaction`.
+
+        Returns when the node has them, or had them already. Raises `NotSent` only when the node provably refused them,
+        `UnavailableError` when nobody can know.
+        """
         ...
 
     async def receipt(self, transaction: str, *, timeout: float) -> EvmReceipt | None:

@@ -6,26 +6,36 @@ mixtures of them. An offer that cannot be read does not spoil the others: it is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo
 
 from x402.errors import MalformedError
 from x402.money import parse_atomic
 from x402.wire import v1
 from x402.wire.headers import PAYMENT_REQUIRED, Pairs, decode_header, encode_header, only
-from x402.wire.strict import BODY_LIMIT, WireModel, parse_json, read_model
+from x402.wire.strict import BODY_LIMIT, WireModel, parse_json, read_model, require_object
 
 CODE = "invalid_payment_required"
 OFFER_LIMIT = 64
+MESSAGE_LIMIT = 500
+
+_BALANCE = re.compile(r"balance|credit|quota|escrow|deposit|insufficient[ _-]funds|top[ _-]?up", re.IGNORECASE)
+"""What sellers call a prepaid account that has run dry, in the error's code or, when it has none, in its words."""
 
 
 def _atomic(value: Any, info: ValidationInfo) -> int:
-    if type(value) is int and not info.context:
-        return parse_atomic(str(value))
-    return parse_atomic(value)
+    try:
+        return parse_atomic(str(value) if type(value) is int and not info.context else value)
+    except MalformedError as error:
+        raise MalformedError(error.code, f"{info.field_name}: {error.message}") from error
+
+
+def _atomic_text(value: str, info: ValidationInfo) -> str:
+    return str(_atomic(value, info))
 
 
 def _absent_is_empty(value: Any) -> Any:
@@ -36,7 +46,11 @@ Atomic = Annotated[int, BeforeValidator(_atomic), PlainSerializer(str, return_ty
 """An atomic amount: a canonical decimal string on the wire, an int inside."""
 
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_absent_is_empty)]
+AtomicText = Annotated[str, AfterValidator(_atomic_text)]
+"""The same amount where only its text matters."""
+
 Text = Annotated[str, Field(min_length=1, max_length=512)]
+Version = Annotated[int, Field(alias="x402Version", ge=1, le=2)]
 
 
 class Resource(WireModel):
@@ -75,7 +89,7 @@ class Unreadable(WireModel):
 class Challenge(WireModel):
     """A 402 that means "pay now" (x402 v2 spec, PaymentRequired). `version` is the dialect it was heard in."""
 
-    version: int = Field(default=2, alias="x402Version")
+    version: Version = 2
     error: str | None = None
     resource: Resource | None = None
     accepts: tuple[Requirement, ...] = ()
@@ -94,7 +108,8 @@ class Challenge(WireModel):
         return encode_header(self.as_json())
 
     def as_v1(self) -> dict[str, Any]:
-        """The same challenge as a v1 body; offers on networks without a v1 name keep their CAIP-2 id."""
+        """The same challenge as a v1 body, without the offers that v1 cannot say: its clients refuse the whole list
+        for one network or scheme that they do not know (fault F14)."""
         return v1.challenge_out(self.as_json())
 
 
@@ -110,8 +125,8 @@ class BalanceEmpty:
 def read_challenge(headers: Pairs, body: bytes = b"") -> Challenge | BalanceEmpty:
     """Read a 402 response by its content, never by its status.
 
-    The `PAYMENT-REQUIRED` header wins; else a body with `accepts` is a challenge, and a body with an error object
-    and no `accepts` is an empty balance. Raises `MalformedError("invalid_payment_required")` for everything else.
+    The `PAYMENT-REQUIRED` header wins; else a body with `accepts` is a challenge, and a body without it whose error
+    names a balance is an empty one. Raises `MalformedError("invalid_payment_required")` for everything else.
     """
     header = only(headers, PAYMENT_REQUIRED, code=CODE)
     if header is not None:
@@ -123,15 +138,12 @@ def read_challenge(headers: Pairs, body: bytes = b"") -> Challenge | BalanceEmpt
         raise MalformedError(CODE, "the 402 body is not a JSON object")
     if "accepts" in value:
         return parse_challenge(value)
-    empty = _balance_empty(value)
-    if empty is None:
-        raise MalformedError(CODE, "the 402 body has neither `accepts` nor an error that names an empty balance")
-    return empty
+    return _balance_empty(value)
 
 
-def parse_challenge(value: Mapping[str, Any]) -> Challenge:
+def parse_challenge(value: object) -> Challenge:
     """A challenge from its JSON object, v1 or v2; raises `MalformedError("invalid_payment_required")`."""
-    version, offers, common = v1.challenge_in(value, code=CODE)
+    version, offers, common = v1.challenge_in(require_object(value, code=CODE), code=CODE)
     if len(offers) > OFFER_LIMIT:
         raise MalformedError(CODE, f"more than {OFFER_LIMIT} offers")
     accepts: list[Requirement] = []
@@ -145,11 +157,19 @@ def parse_challenge(value: Mapping[str, Any]) -> Challenge:
     return shell.model_copy(update={"version": version, "accepts": tuple(accepts), "unreadable": tuple(unreadable)})
 
 
-def _balance_empty(value: Mapping[str, Any]) -> BalanceEmpty | None:
+def _balance_empty(value: Mapping[str, Any]) -> BalanceEmpty:
     error = value.get("error")
-    if not isinstance(error, dict):
-        return None
-    code = error.get("type") or error.get("code") or "insufficient_balance"
-    details = error.get("details")
-    message = error.get("message") or "the prepaid balance is empty"
-    return BalanceEmpty(str(code), str(message), details if isinstance(details, dict) else {})
+    said = error if isinstance(error, dict) else {"message": error}
+    code, words = said.get("type") or said.get("code"), said.get("message")
+    code = code[:MESSAGE_LIMIT] if isinstance(code, str) else ""
+    message = words[:MESSAGE_LIMIT] if isinstance(words, str) else ""
+    if _BALANCE.search(code or message) is None:
+        # Such a body may refuse the payment that was just presented (aimo row 54): nothing to top up.
+        reason = ": ".join(part for part in (code, message) if part) or "it gives no reason"
+        raise MalformedError(CODE, f"a 402 with neither an offer nor an empty balance: {reason}")
+    details = said.get("details")
+    return BalanceEmpty(
+        code or "insufficient_balance",
+        message or "the prepaid balance is empty",
+        details if isinstance(details, dict) else {},
+    )

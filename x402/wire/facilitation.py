@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 from pydantic import Field
@@ -10,10 +9,10 @@ from pydantic import Field
 from x402 import networks
 from x402.errors import MalformedError
 from x402.wire import v1
-from x402.wire.challenge import JsonObject, Requirement, Text
+from x402.wire.challenge import JsonObject, Requirement, Resource, Text, Version
 from x402.wire.payment import Payment, parse_payment
 from x402.wire.receipt import Receipt
-from x402.wire.strict import WireModel, read_model
+from x402.wire.strict import WireModel, read_model, require_object
 
 CODE = "invalid_verification"
 
@@ -37,17 +36,23 @@ class Facilitation(WireModel):
         }
 
 
-def parse_facilitation(value: Mapping[str, Any]) -> Facilitation:
+def parse_facilitation(value: object) -> Facilitation:
     """A verify or settle body, v1 or v2. Raises `MalformedError` that names the member in the wrong."""
-    payload, requirements = value.get("paymentPayload"), value.get("paymentRequirements")
-    if not isinstance(payload, Mapping):
-        raise MalformedError("invalid_payload", "paymentPayload: an object is required")
-    if not isinstance(requirements, Mapping):
-        raise MalformedError("invalid_payment_requirements", "paymentRequirements: an object is required")
-    stated = v1.version_of(value, code="invalid_payload", default=v1.version_of(payload, code="invalid_payload"))
+    body = require_object(value, code="invalid_payload")
+    payload = require_object(body.get("paymentPayload"), code="invalid_payload", name="paymentPayload")
+    requirements = require_object(
+        body.get("paymentRequirements"), code="invalid_payment_requirements", name="paymentRequirements"
+    )
+    stated = v1.version_of(body, code="invalid_payload", default=v1.version_of(payload, code="invalid_payload"))
     if payload.get("x402Version") is None:
         payload = {**payload, "x402Version": stated}
     payment = parse_payment(payload, version=stated)
+    if stated == 1:
+        # A v1 payment says nothing about what it buys; the seller's offer beside it does.
+        resource = v1.resource_in(requirements)
+        payment = payment.model_copy(
+            update={"resource": read_model(Resource, resource, code="invalid_payment_requirements")} if resource else {}
+        )
     requirement = read_model(Requirement, v1.requirement_in(requirements), code="invalid_payment_requirements")
     return Facilitation(payment=payment, requirement=requirement)
 
@@ -79,15 +84,21 @@ class Verification(WireModel):
         return body
 
 
-def parse_verification(value: Mapping[str, Any]) -> Verification:
-    """A verify answer; without a JSON boolean `isValid` it is a `MalformedError("invalid_verification")` (A03)."""
-    return read_model(Verification, value, code=CODE)
+def parse_verification(value: object) -> Verification:
+    """A verify answer; without a JSON boolean `isValid` it is a `MalformedError("invalid_verification")` (A03).
+
+    A "valid" that comes with a reason for refusal contradicts itself, and doubt refuses.
+    """
+    verification = read_model(Verification, value, code=CODE)
+    if verification.is_valid and verification.invalid_reason:
+        return verification.model_copy(update={"is_valid": False})
+    return verification
 
 
 class Kind(WireModel):
     """One thing a facilitator can settle."""
 
-    version: int = Field(default=2, alias="x402Version")
+    version: Version = 2
     scheme: Text
     network: Text
     extra: JsonObject = Field(default_factory=dict)
@@ -116,13 +127,33 @@ class Supported(WireModel):
         return body
 
 
-def parse_supported(value: Mapping[str, Any]) -> Supported:
-    """A supported answer; v1 facilitators send `kinds` alone. Raises `MalformedError("invalid_supported")`."""
-    members = {name: member for name, member in value.items() if member is not None}
-    for listed in ("kinds", "extensions"):
-        if isinstance(members.get(listed), list):
-            members[listed] = tuple(members[listed])
-    return read_model(Supported, members, code="invalid_supported")
+def parse_supported(value: object) -> Supported:
+    """A supported answer; v1 facilitators send `kinds` alone. Raises `MalformedError("invalid_supported")`.
+
+    A kind that cannot be read, such as one of a later protocol version, does not spoil the others.
+    """
+    code = "invalid_supported"
+    message = require_object(value, code=code)
+    listed = message.get("kinds")
+    if not isinstance(listed, list):
+        raise MalformedError(code, "kinds: a list is required")
+    kinds: list[Kind] = []
+    unreadable: list[MalformedError] = []
+    for kind in listed:
+        try:
+            kinds.append(read_model(Kind, _without_nulls(kind), code=code))
+        except MalformedError as error:
+            unreadable.append(error)
+    if unreadable and not kinds:
+        raise unreadable[0]
+    rest = {name: message[name] for name in ("extensions", "signers") if message.get(name) is not None}
+    if isinstance(rest.get("extensions"), list):
+        rest["extensions"] = tuple(rest["extensions"])
+    return read_model(Supported, rest, code=code).model_copy(update={"kinds": tuple(kinds)})
+
+
+def _without_nulls(value: Any) -> Any:
+    return {name: member for name, member in value.items() if member is not None} if isinstance(value, dict) else value
 
 
 class Facilitator(Protocol):

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from x402.errors import MalformedError
 from x402.wire import v1
-from x402.wire.challenge import JsonObject, Requirement, Resource, Text
+from x402.wire.challenge import JsonObject, Requirement, Resource, Text, Version
 from x402.wire.headers import PAYMENT_SIGNATURE, X_PAYMENT, Pairs, decode_header, encode_header, only
-from x402.wire.strict import WireModel, read_model
+from x402.wire.strict import WireModel, read_model, require_object
 
 CODE = "invalid_payload"
 
@@ -23,7 +23,7 @@ class Payment(WireModel):
     `accepted` is None for v1, which does not name the offer it takes.
     """
 
-    version: int = Field(default=2, alias="x402Version")
+    version: Version = 2
     scheme: Text
     network: Text
     payload: Annotated[dict[str, Any], Field(min_length=1)]
@@ -73,18 +73,22 @@ def read_payment(headers: Pairs) -> Payment | None:
     return None
 
 
-def parse_payment(value: Mapping[str, Any], *, version: int | None = None) -> Payment:
+def parse_payment(value: object, *, version: int | None = None) -> Payment:
     """A payment from its JSON object. `version` is what its envelope promises; a contradiction is refused (F14)."""
-    stated = v1.version_of(value, code=CODE, default=version or 2)
+    message = require_object(value, code=CODE)
+    stated = v1.version_of(message, code=CODE, default=version or 2)
     if version is not None and stated != version:
-        raise MalformedError("invalid_x402_version", f"x402Version {stated} does not belong in this header")
+        raise MalformedError("invalid_x402_version", f"x402Version {stated} where version {version} is spoken")
     if stated == 1:
-        return read_model(Payment, v1.payment_in(value) | {"x402Version": 1}, code=CODE)
-    accepted = value.get("accepted")
+        return read_model(Payment, v1.payment_in(message) | {"x402Version": 1}, code=CODE)
+    accepted = message.get("accepted")
     if not isinstance(accepted, Mapping):
         raise MalformedError(CODE, "accepted: the offer that is being paid is required")
-    offer = v1.requirement_in(accepted)
-    members = {name: value.get(name) for name in ("payload", "resource", "extensions")}
+    try:
+        offer = v1.requirement_in(accepted)
+    except MalformedError as error:
+        raise MalformedError(CODE, f"accepted: {error.message}") from error
+    members = {name: message.get(name) for name in ("payload", "resource", "extensions")}
     return read_model(
         Payment,
         members | {"x402Version": 2, "accepted": offer, "scheme": offer.get("scheme"), "network": offer.get("network")},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
@@ -10,9 +9,9 @@ from pydantic import Field
 from x402 import networks
 from x402.lifecycle import Outcome
 from x402.wire import v1
-from x402.wire.challenge import JsonObject
+from x402.wire.challenge import AtomicText, JsonObject
 from x402.wire.headers import PAYMENT_RESPONSE, X_PAYMENT_RESPONSE, Pairs, decode_header, encode_header, only
-from x402.wire.strict import WireModel, read_model
+from x402.wire.strict import WireModel, read_model, require_object
 
 CODE = "invalid_settlement"
 PENDING = "settlement_pending"
@@ -30,7 +29,7 @@ class Receipt(WireModel):
     transaction: str = ""
     network: str = ""
     payer: str | None = None
-    amount: str | None = None
+    amount: AtomicText | None = None
     error_reason: str | None = None
     error_message: str | None = None
     extensions: JsonObject = Field(default_factory=dict)
@@ -85,21 +84,32 @@ class Receipt(WireModel):
         return PAYMENT_RESPONSE, encode_header(self.as_json())
 
 
-def parse_receipt(value: Mapping[str, Any]) -> Receipt:
-    """A receipt from its JSON object. `success` must be a JSON boolean, and true needs a transaction or an amount of
-    zero; raises `MalformedError("invalid_settlement")` (fault A03)."""
-    members = dict(value)
+def parse_receipt(value: object) -> Receipt:
+    """A receipt from its JSON object. Raises `MalformedError("invalid_settlement")`, also when `success` is no JSON
+    boolean. A success without a transaction (unless the amount is zero) or with an error reason is doubt: it comes
+    back as pending (fault A03)."""
+    members = dict(require_object(value, code=CODE))
     if isinstance(members.get("network"), str):
         members["network"] = networks.to_caip2(members["network"])
     for optional in ("transaction", "network"):
         if members.get(optional) is None:
             members[optional] = ""
+    if isinstance(members["transaction"], str) and members["transaction"].strip() in ("", "0x"):
+        members["transaction"] = ""
     receipt = read_model(Receipt, members, code=CODE)
-    if receipt.success and not receipt.transaction and receipt.amount != "0":
-        return receipt.model_copy(
-            update={"success": False, "error_reason": PENDING, "error_message": "success without a transaction"}
-        )
+    doubt = _doubt(receipt) if receipt.success else ""
+    if doubt:
+        return receipt.model_copy(update={"success": False, "error_reason": PENDING, "error_message": doubt})
     return receipt
+
+
+def _doubt(receipt: Receipt) -> str:
+    """Why a success is not believed, or `""`."""
+    if receipt.error_reason:
+        return f"success together with the error {receipt.error_reason[:200]!r}"
+    if not receipt.transaction and receipt.amount != "0":
+        return "success without a transaction"
+    return ""
 
 
 def read_receipt(headers: Pairs) -> Receipt | None:

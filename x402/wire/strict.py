@@ -10,6 +10,7 @@ import binascii
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,7 +23,9 @@ HEADER_LIMIT = 16 * 1024
 BODY_LIMIT = 64 * 1024
 """Largest JSON body of a challenge, verify or settle message, in bytes."""
 DEPTH_LIMIT = 20
+"""Levels of nesting that are read."""
 DIGIT_LIMIT = 78
+"""Digits of a number that are read: as many as 2^256 has."""
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}", re.ASCII)
 
@@ -49,6 +52,8 @@ def _integer(digits: str) -> int:
 
 
 def _fraction(text: str) -> float:
+    if len(text) > DIGIT_LIMIT:
+        raise _Refusal(f"a number has more than {DIGIT_LIMIT} digits")
     value = float(text)
     if not math.isfinite(value):
         raise _Refusal("a number is too large")
@@ -61,30 +66,35 @@ _DECODER = json.JSONDecoder(
 
 
 def _inspect(value: Any, depth: int) -> None:
-    if depth > DEPTH_LIMIT:
-        raise _Refusal(f"nested deeper than {DEPTH_LIMIT}")
+    """Raise unless `value` is made of encodable text and nests at most `depth` levels."""
+    if depth == 0 and isinstance(value, dict | list):
+        raise _Refusal("nested too deeply")
     if isinstance(value, str):
         if not value.isascii():
             value.encode()
     elif isinstance(value, dict):
         for name, member in value.items():
             _inspect(name, depth)
-            _inspect(member, depth + 1)
+            _inspect(member, depth - 1)
     elif isinstance(value, list):
         for member in value:
-            _inspect(member, depth + 1)
+            _inspect(member, depth - 1)
 
 
-def parse_json(data: bytes | str, *, limit: int = BODY_LIMIT, code: str = "invalid_json") -> Any:
+def parse_json(
+    data: bytes | str, *, limit: int = BODY_LIMIT, depth: int = DEPTH_LIMIT, code: str = "invalid_json"
+) -> Any:
     """One JSON value, read strictly: no duplicate members, NaN, lone surrogates, deep nesting or giant integers.
 
     Raises `MalformedError(code)` with the reason in words.
     """
-    if len(data) > limit:
-        raise MalformedError(code, f"larger than {limit} bytes", details={"limit": limit})
     try:
-        value = _DECODER.decode(data if isinstance(data, str) else data.decode())
-        _inspect(value, 0)
+        # Characters are counted before they are encoded, so that refusing a huge text costs nothing.
+        raw = data.encode() if isinstance(data, str) and len(data) <= limit else data
+        if len(raw) > limit:
+            raise MalformedError(code, f"larger than {limit} bytes", details={"limit": limit})
+        value = _DECODER.decode(raw if isinstance(raw, str) else raw.decode())
+        _inspect(value, depth)
     except UnicodeError as error:
         raise MalformedError(code, "the text is not valid UTF-8") from error
     except (RecursionError, ValueError) as error:
@@ -93,11 +103,20 @@ def parse_json(data: bytes | str, *, limit: int = BODY_LIMIT, code: str = "inval
     return value
 
 
-def parse_object(data: bytes | str, *, limit: int = BODY_LIMIT, code: str = "invalid_json") -> dict[str, Any]:
+def parse_object(
+    data: bytes | str, *, limit: int = BODY_LIMIT, depth: int = DEPTH_LIMIT, code: str = "invalid_json"
+) -> dict[str, Any]:
     """Like `parse_json`, but the value must be an object."""
-    value = parse_json(data, limit=limit, code=code)
+    value = parse_json(data, limit=limit, depth=depth, code=code)
     if not isinstance(value, dict):
         raise MalformedError(code, "the JSON is not an object")
+    return value
+
+
+def require_object(value: object, *, code: str, name: str = "message") -> Mapping[str, Any]:
+    """`value` itself when it is a JSON object; raises `MalformedError(code)` that calls it `name` otherwise."""
+    if not isinstance(value, Mapping):
+        raise MalformedError(code, f"{name}: an object is required")
     return value
 
 
@@ -143,12 +162,15 @@ Model = TypeVar("Model", bound=WireModel)
 
 
 def read_model(model: type[Model], value: Any, *, code: str) -> Model:
-    """A model from parsed JSON. Raises `MalformedError(code)` that names the first member in the wrong."""
+    """A model from parsed JSON. Raises `MalformedError(code)` that names the first member in the wrong.
+
+    Only the names of the wire are read: `pay_to` beside `payTo` is an unknown member, not a second spelling (F18).
+    """
     try:
-        return model.model_validate(value, context=FROM_WIRE)
+        return model.model_validate(value, context=FROM_WIRE, by_alias=True, by_name=False)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "message"
+        where = ".".join(str(part) for part in first["loc"])[:80] or "message"
         raise MalformedError(code, f"{where}: {first['msg']}", details={"member": where}) from error
     except MalformedError as error:
         raise MalformedError(code, error.message) from error

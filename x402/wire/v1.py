@@ -11,7 +11,10 @@ from typing import Any
 
 from x402 import networks
 from x402.errors import MalformedError
-from x402.wire.strict import parse_object
+from x402.wire.strict import DEPTH_LIMIT, parse_object
+
+EXTRA_DEPTH = DEPTH_LIMIT // 2
+"""Nesting of an `extra` that is written as text; what is read here must still fit the limit when it is sent on."""
 
 
 def version_of(value: Mapping[str, Any], *, code: str, default: int = 2) -> int:
@@ -31,15 +34,18 @@ def requirement_in(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     offer = dict(value)
-    if offer.get("amount") is None and "maxAmountRequired" in offer:
-        offer["amount"] = offer["maxAmountRequired"]
+    old = offer.get("maxAmountRequired")
+    if offer.get("amount") is None:
+        offer["amount"] = old
+    elif old is not None and old != offer["amount"]:
+        raise MalformedError("invalid_payment_requirements", "amount and maxAmountRequired contradict each other")
     if offer.get("scheme") is None:
         offer["scheme"] = "exact"
     if isinstance(offer.get("network"), str):
         offer["network"] = networks.to_caip2(offer["network"])
     if isinstance(offer.get("extra"), str):
         # The oldest senders wrote `extra` as a JSON text.
-        offer["extra"] = parse_object(offer["extra"], code="invalid_payment_requirements")
+        offer["extra"] = parse_object(offer["extra"], depth=EXTRA_DEPTH, code="invalid_payment_requirements")
     return offer
 
 
@@ -48,12 +54,14 @@ def challenge_in(value: Mapping[str, Any], *, code: str) -> tuple[int, list[Any]
     offers = value.get("accepts")
     if not isinstance(offers, list):
         raise MalformedError(code, "accepts: a list of offers is required")
-    first = next((offer for offer in offers if isinstance(offer, Mapping)), {})
+    first = dict(next((offer for offer in offers if isinstance(offer, Mapping)), {}))
     version = version_of(value, code=code, default=1 if "maxAmountRequired" in first else 2)
-    common = {name: member for name, member in value.items() if name not in ("accepts", "x402Version")}
-    if common.get("resource") is None or isinstance(common["resource"], str):
-        url = common.get("resource") or first.get("resource")
-        common["resource"] = _resource(url, first) if isinstance(url, str) else None
+    common = {name: value.get(name) for name in ("error", "resource", "extensions")}
+    if isinstance(common["error"], Mapping):
+        # OpenAI-compatible sellers put their usual error object here; its words are all that a challenge needs.
+        common["error"] = common["error"].get("message")
+    if common["resource"] is None or isinstance(common["resource"], str):
+        common["resource"] = resource_in(first | {"resource": common["resource"] or first.get("resource")})
     translated: list[Any] = []
     for offer in offers:
         try:
@@ -63,9 +71,12 @@ def challenge_in(value: Mapping[str, Any], *, code: str) -> tuple[int, list[Any]
     return version, translated, common
 
 
-def _resource(url: str, offer: Mapping[str, Any]) -> dict[str, Any]:
-    described = {"url": url, "description": offer.get("description"), "mimeType": offer.get("mimeType")}
-    return {name: member for name, member in described.items() if isinstance(member, str)}
+def resource_in(offer: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a v1 offer says about the thing that is sold, as a v2 `resource`; v1 writes `""` where it has no words."""
+    names = {"url": "resource", "description": "description", "mimeType": "mimeType"}
+    described = {name: offer.get(old) for name, old in names.items()}
+    said = {name: member for name, member in described.items() if isinstance(member, str) and member}
+    return said if "url" in said else None
 
 
 def requirement_out(offer: Mapping[str, Any], resource: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,12 +96,13 @@ def requirement_out(offer: Mapping[str, Any], resource: Mapping[str, Any]) -> di
 
 
 def challenge_out(challenge: Mapping[str, Any]) -> dict[str, Any]:
-    """A v2 challenge object as a v1 402 body."""
+    """A v2 challenge object as a v1 402 body; offers of schemes and networks that v1 never had are left out."""
     resource = challenge.get("resource") or {}
+    offers = [requirement_out(offer, resource) for offer in challenge["accepts"]]
     return {
         "x402Version": 1,
         "error": challenge.get("error") or "X-PAYMENT header is required",
-        "accepts": [requirement_out(offer, resource) for offer in challenge["accepts"]],
+        "accepts": [offer for offer in offers if offer["scheme"] == "exact" and ":" not in offer["network"]],
     }
 
 

@@ -1,0 +1,226 @@
+"""The law of a payment: rank only grows, no arrow leads back, nothing moves but by `advance`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from graphlib import TopologicalSorter
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from x402.lifecycle import (
+    BEGINNING,
+    LAW,
+    STAGES,
+    Claimed,
+    Delivered,
+    Entry,
+    Event,
+    Exposed,
+    Final,
+    Held,
+    Intended,
+    Outcome,
+    Owed,
+    Party,
+    Refunded,
+    Refused,
+    Released,
+    Reversed,
+    Served,
+    Settled,
+    Settling,
+    Stage,
+    State,
+    Subject,
+    UnlawfulEvent,
+    advance,
+    begin,
+    is_terminal,
+    mermaid,
+    open_states,
+    outcome,
+)
+
+SUBJECT = Subject("eip155:84532:0xt:0xp:0xn", "eip155:84532", "0xt", "0xp", "0xs", 10_000, 1_800_000_000)
+EXAMPLES: dict[State, Stage] = {
+    stage.state: stage
+    for stage in (
+        Held(),
+        Exposed("header"),
+        Claimed(),
+        Served(),
+        Settling(),
+        Intended("0xtx", b"raw", 1_800_000_000, "0xfrom", 7),
+        Settled("0xtx", 12),
+        Delivered("0xtx"),
+        Final("0xtx", 12),
+        Owed("0xtx", "upstream failed"),
+        Refunded("0xtx", "0xback"),
+        Reversed("0xtx"),
+        Refused("insufficient_funds", "too little"),
+        Released("expired"),
+    )
+}
+
+
+@cache
+def ranks(party: Party) -> Mapping[State, int]:
+    """How many arrows lead to a state on its longest way; computed here, so that the law cannot vouch for itself."""
+    before: dict[State, set[State]] = {state: set() for state in LAW[party]}
+    for state, arrows in LAW[party].items():
+        for after in arrows.values():
+            before[after].add(state)
+    rank: dict[State, int] = {}
+    for state in TopologicalSorter(before).static_order():
+        rank[state] = max((rank[earlier] + 1 for earlier in before[state]), default=0)
+    return rank
+
+
+def reachable(party: Party, start: State) -> set[State]:
+    found = {start}
+    for after in LAW[party][start].values():
+        found |= reachable(party, after)
+    return found
+
+
+@pytest.mark.parametrize("party", Party)
+def test_every_arrow_increases_rank(party: Party) -> None:
+    for state, arrows in LAW[party].items():
+        for after in arrows.values():
+            assert ranks(party)[after] > ranks(party)[state]
+
+
+@pytest.mark.parametrize("party", Party)
+def test_no_arrow_leads_back(party: Party) -> None:
+    for state, arrows in LAW[party].items():
+        for after in arrows.values():
+            assert state not in reachable(party, after)
+
+
+@pytest.mark.parametrize("party", Party)
+def test_every_state_is_reached_from_the_beginning_and_reaches_an_end(party: Party) -> None:
+    assert reachable(party, BEGINNING[party]) == set(LAW[party])
+    for state in LAW[party]:
+        assert any(is_terminal(party, end) for end in reachable(party, state))
+
+
+def test_the_ends_are_these() -> None:
+    ends = {party: {state for state in LAW[party] if is_terminal(party, state)} for party in Party}
+    assert ends == {
+        Party.CLIENT: {State.SETTLED, State.RELEASED},
+        Party.GATEWAY: {State.DELIVERED, State.REFUNDED, State.REFUSED, State.RELEASED},
+        Party.FACILITATOR: {State.FINAL, State.REVERSED, State.REFUSED},
+    }
+
+
+def test_money_that_may_have_moved_is_never_released() -> None:
+    """Once settlement was asked for, only proof leads on (design promise 1)."""
+    assert State.RELEASED not in reachable(Party.GATEWAY, State.SETTLING)
+    assert set(LAW[Party.GATEWAY][State.SETTLING]) == {Event.SETTLE, Event.REFUSE}
+    assert set(LAW[Party.FACILITATOR][State.INTENDED]) == {Event.SETTLE, Event.REFUSE}
+    assert State.REFUSED not in reachable(Party.FACILITATOR, State.SETTLED)
+    assert State.REFUSED not in reachable(Party.GATEWAY, State.SETTLED)
+
+
+def test_a_timeout_is_no_event() -> None:
+    assert not [event for event in Event if "time" in event or "expire" in event]
+
+
+def test_every_state_has_its_own_stage_class() -> None:
+    assert set(STAGES) == set(State)
+    assert len(set(STAGES.values())) == len(State)
+    assert set(EXAMPLES) == set(State)
+    for state, example in EXAMPLES.items():
+        assert type(example) is STAGES[state]
+        assert STAGES[state].__name__.lower() == state
+
+
+def test_every_state_belongs_to_somebody() -> None:
+    assert {state for party in Party for state in LAW[party]} == set(State)
+    assert {event for party in Party for arrows in LAW[party].values() for event in arrows} == set(Event)
+
+
+@pytest.mark.parametrize("party", Party)
+def test_advance_allows_exactly_the_law(party: Party) -> None:
+    for state, event, target in product(State, Event, State):
+        entry = Entry(party, SUBJECT, EXAMPLES[state], 1, 2)
+        if LAW[party].get(state, {}).get(event) is target:
+            after = advance(entry, event, EXAMPLES[target])
+            assert after == Entry(party, SUBJECT, EXAMPLES[target], 1, 2)
+            assert entry.state is state
+        else:
+            with pytest.raises(UnlawfulEvent):
+                advance(entry, event, EXAMPLES[target])
+
+
+@pytest.mark.parametrize(("party", "state"), list(product(Party, State)))
+def test_a_payment_begins_in_one_state_only(party: Party, state: State) -> None:
+    if state is BEGINNING[party]:
+        assert begin(party, SUBJECT, EXAMPLES[state]).state is state
+    else:
+        with pytest.raises(UnlawfulEvent):
+            begin(party, SUBJECT, EXAMPLES[state])
+
+
+@given(st.sampled_from(Party), st.lists(st.tuples(st.sampled_from(Event), st.sampled_from(State)), max_size=60))
+def test_no_sequence_of_events_visits_a_state_twice(party: Party, steps: list[tuple[Event, State]]) -> None:
+    entry = begin(party, SUBJECT, EXAMPLES[BEGINNING[party]])
+    visited = [entry.state]
+    for event, target in steps:
+        try:
+            entry = advance(entry, event, EXAMPLES[target])
+        except UnlawfulEvent:
+            continue
+        visited.append(entry.state)
+    assert len(visited) == len(set(visited))
+    assert visited == sorted(visited, key=ranks(party).__getitem__)
+
+
+@given(st.sampled_from(Party), st.data())
+def test_lawful_walks_end_and_settle_at_most_once(party: Party, data: st.DataObject) -> None:
+    entry = begin(party, SUBJECT, EXAMPLES[BEGINNING[party]])
+    events: list[Event] = []
+    while not is_terminal(party, entry.state):
+        event = data.draw(st.sampled_from(sorted(LAW[party][entry.state])))
+        entry = advance(entry, event, EXAMPLES[LAW[party][entry.state][event]])
+        events.append(event)
+    assert events.count(Event.SETTLE) <= 1
+    assert len(events) < len(LAW[party])
+
+
+def test_the_law_cannot_be_rewritten() -> None:
+    with pytest.raises(TypeError):
+        LAW[Party.CLIENT][State.SETTLED][Event.REFUSE] = State.HELD  # type: ignore[index]
+    with pytest.raises(TypeError):
+        LAW[Party.CLIENT] = {}  # type: ignore[index]
+
+
+@pytest.mark.parametrize("party", Party)
+def test_open_states_are_unfinished(party: Party) -> None:
+    assert open_states(party)
+    assert BEGINNING[party] in open_states(party)
+    for state in open_states(party):
+        assert not is_terminal(party, state)
+
+
+def test_three_outcomes() -> None:
+    assert {state: outcome(state) for state in LAW[Party.FACILITATOR]} == {
+        State.INTENDED: Outcome.PENDING,
+        State.SETTLED: Outcome.SETTLED,
+        State.FINAL: Outcome.SETTLED,
+        State.REVERSED: Outcome.REFUSED,
+        State.REFUSED: Outcome.REFUSED,
+    }
+
+
+@pytest.mark.parametrize("party", Party)
+def test_the_diagram_draws_every_arrow(party: Party) -> None:
+    drawn = mermaid(party).splitlines()
+    arrows = {f"    {a} --> {b}: {event}" for a, row in LAW[party].items() for event, b in row.items()}
+    ends = {f"    {state} --> [*]" for state in LAW[party] if is_terminal(party, state)}
+    assert drawn[:2] == ["stateDiagram-v2", f"    [*] --> {BEGINNING[party]}"]
+    assert set(drawn[2:]) == arrows | ends
