@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import operator
+from contextlib import suppress
 from decimal import Decimal
 from fractions import Fraction
 from itertools import chain
@@ -92,12 +94,11 @@ def test_a_float_is_never_money(number: Any) -> None:
         Amount(number, USDC)
 
 
-@pytest.mark.parametrize(
-    "price",
-    ["", "free", "$", "-1", "+1", "1e3", "1.", ".5", "1,5", "0x10", "１", "1 USD extra", "NaN", "inf", "1\n", "9" * 97]
-    + [Decimal("NaN"), Decimal("Infinity"), Decimal(-1), -1, None, b"1", [1]],
-    ids=repr,
-)
+NO_PRICES: list[Any] = ["", "free", "$", "-1", "+1", "1e3", "1.", ".5", "1,5", "0x10", "１", "1 USD extra", "1\n"]
+NO_PRICES += ["NaN", "inf", "9" * 97, Decimal("NaN"), Decimal("Infinity"), Decimal(-1), -1, None, b"1", [1]]
+
+
+@pytest.mark.parametrize("price", NO_PRICES, ids=repr)
 def test_what_is_no_price_is_refused(price: Any) -> None:
     with pytest.raises(MalformedError) as caught:
         Amount.of(price, USDC)
@@ -148,10 +149,8 @@ def test_what_is_no_atomic_amount_is_refused(text: object) -> None:
 @given(st.one_of(st.text(), st.integers(), st.none(), st.binary(), st.decimals()))
 def test_no_input_makes_the_readers_raise_anything_else(value: Any) -> None:
     for reader in (parse_atomic, parse_price):
-        try:
+        with suppress(MalformedError):
             reader(value)
-        except MalformedError:
-            pass
 
 
 @given(st.decimals(min_value=0, max_value=10**30, allow_nan=False, allow_infinity=False))
@@ -175,7 +174,7 @@ def test_amounts_add_subtract_and_compare_within_one_asset_only() -> None:
     assert small < large
     assert large >= small
     assert str(large) == "0.000003 USDC"
-    for act in (lambda a, b: a + b, lambda a, b: a - b, lambda a, b: a < b):
+    for act in (operator.add, operator.sub, operator.lt):
         with pytest.raises(TypeError, match="different assets"):
             act(small, Amount(1, SPL_USDC))
     assert small != Amount(1, SPL_USDC)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +116,8 @@ def test_no_text_makes_the_readers_raise_anything_else(text: str) -> None:
     networks.to_caip2(text)
     networks.to_v1(text)
     networks.matches(text, text)
-    try:
+    with suppress(MalformedError):
         networks.parse_caip2(text)
-    except MalformedError:
-        pass
 
 
 def test_a_network_is_added_by_data(table: None) -> None:

@@ -71,6 +71,11 @@ class ClientSettings(Settings):
     max_per_day: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_MAX_PER_DAY"))
 
     @property
+    def has_wallet(self) -> bool:
+        """Whether the environment names a key or a wallet file."""
+        return any((self.evm_private_key, self.svm_private_key, self.aimo_private_key, self.wallet_file))
+
+    @property
     def journal_path(self) -> str:
         """Where the journal is kept."""
         if self.journal:

@@ -73,6 +73,14 @@ class Ledger(Protocol):
         """Give back a nonce whose transaction provably never left, so that no gap jams the signer (fault D02)."""
         ...
 
+    async def mend_nonces(self, network: str, signer: str, chain_nonce: int) -> None:
+        """Hand back every nonce from the chain's on that was handed out and that no open payment holds.
+
+        A crash between `reserve_nonce` and `begin` leaves such a gap, and everything above it would wait for ever
+        (fault D02). For a signer's first use in a process, before anything else is reserved for it.
+        """
+        ...
+
     async def ping(self) -> None:
         """Prove that a write would succeed."""
         ...
@@ -113,8 +121,15 @@ class EvmChain(Protocol):
         """
         ...
 
+    async def knows(self, transaction: str) -> bool:
+        """Whether the node has the transaction, in its pool or in a block."""
+        ...
+
     async def receipt(self, transaction: str, *, timeout: float) -> EvmReceipt | None:
-        """The receipt once it exists, or None after `timeout` seconds. All waiters share one poll."""
+        """The receipt once it exists, or None after `timeout` seconds. All waiters share one poll.
+
+        Raises `UnavailableError` when the node answered no poll: silence is not absence (fault E01).
+        """
         ...
 
     async def logs(self, address: str, topics: Sequence[str | None], from_block: int) -> Sequence[tuple[str, Log]]:
@@ -131,6 +146,10 @@ class EvmChain(Protocol):
 class SvmChain(Protocol):
     """One Solana cluster. Nothing here blocks the loop; statuses are polled together (design D7)."""
 
+    async def check_cluster(self, network: str) -> None:
+        """Raise `MisconfiguredError` unless the node serves the cluster with this CAIP-2 id (fault D14)."""
+        ...
+
     async def blockhash(self) -> Blockhash: ...
 
     async def block_height(self) -> int: ...
@@ -146,7 +165,7 @@ class SvmChain(Protocol):
         ...
 
     async def status(self, signature: str, *, timeout: float) -> SvmStatus | None:
-        """The status once it is confirmed or failed, or None after `timeout` seconds. All waiters share one poll."""
+        """The status once it is confirmed, also of a failure, or None after `timeout` seconds; else as `receipt`."""
         ...
 
     async def transaction(self, signature: str) -> SvmTransaction | None: ...

@@ -107,12 +107,15 @@ class RpcEvmChain:
                 return
             if "nonce too low" in message:
                 # A used nonce is no refusal when it was used by these very bytes.
-                if await self._ask("eth_getTransactionByHash", transaction) is None:
+                if not await self.knows(transaction):
                     raise NotSent(error.message[:300]) from error
                 return
             if any(words in message for words in _REFUSALS):
                 raise NotSent(error.message[:300]) from error
             raise _unavailable(error) from error
+
+    async def knows(self, transaction: str) -> bool:
+        return await self._ask("eth_getTransactionByHash", transaction) is not None
 
     async def receipt(self, transaction: str, *, timeout: float) -> EvmReceipt | None:
         return await self._receipts.wait(transaction, timeout)

@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import json
 import queue
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -67,10 +69,10 @@ class SqlLedger:
 
     async def close(self) -> None:
         """Finish what is queued and close the database."""
-        if self._thread is not None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
             self._jobs.put(_STOP)
-            await asyncio.to_thread(self._thread.join)
-            self._thread = None
+            await asyncio.to_thread(thread.join)
 
     # The interface of ports.Ledger.
 
@@ -135,6 +137,9 @@ class SqlLedger:
 
     async def return_nonce(self, network: str, signer: str, nonce: int) -> None:
         await self._do(lambda connection: _return_nonce(connection, network, signer, nonce))
+
+    async def mend_nonces(self, network: str, signer: str, chain_nonce: int) -> None:
+        await self._do(lambda connection: _mend_nonces(connection, network, signer, chain_nonce))
 
     async def ping(self) -> None:
         await self._do(lambda connection: connection.execute(update(versions).values(version=SCHEMA_VERSION)))
@@ -227,18 +232,21 @@ class SqlLedger:
         """Run a batch in one transaction. A job that breaks the law has written nothing and fails alone; a failing
         database fails the batch, and then every job of it alone, so that each caller gets its own truth."""
         outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        job_failed = False
         try:
             with connection.begin():
                 for work, future in batch:
                     try:
                         outcomes.append((future, work(connection), None))
                     except SQLAlchemyError:
+                        job_failed = True
                         raise
                     except Exception as error:  # noqa: BLE001 - whatever it is belongs to the caller, not to this thread
                         outcomes.append((future, None, error))
             self.commits += 1
-        except SQLAlchemyError as error:
-            if len(batch) > 1:
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            # A database that can't begin or commit would fail each job alone as well, only slower.
+            if job_failed and len(batch) > 1:
                 for job in batch:
                     self._commit(connection, [job])
                 return
@@ -256,9 +264,9 @@ def _tell(future: asyncio.Future[Any], result: Any, failure: BaseException | Non
         else:
             future.set_result(result)
 
-    loop = future.get_loop()
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(resolve)
+    # A loop that was closed meanwhile has nobody left to tell.
+    with suppress(RuntimeError):
+        future.get_loop().call_soon_threadsafe(resolve)
 
 
 def _unavailable(error: Exception) -> UnavailableError:
@@ -347,3 +355,20 @@ def _reserve_nonce(connection: Connection, network: str, signer: str, chain_nonc
 def _return_nonce(connection: Connection, network: str, signer: str, nonce: int) -> None:
     statement = _upsert(connection, returned_nonces).values(network=network, signer=signer, nonce=nonce)
     connection.execute(statement.on_conflict_do_nothing())
+
+
+def _mend_nonces(connection: Connection, network: str, signer: str, chain_nonce: int) -> None:
+    row = (nonces.c.network == network) & (nonces.c.signer == signer)
+    following = connection.execute(select(nonces.c.next).where(row)).scalar()
+    if following is None or following <= chain_nonce:
+        return
+    open_rows = select(payments.c.stage).where(
+        payments.c.party == str(Party.FACILITATOR),
+        payments.c.state == str(State.INTENDED),
+        payments.c.network == network,
+    )
+    stages = [json.loads(stage) for (stage,) in connection.execute(open_rows)]
+    held = {stage["nonce"] for stage in stages if stage["sender"] == signer}
+    for nonce in range(chain_nonce, following):
+        if nonce not in held:
+            _return_nonce(connection, network, signer, nonce)

@@ -139,11 +139,16 @@ class Watch(Generic[T]):
         self._fetch = fetch
         self._longest = longest_seconds
         self._waiting: dict[str, list[asyncio.Future[T]]] = {}
+        self._answered: set[str] = set()
         self._delay = 0.0
         self._poll: asyncio.Task[None] | None = None
 
     async def wait(self, key: str, timeout: float) -> T | None:
-        """What `fetch` finds for `key`, or None when it finds nothing within `timeout` seconds."""
+        """What `fetch` finds for `key`, or None when it finds nothing within `timeout` seconds.
+
+        Raises `UnavailableError("rpc_unavailable")` when no fetch succeeded in that time: a node that can't be asked
+        has not said that there is nothing (fault E01).
+        """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(future)
         self._delay = 0.0
@@ -152,19 +157,23 @@ class Watch(Generic[T]):
         try:
             return await asyncio.wait_for(future, timeout)
         except TimeoutError:
-            return None
+            if key in self._answered:
+                return None
+            raise UnavailableError("rpc_unavailable", "the node answered no query in time") from None
         finally:
             waiters = self._waiting.get(key, [])
             if future in waiters:
                 waiters.remove(future)
             if not waiters:
                 self._waiting.pop(key, None)
+                self._answered.discard(key)
 
     async def _run(self) -> None:
         while self._waiting:
             keys = list(self._waiting)
             try:
                 found = await self._fetch(keys)
+                self._answered.update(key for key in keys if key in self._waiting)
             except (UnavailableError, RpcError):
                 # Nobody can be told anything by a node that does not answer: the waiters' own deadlines decide.
                 found = [None] * len(keys)

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from x402.chain import Blockhash, SvmAccount, SvmSimulation, SvmStatus, SvmTransaction, TokenBalance
-from x402.errors import UnavailableError
+from x402.errors import MisconfiguredError, UnavailableError
 from x402.ports import NotSent
 from x402.ports.rpc import JsonRpc, RpcError, Watch
 
+_CAIP2_REFERENCE = 32
 _STATUS_BATCH = 256
 _COMMITMENT = {"commitment": "confirmed"}
 _ALREADY = "already been processed"
@@ -31,6 +32,14 @@ class RpcSvmChain:
     async def aclose(self) -> None:
         """Close the connections."""
         await self.rpc.aclose()
+
+    async def check_cluster(self, network: str) -> None:
+        genesis = await self._ask("getGenesisHash")
+        if not isinstance(genesis, str):
+            raise UnavailableError("rpc_unavailable", "the node sent no genesis hash")
+        served = f"solana:{genesis[:_CAIP2_REFERENCE]}"
+        if served != network:
+            raise MisconfiguredError("wrong_chain", f"the node serves {served}, expected {network}")
 
     async def blockhash(self) -> Blockhash:
         value = _value(await self._ask("getLatestBlockhash", _COMMITMENT))
@@ -135,12 +144,13 @@ def _account(value: Any) -> SvmAccount:
 
 
 def _status(value: Any) -> SvmStatus | None:
-    """A status that decides something: a failure at any depth, or a success that is at least confirmed."""
+    """A status that decides something: one that is at least confirmed. What was merely processed may stand on a fork
+    that dies, a failure as well as a success, and the transaction may then land otherwise (fault A16)."""
     if value is None:
         return None
     error = _error(_member(value, "err"))
     confirmation = str(value.get("confirmationStatus") or "processed")
-    if error is None and confirmation == "processed":
+    if confirmation == "processed":
         return None
     return SvmStatus(_integer(_member(value, "slot")), confirmation, error)
 

@@ -45,6 +45,7 @@ _AUTHORIZATION_STATE = keccak(b"authorizationState(address,bytes32)")[:4]
 
 TRANSFER_TOPIC = "0x" + keccak(b"Transfer(address,address,uint256)").hex()
 AUTHORIZATION_USED_TOPIC = "0x" + keccak(b"AuthorizationUsed(address,bytes32)").hex()
+AUTHORIZATION_CANCELED_TOPIC = "0x" + keccak(b"AuthorizationCanceled(address,bytes32)").hex()
 
 _NONCE = re.compile(r"0x[0-9a-fA-F]{64}", re.ASCII)
 _SIGNATURE = re.compile(r"0x(?:[0-9a-fA-F]{2}){1,8192}", re.ASCII)
@@ -127,6 +128,10 @@ class SignedAuthorization:
         """The topics of the `AuthorizationUsed` event that this authorization, and no other, emits."""
         auth = self.authorization
         return AUTHORIZATION_USED_TOPIC, "0x" + address_word(auth.payer).hex(), "0x" + auth.nonce.hex()
+
+    def canceled_topics(self) -> tuple[str, str, str]:
+        """The topics of the `AuthorizationCanceled` event with which the payer took this authorization back."""
+        return AUTHORIZATION_CANCELED_TOPIC, *self.used_topics()[1:]
 
 
 def payable_asset(requirement: Requirement) -> Asset:
@@ -225,5 +230,5 @@ def moved(receipt: EvmReceipt, signed: SignedAuthorization) -> bool:
         if tuple(topic.lower() for topic in used.topics) != signed.used_topics():
             continue
         topics = tuple(topic.lower() for topic in transfer.topics)
-        return topics == wanted and transfer.data == "0x" + uint256(auth.value).hex()
+        return topics == wanted and transfer.data.lower() == "0x" + uint256(auth.value).hex()
     return False

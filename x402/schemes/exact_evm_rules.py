@@ -50,6 +50,7 @@ WORDS = {
     "invalid_exact_evm_payload_authorization_valid_after": "the authorization is not valid yet",
     "invalid_exact_evm_nonce_already_used": "this authorization was already used or cancelled on chain",
     "invalid_exact_evm_insufficient_balance": "the payer holds less USDC than the payment",
+    "invalid_exact_evm_payload_self_transfer": "payer and seller are the same account, so nothing would move",
     "invalid_exact_evm_signature": "the signature was not made by the payer for this payment",
     "invalid_exact_evm_transaction_simulation_failed": "the transfer would revert on chain",
     "asset_restricted": "the token is paused, or has blocked the payer or the payee",
@@ -80,6 +81,8 @@ def read(payment: Payment, requirement: Requirement) -> SignedAuthorization:
         raise _refusal_of(
             signed, "invalid_exact_evm_recipient_mismatch", f"pays {auth.payee}, not {requirement.pay_to}"
         )
+    if auth.payee == auth.payer:
+        raise _refusal_of(signed, "invalid_exact_evm_payload_self_transfer")
     if auth.value != requirement.amount:
         reason = (
             "invalid_exact_evm_authorization_value"

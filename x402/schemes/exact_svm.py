@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Callable
-from typing import Any
 
 from solders.hash import Hash
 from solders.instruction import AccountMeta
@@ -54,9 +53,9 @@ DYNAMIC_EXTRA = frozenset({"recentBlockhash", "lastValidBlockHeight"})
 _PAYER_SLOT = 1
 
 
-def offer_extra(fee_payer: str, *, memo: str = "", blockhash: Blockhash | None = None) -> dict[str, Any]:
+def offer_extra(fee_payer: str, *, memo: str = "", blockhash: Blockhash | None = None) -> dict[str, str]:
     """The `extra` of an offer: the facilitator's fee payer, and optionally a memo and a blockhash for the client."""
-    extra: dict[str, Any] = {"feePayer": fee_payer}
+    extra = {"feePayer": fee_payer}
     if memo:
         extra["memo"] = memo
     if blockhash is not None:
@@ -128,7 +127,7 @@ def sign(transaction: bytes, signer: Callable[[bytes], bytes]) -> bytes:
     return bytes(VersionedTransaction.populate(message, signatures))
 
 
-def payload(transaction: bytes) -> dict[str, Any]:
+def payload(transaction: bytes) -> dict[str, str]:
     """What travels as `payload` of a payment, in v1 and v2 alike."""
     return {"transaction": base64.b64encode(transaction).decode()}
 

@@ -45,6 +45,7 @@ _TRANSACTION_ERRORS = {
     "InvalidAccountForFee": "the fee payer is not an ordinary wallet",
 }
 _FEE_PAYER_ERRORS = frozenset({"AccountNotFound", "InsufficientFundsForFee"})
+_UNCLEAR = "an error that is not understood"
 _NAME = re.compile(r"[A-Za-z]{1,64}", re.ASCII)
 
 
@@ -77,7 +78,8 @@ def destination_problem(account: SvmAccount | None, requirement: Requirement) ->
     by SetAuthority would send the money to somebody else. Raises `RefusedError` for an asset that is not known.
     """
     asset = pinned_asset(requirement)
-    if account is None or (not account.data and not account.lamports):
+    # Somebody may have sent lamports to the address before the token account was created there.
+    if account is None or not account.data:
         return why.refusal(
             why.DESTINATION_MISSING,
             f"{requirement.pay_to} has no token account for {asset.symbol}; the seller creates it once, for example "
@@ -148,22 +150,21 @@ def _parse(error: str) -> tuple[str, int, str | int]:
         value = json.loads(error)
     except (ValueError, RecursionError):
         value = error
-    name, detail = value, None
+    name, detail = _variant(value)
+    if name != "InstructionError":
+        index = detail.get("account_index") if isinstance(detail, dict) else None
+        return name, index if type(index) is int else -1, ""
+    if not isinstance(detail, list) or len(detail) != 2 or type(detail[0]) is not int:
+        return _UNCLEAR, -1, ""
+    inner, argument = _variant(detail[1])
+    return name, detail[0], argument if inner == "Custom" and type(argument) is int else inner
+
+
+def _variant(value: Any) -> tuple[str, Any]:
+    """Name and content of a Rust enum in JSON: `"Name"` or `{"Name": content}`. Foreign text never gets through."""
+    content: Any = None
     if isinstance(value, dict) and len(value) == 1:
-        ((name, detail),) = value.items()
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        return "an error that is not understood", -1, ""
-    if name == "InstructionError" and isinstance(detail, list) and len(detail) == 2 and type(detail[0]) is int:
-        return name, detail[0], _inner(detail[1])
-    if name == "InstructionError":
-        return "an error that is not understood", -1, ""
-    index = detail.get("account_index") if isinstance(detail, dict) else None
-    return name, index if type(index) is int else -1, ""
-
-
-def _inner(error: Any) -> str | int:
-    if isinstance(error, dict) and type(error.get("Custom")) is int:
-        return int(error["Custom"])
-    if isinstance(error, dict) and len(error) == 1:
-        (error,) = error
-    return error if isinstance(error, str) and _NAME.fullmatch(error) else "an error that is not understood"
+        ((value, content),) = value.items()
+    if isinstance(value, str) and _NAME.fullmatch(value):
+        return value, content
+    return _UNCLEAR, None

@@ -31,11 +31,11 @@ def subject_of(payment: Payment, requirement: Requirement, *, fingerprint: str =
     if requirement.network.startswith(networks.EIP155 + ":"):
         return evm_subject(_read_evm(payment, requirement), payment, requirement, fingerprint=fingerprint)
     managed = frozenset({str(requirement.extra.get("feePayer", ""))})
-    signed = exact_svm_rules.check(payment, requirement, managed=managed, limits=_ANY_FEE)
+    signed = exact_svm_rules.check(payment, requirement, managed=managed, limits=ANY_FEE)
     return svm_subject(signed, payment, requirement, fingerprint=fingerprint)
 
 
-_ANY_FEE = exact_svm_rules.SvmLimits(
+ANY_FEE = exact_svm_rules.SvmLimits(
     compute_limit=2**32 - 1, compute_price=2**64 - 1, priority_fee=2**64 - 1, guards=16, memo_required=False
 )
 """What a fee payer sponsors is its own facilitator's decision."""

@@ -150,7 +150,7 @@ def parse_challenge(value: object) -> Challenge:
     unreadable: list[Unreadable] = []
     for index, offer in enumerate(offers):
         try:
-            accepts.append(read_model(Requirement, offer, code=CODE))
+            accepts.append(read_model(Requirement, v1.requirement_in(offer), code=CODE))
         except MalformedError as error:
             unreadable.append(Unreadable(index=index, reason=error.message))
     shell = read_model(Challenge, common, code=CODE)

@@ -46,7 +46,7 @@ def _constant(name: str) -> NoReturn:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > DIGIT_LIMIT:
+    if len(digits.lstrip("-")) > DIGIT_LIMIT:
         raise _Refusal(f"an integer has more than {DIGIT_LIMIT} digits")
     return int(digits)
 

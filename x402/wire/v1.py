@@ -50,7 +50,7 @@ def requirement_in(value: Any) -> Any:
 
 
 def challenge_in(value: Mapping[str, Any], *, code: str) -> tuple[int, list[Any], dict[str, Any]]:
-    """Version, offers with v2 members, and the remaining v2 members of a challenge in any dialect."""
+    """Version, offers as they came, and the remaining v2 members of a challenge in any dialect."""
     offers = value.get("accepts")
     if not isinstance(offers, list):
         raise MalformedError(code, "accepts: a list of offers is required")
@@ -62,13 +62,7 @@ def challenge_in(value: Mapping[str, Any], *, code: str) -> tuple[int, list[Any]
         common["error"] = common["error"].get("message")
     if common["resource"] is None or isinstance(common["resource"], str):
         common["resource"] = resource_in(first | {"resource": common["resource"] or first.get("resource")})
-    translated: list[Any] = []
-    for offer in offers:
-        try:
-            translated.append(requirement_in(offer))
-        except MalformedError as error:
-            translated.append(error.message)
-    return version, translated, common
+    return version, offers, common
 
 
 def resource_in(offer: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,0 +1,229 @@
+"""A small town for the gateway's tests: a real ledger, real signatures, and a bank in place of facilitator and chain."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+from coincurve import PrivateKey
+from fastapi import FastAPI
+from solders.keypair import Keypair
+
+from x402 import networks
+from x402.errors import RefusedError
+from x402.gateway.paywall import Paywall
+from x402.lifecycle import Entry, Party
+from x402.ports.ledger import SqlLedger
+from x402.schemes import exact_evm, exact_svm
+from x402.schemes.eip712 import checksum, keccak
+from x402.schemes.subject import subject_of
+from x402.wire.challenge import Challenge, Requirement, parse_challenge
+from x402.wire.facilitation import Kind, Supported, Verification
+from x402.wire.payment import Payment
+from x402.wire.receipt import Receipt, read_receipt
+
+EVM, SVM = networks.BASE_SEPOLIA, networks.SOLANA_DEVNET
+SELLER_EVM = checksum("0x" + "5e" * 20)
+SELLER_SVM = str(Keypair.from_seed(bytes([7] * 32)).pubkey())
+FEE_PAYER = str(Keypair.from_seed(bytes([9] * 32)).pubkey())
+PAY_TO = {EVM: SELLER_EVM, SVM: SELLER_SVM}
+NOW = 1_800_000_000
+
+Settling = Callable[[Payment, Requirement], Awaitable[Receipt]]
+
+
+@dataclass
+class Bank:
+    """Facilitator and chain in one: verifies by signature, and moves the money of each payment once.
+
+    `script` holds what the next settlements do instead of telling the truth.
+    """
+
+    balances: dict[str, int] = field(default_factory=dict)
+    moved: dict[str, str] = field(default_factory=dict)
+    script: list[Callable[[str, Receipt], Receipt | Awaitable[Receipt]]] = field(default_factory=list)
+    verdicts: list[Verification | Exception] = field(default_factory=list)
+    kinds: Supported | Exception | None = None
+    asked: list[str] = field(default_factory=list)
+
+    async def verify(self, payment: Payment, requirement: Requirement) -> Verification:
+        self.asked.append("verify")
+        if self.verdicts:
+            verdict = self.verdicts.pop(0)
+            if isinstance(verdict, Exception):
+                raise verdict
+            return verdict
+        try:
+            subject = subject_of(payment, requirement)
+            if requirement.network == EVM:
+                asset = exact_evm.payable_asset(requirement)
+                if exact_evm.read_payload(payment.payload, asset).recovered != subject.payer:
+                    raise RefusedError("invalid_exact_evm_signature", "signature")
+        except RefusedError as error:
+            return Verification.invalid(error.code, error.message)
+        if (subject.amount, subject.payee) != (requirement.amount, requirement.pay_to):
+            return Verification.invalid("invalid_payment", "amount or payee")
+        if subject.pay_id in self.moved:
+            return Verification.invalid("nonce_already_used", "used")
+        return Verification.valid(subject.payer)
+
+    async def settle(self, payment: Payment, requirement: Requirement) -> Receipt:
+        self.asked.append("settle")
+        subject = subject_of(payment, requirement)
+        if self.balances.get(subject.payer, 10**9) < subject.amount and subject.pay_id not in self.moved:
+            truth = Receipt.refused("insufficient_funds", "the balance is too low", subject.network, subject.payer)
+        else:
+            transaction = self.moved.get(subject.pay_id) or f"0x{keccak(subject.pay_id.encode()).hex()}"
+            truth = Receipt.settled(transaction, subject.network, subject.payer)
+        if self.script:
+            told = self.script.pop(0)(subject.pay_id, truth)
+            return await told if isinstance(told, Awaitable) else told
+        await asyncio.sleep(0)
+        return self.move(subject.pay_id, truth)
+
+    def move(self, pay_id: str, truth: Receipt) -> Receipt:
+        if truth.success:
+            self.moved[pay_id] = truth.transaction
+        return truth
+
+    async def supported(self) -> Supported:
+        self.asked.append("supported")
+        if isinstance(self.kinds, Exception):
+            raise self.kinds
+        return self.kinds or Supported(
+            kinds=(
+                Kind(version=2, scheme="exact", network=EVM, extra={"name": "Evil Coin", "features": {"a": 1}}),
+                Kind(version=2, scheme="exact", network=SVM, extra={"feePayer": FEE_PAYER}),
+            ),
+            signers={"solana:*": [FEE_PAYER]},
+        )
+
+
+@dataclass
+class Payer:
+    """Signs payments, each with another nonce."""
+
+    key: PrivateKey = field(default_factory=lambda: PrivateKey(bytes([3] * 32)))
+    keypair: Keypair = field(default_factory=lambda: Keypair.from_seed(bytes([4] * 32)))
+    signed: int = 0
+
+    @property
+    def address(self) -> str:
+        return checksum("0x" + keccak(self.key.public_key.format(compressed=False)[1:])[-20:].hex())
+
+    def pay(
+        self, challenge: Challenge, network: str = EVM, *, version: int = 2, lifetime: int = 300, now: int = NOW
+    ) -> dict[str, str]:
+        """The header that pays one offer of a challenge."""
+        offer = next(offer for offer in challenge.accepts if offer.network == network)
+        return self.header(self.payment(offer, challenge, version=version, lifetime=lifetime, now=now))
+
+    def payment(
+        self, offer: Requirement, challenge: Challenge, *, version: int = 2, lifetime: int = 300, now: int = NOW
+    ) -> Payment:
+        payload = self.payload(offer, lifetime=lifetime, now=now)
+        if version == 1:
+            return Payment(version=1, scheme="exact", network=offer.network, payload=payload)
+        return Payment.of(offer, payload, resource=challenge.resource)
+
+    def payload(self, offer: Requirement, *, lifetime: int = 300, now: int = NOW) -> dict[str, Any]:
+        self.signed += 1
+        if offer.network == SVM:
+            bare = exact_svm.build(
+                offer, str(self.keypair.pubkey()), "4uQeVj5tqViQh7yWWGStvkEG1Zmhx6uasJtWCJziofM", b"%032x" % self.signed
+            )
+            return exact_svm.payload(exact_svm.sign(bare, lambda message: bytes(self.keypair.sign_message(message))))
+        authorization = exact_evm.build(
+            offer, self.address, now=now, nonce=self.signed.to_bytes(32, "big"), lifetime_seconds=lifetime
+        )
+
+        def sign(digest: bytes) -> bytes:
+            signature = self.key.sign_recoverable(digest, hasher=None)
+            return signature[:64] + bytes([signature[64] + 27])
+
+        return exact_evm.payload(authorization, exact_evm.payable_asset(offer), sign)
+
+    @staticmethod
+    def header(payment: Payment) -> dict[str, str]:
+        return {payment.header_name: payment.as_header()}
+
+
+@dataclass
+class Shop:
+    """A paid app with everything around it."""
+
+    app: FastAPI
+    bank: Bank
+    ledger: SqlLedger
+    payer: Payer
+    runs: list[str] = field(default_factory=list)
+    now: int = NOW
+    strict: bool = True
+    client: httpx.AsyncClient = field(init=False)
+    paywall: Paywall = field(init=False)
+
+    def open(self, routes: Mapping[str, Any] | None = None, app: Any = None, **options: Any) -> httpx.AsyncClient:
+        """Put the paywall before the app (again, as after a restart) and return a client."""
+        options = {"pay_to": PAY_TO, "facilitator": self.bank, "ledger": self.ledger} | options
+        inner = self.app if app is None else app
+        self.paywall = Paywall(inner, routes=routes, clock=lambda: self.now, **options)
+        transport = httpx.ASGITransport(self.paywall, raise_app_exceptions=self.strict)
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://shop.test")
+        return self.client
+
+    async def challenge(self, path: str = "/report", method: str = "GET", **options: Any) -> Challenge:
+        response = await self.client.request(method, path, **options)
+        assert response.status_code == 402, response.text
+        return challenge_of(response)
+
+    async def entry(self) -> Entry:
+        """The only payment that the gateway has in its ledger and that is not resolved."""
+        (entry,) = await self.ledger.unresolved(Party.GATEWAY)
+        return entry
+
+
+def challenge_of(response: httpx.Response) -> Challenge:
+    return parse_challenge(json.loads(base64.b64decode(response.headers["payment-required"])))
+
+
+def receipt_of(response: httpx.Response) -> Receipt:
+    receipt = read_receipt(response.headers.multi_items())
+    assert receipt is not None, response.headers
+    return receipt
+
+
+@pytest.fixture
+async def ledger() -> AsyncIterator[SqlLedger]:
+    async with SqlLedger("sqlite://", clock=lambda: NOW) as ledger:
+        yield ledger
+
+
+@pytest.fixture
+async def shop(ledger: SqlLedger) -> AsyncIterator[Shop]:
+    shop = Shop(FastAPI(), Bank(), ledger, Payer())
+
+    @shop.app.get("/report")
+    async def report(q: str = "") -> dict[str, str]:
+        shop.runs.append(f"report {q}")
+        return {"report": f"secret {len(shop.runs)}"}
+
+    @shop.app.get("/free")
+    async def free() -> dict[str, str]:
+        return {"free": "yes"}
+
+    yield shop
+    await shop.paywall.till.drain(5)
+
+
+@pytest.fixture
+def town() -> Any:
+    """The names of this file, for tests that cannot import it."""
+    import types
+
+    return types.SimpleNamespace(**globals())

@@ -1,0 +1,50 @@
+"""All commands in one tree, in the order in which a newcomer needs them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from x402.cli import buy, demo, devnet, inspect, serve, wallet
+from x402.cli.failures import Reporting
+
+app = typer.Typer(
+    cls=Reporting,
+    help="Pay for one HTTP answer at a time, in USDC, on Base or Solana; sell answers; settle payments.",
+    epilog="New here? Type: x402 demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_TRY, _BUY, _RUN = "Try it offline", "Buy", "Sell and settle"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from x402 import __version__
+
+        typer.echo(f"x402-engine {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("demo", rich_help_panel=_TRY)(demo.demo)
+app.add_typer(devnet.app, name="devnet", rich_help_panel=_TRY)
+app.command("inspect", rich_help_panel=_TRY)(inspect.inspect)
+app.add_typer(wallet.app, name="wallet", rich_help_panel=_BUY)
+app.command("models", rich_help_panel=_BUY)(buy.models)
+app.command("quote", rich_help_panel=_BUY)(buy.quote)
+app.command("chat", rich_help_panel=_BUY)(buy.chat)
+app.command("gateway", rich_help_panel=_RUN)(serve.gateway)
+app.command("facilitator", rich_help_panel=_RUN)(serve.facilitator)

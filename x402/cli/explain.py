@@ -1,0 +1,160 @@
+"""Any x402 message in words: which kind it is, what each member means, and what is wrong with it.
+
+Pure: the text and the time come in, an `Explanation` goes out. Nothing here believes a signature that it did not check.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from x402 import networks
+from x402.errors import MalformedError
+from x402.money import Amount, show_units
+from x402.wire.headers import decode_header
+from x402.wire.strict import BODY_LIMIT, parse_object
+
+TEXT_LIMIT = 2 * BODY_LIMIT
+RECEIPT_COMMENT = ": x402-receipt "
+
+_HEADER_LINE = re.compile(r"[A-Za-z][A-Za-z-]{2,63}:\s*(\S+)")
+_QUOTE_TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A group of facts under a title, and what is wrong in it."""
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A message in words. `kind` is a name for programs, `summary` one sentence, `message` the decoded JSON."""
+
+    kind: str
+    summary: str
+    sections: tuple[Section, ...]
+    problems: tuple[str, ...] = ()
+    message: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def all_problems(self) -> tuple[str, ...]:
+        """Every problem, those of sections after those of the whole."""
+        inside = (f"{section.title}: {problem}" for section in self.sections for problem in section.problems)
+        return (*self.problems, *inside)
+
+    def as_json(self) -> dict[str, Any]:
+        """The explanation for programs."""
+        return {
+            "kind": self.kind,
+            "summary": self.summary,
+            "sections": [
+                {"title": section.title, "facts": dict(section.facts), "problems": list(section.problems)}
+                for section in self.sections
+            ],
+            "problems": list(self.all_problems),
+            "message": dict(self.message),
+        }
+
+
+def explain(text: str, *, now: int) -> Explanation:
+    """What a header value, header line, JSON body, quote token or stream comment says.
+
+    `now` is in unix seconds. Raises `MalformedError`: `unrecognised` for what is no x402 message, and the reader's own
+    code for one that is broken.
+    """
+    bare = text.strip()
+    if len(bare) > TEXT_LIMIT:
+        raise MalformedError("unrecognised", f"no x402 message is longer than {TEXT_LIMIT} characters")
+    if bare.startswith(RECEIPT_COMMENT.strip()):
+        bare = bare.removeprefix(RECEIPT_COMMENT.strip()).strip()
+    line = _HEADER_LINE.fullmatch(bare)
+    if line is not None:
+        bare = line[1]
+    if bare.startswith("{"):
+        return explain_message(parse_object(bare), now=now)
+    if _QUOTE_TOKEN.fullmatch(bare) is not None:
+        from x402.cli.explain_offer import explain_quote_token
+
+        return explain_quote_token(bare, now=now)
+    try:
+        message = decode_header(bare, code="unrecognised")
+    except MalformedError as error:
+        raise MalformedError(
+            "unrecognised", f"this is no URL, no JSON object and no x402 header value: {error.message}"
+        ) from error
+    return explain_message(message, now=now)
+
+
+def explain_message(message: dict[str, Any], *, now: int) -> Explanation:
+    """What a JSON object says, told apart by its members. Raises as `explain` does."""
+    from x402.cli import explain_offer, explain_payment, explain_receipt
+
+    if "accepts" in message:
+        return explain_offer.explain_challenge(message, now=now)
+    if "paymentPayload" in message:
+        return explain_payment.explain_facilitation(message, now=now)
+    if "payload" in message:
+        return explain_payment.explain_payment(message, now=now)
+    if "success" in message:
+        return explain_receipt.explain_receipt(message)
+    if "isValid" in message:
+        return explain_receipt.explain_verification(message)
+    if "kinds" in message:
+        return explain_receipt.explain_supported(message)
+    if "payTo" in message:
+        return explain_offer.explain_challenge({"accepts": [message]}, now=now)
+    members = ", ".join(sorted(message)[:8]) or "none"
+    raise MalformedError("unrecognised", f"a JSON object, but no x402 message; its members: {members}")
+
+
+def title_of(network: str) -> str:
+    """A network for people: its title, its id, and whether its money is real."""
+    known = networks.find(network)
+    if known is None:
+        return f"{network} (unknown)"
+    return f"{known.title} ({known.id}), {'test network, play money' if known.testnet else 'REAL MONEY'}"
+
+
+def money(units: int, network: str, asset: str) -> str:
+    """An atomic amount for people; only a pinned asset has decimals that can be believed."""
+    known = networks.find(network)
+    pinned = known.asset(asset) if known else None
+    if pinned is None:
+        return f"{units} atomic units of a token that is not known"
+    if not 0 <= units <= pinned.largest:
+        return f"{units} atomic units, which {pinned.symbol} cannot express"
+    return f"{Amount(units, pinned)} ({units} atomic)"
+
+
+def usd(units: int) -> str:
+    """Atomic USDC (6 decimals) as dollars."""
+    return "$" + show_units(units, 6)
+
+
+def span(seconds: int) -> str:
+    """A length of time in the largest units that matter."""
+    rest = abs(seconds)
+    parts = []
+    for name, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        if count:
+            parts.append(f"{count:,} {name}")
+    return " ".join(parts[:2]) or "0 s"
+
+
+def deadline(at: int, now: int) -> str:
+    """A unix second relative to now."""
+    return f"{span(at - now)} from now" if at > now else f"{span(now - at)} ago"
+
+
+def compact(value: Any) -> str:
+    """JSON in one line, cut to a length that fits a screen."""
+    text = json.dumps(value, ensure_ascii=True, separators=(", ", ": "))
+    return text if len(text) <= 300 else text[:300] + "…"

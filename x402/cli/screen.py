@@ -1,0 +1,72 @@
+"""What a person sees: one look for all commands. Colours vanish for `NO_COLOR`, pipes and dumb terminals.
+
+Answers go to standard output; progress and errors go to standard error, so that output can be piped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_JSON = "x402.json"
+_NARROW, _WIDE = 60, 110
+
+
+def _remember(context: typer.Context, wanted: bool) -> bool:
+    # Errors are reported by the root, which must know how; `meta` is shared with it.
+    context.meta[_JSON] = wanted
+    return wanted
+
+
+AsJson = Annotated[bool, typer.Option("--json", callback=_remember, help="Print JSON for programs, errors too.")]
+"""The option that every command has which prints data."""
+
+
+def wants_json(context: typer.Context) -> bool:
+    """Whether `--json` was typed for the command that runs in this context."""
+    return bool(context.meta.get(_JSON))
+
+
+@cache
+def _console(stream: TextIO) -> Console:
+    from rich.console import Console
+
+    console = Console(file=stream, highlight=False, soft_wrap=False, emoji=False)
+    # A terminal as wide as a desk makes tables that nobody can read.
+    console.width = max(_NARROW, min(console.width, _WIDE))
+    return console
+
+
+def out() -> Console:
+    """Standard output."""
+    return _console(sys.stdout)
+
+
+def err() -> Console:
+    """Standard error."""
+    return _console(sys.stderr)
+
+
+def write_json(value: Mapping[str, Any] | list[Any]) -> None:
+    """One JSON document on standard output."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@contextmanager
+def working(words: str, *, quiet: bool = False) -> Iterator[None]:
+    """A spinner on standard error while something long goes on; nothing when it is no terminal, or `quiet`."""
+    console = err()
+    if quiet or not console.is_terminal:
+        yield
+        return
+    with console.status(f"[dim]{words}[/dim]", spinner="dots"):
+        yield

@@ -1,0 +1,262 @@
+"""One logical call, from 402 to answer, without any I/O of its own.
+
+`journey` is a generator. It yields what it needs done (`Send` the request, `Ask` a node, `Do` some work that touches
+the journal or a key) and receives what came of it; the seats in `auth` do these things, blocking or not. Its promises
+(design §2.4, faults A09, A23, B06, B11, B15):
+
+- it signs at most once, and not at all while an earlier payment for the same request may still be taken;
+- what it exposes is in the journal first, and stays there until there is evidence;
+- an earlier payment for the same request that got no answer is presented again, byte for byte, before anything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from x402 import networks
+from x402.client import choose as choosing
+from x402.client.budget import Limits, cap_per_call
+from x402.client.choose import Buyer, Choice, Policy
+from x402.client.draft import ENTROPY_BYTES, blockhash_question, draft, needs_blockhash, read_blockhash
+from x402.client.journal import Journal, Record
+from x402.client.owner import Call
+from x402.client.verdict import Reply, Verdict, judge, origin
+from x402.client.wallet import Wallet
+from x402.errors import DeclinedError, MalformedError, UnavailableError, X402Error
+from x402.wire.challenge import BalanceEmpty, Challenge, read_challenge
+from x402.wire.headers import PAYMENT_RESPONSE, X_PAYMENT_RESPONSE
+from x402.wire.receipt import Receipt, read_receipt
+
+PAYMENT_REQUIRED_STATUS = 402
+EXTENSION = "x402"
+"""Key of `response.extensions` under which the `Outcome` of a call is kept."""
+_EXPOSE = ("Access-Control-Expose-Headers", f"{PAYMENT_RESPONSE},{X_PAYMENT_RESPONSE}")
+"""Every SDK client sends it with a payment, as a request header (protocol page §1.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The request that the caller made. `url` is absolute; `paid` says that the caller attached a payment itself."""
+
+    method: str
+    url: str
+    body: bytes
+    paid: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """What makes two requests the same, whoever pays: method, URL and body."""
+        parts = (self.method.upper(), self.url.partition("#")[0], hashlib.sha256(self.body).hexdigest())
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send the wanted request to `url` with these fields added. The answer is a `Reply`.
+
+    When `payment` is set, the request carries money: its headers must not survive a redirect.
+    """
+
+    url: str
+    payment: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Post JSON to a chain's node. The answer is a `Reply`."""
+
+    url: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Do:
+    """Work that may block on a disk or a signer. The answer is what `work` returns."""
+
+    work: Callable[[], object]
+
+
+Effect = Send | Ask | Do
+T = TypeVar("T")
+Journey = Generator[Effect, Any, T]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a call ended. `record` is None when nothing was paid; `pending` that money may still move for it.
+
+    `unread` says that the payment is answered once the reply's body has been read to its end.
+    """
+
+    record: Record | None = None
+    receipt: Receipt | None = None
+    unread: bool = False
+    pending: bool = False
+
+
+def outcome_of(response: Any) -> Outcome | None:
+    """How the call that ended in this response was paid, or None when nothing of ours was in its way."""
+    outcome = response.extensions.get(EXTENSION)
+    return outcome if isinstance(outcome, Outcome) else None
+
+
+def receipt_of(response: Any) -> Receipt | None:
+    """The receipt that came with a response, or None; one that cannot be read is none."""
+    outcome = outcome_of(response)
+    if outcome is not None and outcome.receipt is not None:
+        return outcome.receipt
+    try:
+        return read_receipt(response.headers.multi_items())
+    except MalformedError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """With what, and within which bounds, a client pays. `clock` gives unix seconds, `entropy(n)` n random bytes.
+
+    `svm_rpc` are node URLs by CAIP-2 network; `""` stands for every network that is not named.
+    """
+
+    wallet: Wallet
+    policy: Policy
+    limits: Limits
+    journal: Journal
+    clock: Callable[[], int]
+    entropy: Callable[[int], bytes]
+    svm_rpc: Mapping[str, str]
+
+
+def journey(wanted: Wanted, terms: Terms, call: Call) -> Journey[Outcome]:
+    """The whole call. Raises `DeclinedError`, `UnpaidError`, `PendingError`, `MalformedError` or `UnavailableError`.
+
+    Whatever it raises, the last reply is of no use to the caller; whatever it returns, the last reply is the answer.
+    """
+    if wanted.paid:
+        yield Send(wanted.url)
+        return Outcome()
+    reply: Reply | None = None
+    while (owed := (yield from _do(partial(terms.journal.recall, wanted.fingerprint, call)))) is not None:
+        verdict = yield from _present(wanted, owed)
+        reply = verdict.reply
+        if verdict.pending or not 400 <= reply.status < 500 or owed.alive(terms.clock()):
+            return (yield from _conclude(terms, owed, verdict))
+        # The signature is dead and the seller has no answer for it, so this call may be paid for anew.
+        yield from _do(partial(_write, terms, owed, verdict, answered=True))
+        if reply.status != PAYMENT_REQUIRED_STATUS:
+            reply = None
+    if reply is None:
+        reply = yield Send(wanted.url)
+    if reply.status != PAYMENT_REQUIRED_STATUS:
+        return Outcome()
+    challenge = read_challenge(reply.headers, reply.body)
+    if isinstance(challenge, BalanceEmpty):
+        return Outcome()
+    _check_place(wanted, reply)
+    record = yield from _sign(wanted, terms, call, challenge, reply.url)
+    verdict = yield from _present(wanted, record)
+    return (yield from _conclude(terms, record, verdict))
+
+
+def _sign(wanted: Wanted, terms: Terms, call: Call, challenge: Challenge, url: str) -> Journey[Record]:
+    """Choose, hold, sign, and write down: in this order, and nothing leaves before the last is on the disk."""
+    journal, host = terms.journal, _host(wanted.url)
+    choice = choosing.choose(challenge, _buyer(wanted, terms), terms.policy)
+    blockhash = ""
+    if needs_blockhash(choice):
+        answer: Reply = yield Ask(_node(choice, terms), blockhash_question())
+        blockhash = read_blockhash(answer.status, answer.body)
+    payment = draft(
+        choice, challenge, terms.wallet,
+        now=terms.clock(), lifetime_seconds=terms.policy.lifetime_seconds, entropy=terms.entropy(ENTROPY_BYTES),
+        blockhash=blockhash, fingerprint=wanted.fingerprint, record=_remember(wanted, choice, url),
+    )  # fmt: skip
+    pay_id = payment.subject.pay_id
+    yield from _do(partial(journal.hold, payment.subject, host=host, usd=choice.usd, limits=terms.limits, call=call))
+    try:
+        signed = yield from _do(payment.sign)
+    except X402Error:
+        yield from _do(partial(journal.release, pay_id, "never signed"))
+        raise
+    return (yield from _do(partial(journal.expose, pay_id, signed.header_name, signed.as_header())))
+
+
+def _conclude(terms: Terms, record: Record, verdict: Verdict) -> Journey[Outcome]:
+    """Write down what the reply proves, then hand the reply to the caller or say why it is none."""
+    answered = verdict.hopeless or (verdict.delivers and verdict.reply.complete)
+    try:
+        record = yield from _do(partial(_write, terms, record, verdict, answered=answered))
+    except UnavailableError:
+        # The answer is here, so it is not withheld. The row stays as it was, which is the side that forgets nothing.
+        if verdict.error is None:
+            return Outcome(record, verdict.receipt, pending=verdict.pending)
+    if verdict.error is not None:
+        raise verdict.error
+    return Outcome(record, verdict.receipt, unread=verdict.delivers and not answered, pending=verdict.pending)
+
+
+def _write(terms: Terms, record: Record, verdict: Verdict, *, answered: bool) -> Record:
+    return terms.journal.conclude(
+        record.pay_id, event=verdict.event, stage=verdict.stage, receipt=verdict.receipt, answered=answered
+    )
+
+
+def _do(work: Callable[[], T]) -> Journey[T]:
+    result: T = yield Do(work)
+    return result
+
+
+def _present(wanted: Wanted, record: Record) -> Journey[Verdict]:
+    """Present a signed payment where its 402 came from, and judge the reply."""
+    url = record.entry.subject.record.get("at") or wanted.url
+    reply: Reply = yield Send(url, ((record.header_name, record.header), _EXPOSE))
+    return judge(reply, record.entry.subject, sent_to=url)
+
+
+def _check_place(wanted: Wanted, reply: Reply) -> None:
+    """A payment is presented where the 402 came from, which must be the origin that was asked (fault B05)."""
+    if origin(reply.url) != origin(wanted.url):
+        raise DeclinedError(
+            "cross_origin_challenge",
+            f"{origin(wanted.url)} was asked and {origin(reply.url)} wants to be paid; ask it directly if you trust it",
+        )
+    if reply.method.upper() != wanted.method.upper():
+        raise DeclinedError("redirected_challenge", f"a redirect turned the {wanted.method} into a {reply.method}")
+
+
+def _host(url: str) -> str:
+    parts = urlsplit(url)
+    default = {"http": 80, "https": 443}.get(parts.scheme.lower())
+    host = (parts.hostname or "").lower()
+    return host if parts.port in (None, default) else f"{host}:{parts.port}"
+
+
+def _buyer(wanted: Wanted, terms: Terms) -> Buyer:
+    parts, wallet = urlsplit(wanted.url), terms.wallet
+    return Buyer(
+        addresses={networks.EIP155: wallet.evm_address, networks.SOLANA: wallet.svm_address},
+        host=_host(wanted.url),
+        secure=choosing.is_secure(parts.scheme.lower(), (parts.hostname or "").lower()),
+        testnet_only=wallet.testnet_only,
+        cap=cap_per_call(terms.policy.max_per_call, terms.limits.per_call, default=choosing.DEFAULT_CAP),
+    )
+
+
+def _node(choice: Choice, terms: Terms) -> str:
+    network = networks.get(choice.requirement.network)
+    url = terms.svm_rpc.get(network.id) or terms.svm_rpc.get("") or network.rpc_url
+    if not url:
+        raise UnavailableError("blockhash_unavailable", f"no node is known for {network.title}: set X402_SVM_RPC_URL")
+    return url
+
+
+def _remember(wanted: Wanted, choice: Choice, url: str) -> dict[str, Any]:
+    """What the journal keeps besides: what was bought, without the query, and where a redirect led, if one did."""
+    bought = wanted.url.partition("?")[0].partition("#")[0]
+    record = {"method": wanted.method.upper(), "url": bought, "price": str(choice.amount)}
+    return record if url == wanted.url else record | {"at": url}

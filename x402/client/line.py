@@ -1,0 +1,173 @@
+"""What a chat caller does, as steps: which requests, which waits, and how replies are read. No I/O of its own.
+
+A response here is one of httpx or httpx2, of which only what both have in common is used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from x402.client.answers import (
+    Chunk,
+    Completion,
+    Fields,
+    Quotation,
+    errors_of,
+    read_chunk,
+    read_completion,
+    read_models,
+    read_quotation,
+    receipt_in,
+    request_id,
+)
+from x402.client.events import Comment, EventDecoder
+from x402.client.flow import outcome_of, receipt_of
+from x402.errors import ApiError, Moved, PendingError
+from x402.lifecycle import State
+from x402.wire.receipt import Receipt
+
+_WAIT_MIN_SECONDS, _WAIT_MAX_SECONDS = 0.2, 10.0
+_AGAIN = (409, 503)
+"""Statuses that, with `Retry-After`, mean that the same request will find its answer later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request to make. `pay` allows a payment; `stream` leaves the body of a success unread."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    content: bytes = b""
+    pay: bool = True
+    stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Seconds to let pass."""
+
+    seconds: float
+
+
+T = TypeVar("T")
+Steps = Generator[Exchange | Wait, Any, T]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Where the seller is and how to talk to it. Builds steps, does nothing."""
+
+    base_url: str
+    patience_seconds: float
+    headers: dict[str, str] = field(repr=False)
+
+    def create(self, model: str, messages: Any, params: dict[str, Any]) -> Steps[Completion]:
+        response = yield from self._answer(self._chat(model, messages, params | {"stream": False}))
+        return read_completion(response.headers.multi_items(), response.content, receipt_of(response))
+
+    def open_stream(self, model: str, messages: Any, params: dict[str, Any]) -> Steps[Any]:
+        return (yield from self._answer(self._chat(model, messages, params | {"stream": True}, stream=True)))
+
+    def models(self) -> Steps[list[Fields]]:
+        response = yield from self._answer(Exchange("GET", self._url("models"), self.headers))
+        return read_models(response.content)
+
+    def quote(self, model: str, messages: Any, params: dict[str, Any]) -> Steps[Quotation]:
+        response = yield self._chat(model, messages, params, pay=False)
+        return read_quotation(response.status_code, response.headers.multi_items(), response.content)
+
+    def _chat(self, model: str, messages: Any, params: dict[str, Any], **how: bool) -> Exchange:
+        members = {"model": model, "messages": messages, **params}
+        if members.get("stream") is False:
+            del members["stream"]
+        content = json.dumps(members, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        headers = self.headers | {"Content-Type": "application/json"}
+        return Exchange("POST", self._url("chat/completions"), headers, content, **how)
+
+    def _url(self, path: str) -> str:
+        # Joined as text: urljoin would drop the last part of a base without a trailing slash (aimo §1.7).
+        return f"{self.base_url.rstrip('/')}/{path}"
+
+    def _answer(self, exchange: Exchange) -> Steps[Any]:
+        """The successful response, after waiting politely where that helps. Raises `ApiError` and `PendingError`."""
+        waited = 0.0
+        while True:
+            try:
+                response = yield exchange
+            except PendingError as error:
+                failure: ApiError | PendingError = error
+                seconds: float | None = error.retry_after_seconds
+            else:
+                if response.status_code < 300:
+                    return response
+                pairs = response.headers.multi_items()
+                failure = errors_of(response.status_code, pairs, response.content, moved=moved_by(response))
+                again = response.status_code in _AGAIN
+                seconds = failure.details.get("retry_after_seconds") if again else None
+            if seconds is None or waited + seconds > self.patience_seconds:
+                raise failure
+            pause = min(max(seconds, _WAIT_MIN_SECONDS), _WAIT_MAX_SECONDS)
+            waited += pause
+            yield Wait(pause)
+
+
+class Reader:
+    """What a stream has said so far, from its bytes. `receipt` may come with the headers or before the end."""
+
+    def __init__(self, response: Any) -> None:
+        self._decoder = EventDecoder()
+        self._pieces: list[str] = []
+        self._response = response
+        self.done = False
+        self.receipt: Receipt | None = receipt_of(response)
+        self.request_id = request_id(response.headers.multi_items())
+        self.usage: Fields | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self._pieces)
+
+    def read(self, chunk: bytes | None) -> list[Chunk]:
+        """The chunks that these bytes complete; None stands for the end of the stream.
+
+        Raises `ApiError` for an error event and for a stream that breaks off, `MalformedError("invalid_stream")`.
+        """
+        chunks: list[Chunk] = []
+        for item in self._decoder.finish() if chunk is None else self._decoder.feed(chunk):
+            if isinstance(item, Comment):
+                self.receipt = receipt_in(item.text) or self.receipt
+            elif item.data.strip() == "[DONE]":
+                self.done = True
+            elif not self.done:
+                chunks.append(self._take(read_chunk(item.data)))
+        if chunk is None and not self.done:
+            raise ApiError(
+                self._response.status_code,
+                "stream_interrupted",
+                "the stream ended before [DONE]; make the same call again, it presents the same payment",
+                request_id=self.request_id,
+                moved=moved_by(self._response),
+            )
+        return chunks
+
+    def late_receipt(self) -> Receipt | None:
+        """The receipt that only the stream brought, or None."""
+        return self.receipt if receipt_of(self._response) is None else None
+
+    def _take(self, chunk: Chunk) -> Chunk:
+        self._pieces.append(chunk.text)
+        usage = chunk.get("usage")
+        self.usage = usage if isinstance(usage, Fields) else self.usage
+        return chunk
+
+
+def moved_by(response: Any) -> Moved:
+    """What is known about the money of the call that ended in this response."""
+    outcome = outcome_of(response)
+    if outcome is None or outcome.record is None:
+        return Moved.NO
+    return Moved.YES if outcome.record.state is State.SETTLED else Moved.UNKNOWN

@@ -1,0 +1,5 @@
+"""A real EVM on loopback: py-evm behind JSON-RPC, or anvil where that is installed."""
+
+from .devnet import CHAIN_ID, FAUCET_KEY, FAUCET_WEI, USDC, DevnetError, EngineName, EvmDevnet
+
+__all__ = ["CHAIN_ID", "FAUCET_KEY", "FAUCET_WEI", "USDC", "DevnetError", "EngineName", "EvmDevnet"]

@@ -1,0 +1,31 @@
+"""The town's three web services, each put together from the parts that anybody else would use."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from x402.devnet.town_parties import Parties
+from x402.facilitator.evm_rail import EvmRail
+from x402.facilitator.service import create_app, unix_now
+from x402.facilitator.settle import LocalFacilitator
+from x402.facilitator.svm_rail import SvmRail
+from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET, get
+from x402.ports import Ledger
+from x402.ports.evm import RpcEvmChain
+from x402.ports.svm import RpcSvmChain
+from x402.settings import FacilitatorSettings
+from x402.telemetry import Telemetry
+
+
+def facilitator_app(
+    parties: Parties, evm_rpc: str, svm_rpc: str, ledger: Ledger, telemetry: Telemetry
+) -> FastAPI:
+    """The facilitator's service over the town's chains."""
+    evm = RpcEvmChain(evm_rpc, get(BASE_SEPOLIA).chain_id)
+    rails = (
+        EvmRail(BASE_SEPOLIA, evm, [parties.evm_signer], ledger, unix_now),
+        SvmRail(SOLANA_DEVNET, RpcSvmChain(svm_rpc), [parties.svm_signer]),
+    )
+    # Settings that are made rather than read, so that no variable of the caller's shell reaches into the town.
+    settings = FacilitatorSettings.model_construct(reconcile_seconds=5)
+    return create_app(settings, facilitator=LocalFacilitator(rails, ledger, telemetry=telemetry))

@@ -1,0 +1,114 @@
+"""The counter: a request comes, with or without a payment; a price, a refusal or an answer goes back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
+
+from x402.errors import MalformedError, MisconfiguredError, RefusedError, X402Error
+from x402.gateway.flow import Till
+from x402.gateway.offers import UNPAID, Offers
+from x402.gateway.replies import Plain, challenge_reply, error_reply
+from x402.gateway.sale import Handler, PaidRequest, Refusal, Reply
+from x402.gateway.terms import Flow, Price, Terms, asset_on, terms_of
+from x402.wire.challenge import Requirement, Resource
+from x402.wire.headers import PREFERRED_NETWORK
+from x402.wire.payment import Payment, read_payment
+from x402.wire.receipt import Receipt
+
+PriceFunction = Callable[[PaidRequest], Price | Awaitable[Price]]
+PriceRule = Price | PriceFunction
+"""A fixed price, or a function of the request that returns one, or raises an `X402Error` that answers the request."""
+
+
+class Free(Exception):
+    """This request costs nothing: serve it as it is."""
+
+
+class Counter:
+    """Prices requests and passes their payments to the till. `flow` holds where the terms name none."""
+
+    def __init__(self, till: Till, offers: Offers, *, flow: Flow = Flow.AUTHORIZATION) -> None:
+        self.till = till
+        self.offers = offers
+        self._flow = flow
+
+    def check(self, rule: PriceRule) -> None:
+        """Raise `MisconfiguredError` for a fixed price that cannot be asked on every network of the seller."""
+        if callable(rule):
+            return
+        terms = self._filled(rule)
+        if terms is not None:
+            for network in self.offers.seller.pay_to:
+                try:
+                    terms.units(asset_on(network))
+                except MalformedError as error:
+                    raise MisconfiguredError("invalid_price", error.message) from error
+
+    async def serve(self, request: PaidRequest, rule: PriceRule, url: str, handler: Handler) -> Reply | Plain:
+        """The reply to one request. `url` is the canonical one of the resource.
+
+        Raises `Free` when nothing is asked for this request, and whatever a handler or price function raises that is
+        no `X402Error`. A payment that cannot be read is 400, never treated as absent.
+        """
+        try:
+            payment = read_payment(request.headers)
+            if payment is None:
+                return await self._challenge(request, rule, url)
+            return await self._paid(payment, request, rule, url, handler)
+        except X402Error as error:
+            return error_reply(error)
+
+    async def _paid(
+        self, payment: Payment, request: PaidRequest, rule: PriceRule, url: str, handler: Handler
+    ) -> Reply | Plain:
+        async def offer() -> Requirement:
+            terms = await self._terms(request, rule)
+            resource = _resource(url, terms)
+            return await self.offers.match(payment, terms, request_digest=request.digest, resource=resource)
+
+        try:
+            return await self.till.take(payment, request.digest, offer, handler)
+        except Refusal as refusal:
+            if not isinstance(refusal.error, RefusedError):
+                return error_reply(refusal.error, refusal.receipt)
+            return await self._challenge(request, rule, url, refusal.error, refusal.receipt)
+
+    async def _challenge(
+        self,
+        request: PaidRequest,
+        rule: PriceRule,
+        url: str,
+        refused: RefusedError | None = None,
+        receipt: Receipt | None = None,
+    ) -> Plain:
+        terms = await self._terms(request, rule)
+        preferred = request.header(PREFERRED_NETWORK) or ""
+        offers = await self.offers.requirements(terms, request_digest=request.digest, preferred=preferred)
+        error = UNPAID if refused is None else refused.code
+        return challenge_reply(self.offers.challenge(offers, _resource(url, terms), error), refused, receipt)
+
+    async def _terms(self, request: PaidRequest, rule: PriceRule) -> Terms:
+        price: Price
+        if callable(rule):
+            named = rule(request)
+            price = await named if isawaitable(named) else named
+        else:
+            price = rule
+        terms = self._filled(price)
+        if terms is None:
+            raise Free
+        return terms
+
+    def _filled(self, price: Price) -> Terms | None:
+        try:
+            terms = terms_of(price)
+            if terms is None or terms.flow is not None:
+                return terms
+            return Terms(price=terms.price, flow=self._flow, description=terms.description, mime_type=terms.mime_type)
+        except MalformedError as error:
+            raise MisconfiguredError("invalid_price", f"the price of this request: {error.message}") from error
+
+
+def _resource(url: str, terms: Terms) -> Resource:
+    return Resource(url=url, description=terms.description, mime_type=terms.mime_type)

@@ -1,0 +1,217 @@
+"""What is offered for a request, and whether a payment that comes back takes one of those offers.
+
+Every requirement is computed from configuration, never from what a client sent (faults B03, B19). The facilitator
+adds to `extra`, and never replaces what we put there (aimo K7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from x402 import networks, signed_quote
+from x402.errors import MalformedError, Mender, MisconfiguredError, RefusedError, UnavailableError
+from x402.gateway.kinds import HINTS, KINDS_TTL_SECONDS, Kinds
+from x402.gateway.terms import Flow, Seller, Terms, asset_on
+from x402.money import Asset
+from x402.networks import Network
+from x402.ports import Clock
+from x402.schemes.exact_evm import read_payload
+from x402.schemes.exact_svm_layout import identify
+from x402.wire.challenge import Challenge, Requirement, Resource
+from x402.wire.facilitation import Facilitator
+from x402.wire.payment import Payment
+
+SCHEME = "exact"
+UNPAID = "PAYMENT-SIGNATURE header is required"
+_MISMATCH = "invalid_payment_requirements"
+_DYNAMIC = HINTS | {"feePayer", "quote"}
+
+
+class Offers:
+    """The seller's offers: `Requirement`s for terms, and the judgement whether a payment takes one of them."""
+
+    def __init__(
+        self, facilitator: Facilitator, seller: Seller, *, clock: Clock, kinds_ttl_seconds: int = KINDS_TTL_SECONDS
+    ) -> None:
+        self.seller = seller
+        self._clock = clock
+        self._kinds = Kinds(facilitator, clock=clock, ttl_seconds=kinds_ttl_seconds)
+
+    async def requirements(self, terms: Terms, *, request_digest: str, preferred: str = "") -> tuple[Requirement, ...]:
+        """One requirement per network on which the facilitator settles, those on the preferred network first.
+
+        Raises `UnavailableError` when there is none: an empty list of offers would tell the client nothing (K8).
+        """
+        token = self._sign(terms, request_digest)
+        offers = []
+        for network in sorted(self.seller.pay_to, key=lambda network: _distance(network, preferred)):
+            offer = await self._requirement(network, terms, token)
+            if offer is not None:
+                offers.append(offer)
+        if not offers:
+            raise UnavailableError("nothing_supported", "the facilitator settles on none of this seller's networks")
+        return tuple(offers)
+
+    async def match(self, payment: Payment, terms: Terms, *, request_digest: str, resource: Resource) -> Requirement:
+        """The requirement that a payment takes, as we compute it.
+
+        Raises `RefusedError` when it takes none: another network, price, payee or resource, or a quote that expired
+        or was made for another request (faults B01-B03). The caller then challenges anew.
+        """
+        if payment.scheme != SCHEME or payment.network not in self.seller.pay_to:
+            raise RefusedError(_MISMATCH, f"{payment.scheme} on {payment.network} is not offered here")
+        token: str | None
+        if payment.accepted is None:
+            token = self._sign(terms, request_digest)
+        else:
+            _check_resource(payment, resource)
+            token, terms = self._read_quote(payment.accepted, terms, request_digest)
+        ours = await self._requirement(payment.network, terms, token)
+        if ours is None:
+            raise UnavailableError("nothing_supported", f"the facilitator does not settle on {payment.network} now")
+        if payment.accepted is None:
+            return _without(ours, HINTS)
+        return await self._agreed(ours, payment.accepted)
+
+    def challenge(self, requirements: Sequence[Requirement], resource: Resource, error: str = UNPAID) -> Challenge:
+        """A 402 in words of the protocol; `error` is a reason code, or the sentence for a first request."""
+        return Challenge(error=error, resource=resource, accepts=tuple(requirements))
+
+    async def _requirement(self, network: str, terms: Terms, token: str | None) -> Requirement | None:
+        kind = await self._kinds.find(SCHEME, network)
+        if kind is None:
+            return None
+        if networks.get(network).family == networks.SOLANA and not kind.extra.get("feePayer"):
+            return None
+        asset = asset_on(network)
+        extra: dict[str, Any] = {**kind.extra, **_domain(asset)}
+        extra.pop("paymentFlow", None)
+        if terms.flow is Flow.UPFRONT:
+            extra["paymentFlow"] = str(Flow.UPFRONT)
+        if token is not None:
+            extra["quote"] = token
+        try:
+            units = terms.units(asset)
+        except MalformedError as error:
+            raise MisconfiguredError("invalid_price", f"the price of this request: {error.message}") from error
+        return Requirement(
+            scheme=SCHEME,
+            network=network,
+            amount=units,
+            asset=asset.address,
+            pay_to=self.seller.pay_to[network],
+            max_timeout_seconds=self.seller.max_timeout_seconds,
+            extra=extra,
+        )
+
+    def _sign(self, terms: Terms, request_digest: str) -> str | None:
+        if terms.quote is None or not self.seller.quote_keys:
+            return None
+        return signed_quote.sign(
+            terms.quote,
+            key=self.seller.quote_keys[0],
+            request_digest=request_digest,
+            issued_at=self._clock(),
+            ttl_seconds=self.seller.quote_ttl_seconds,
+        )
+
+    def _read_quote(self, accepted: Requirement, terms: Terms, request_digest: str) -> tuple[str | None, Terms]:
+        """The quote that a payment carries holds, whatever the price list says by now (aimo K6)."""
+        if terms.quote is None or not self.seller.quote_keys:
+            return None, terms
+        token = accepted.extra.get("quote")
+        if not isinstance(token, str):
+            raise RefusedError("quote_required", "extra.quote: pay with the quote of the challenge")
+        try:
+            quoted = signed_quote.read(
+                token, keys=self.seller.quote_keys, now=self._clock(), request_digest=request_digest
+            )
+        except MalformedError as error:
+            raise RefusedError(error.code, error.message) from error
+        return token, Terms(price=quoted, flow=terms.flow, description=terms.description, mime_type=terms.mime_type)
+
+    async def _agreed(self, ours: Requirement, theirs: Requirement) -> Requirement:
+        network = networks.get(ours.network)
+        _same("amount", ours.amount, theirs.amount)
+        _same("maxTimeoutSeconds", ours.max_timeout_seconds, theirs.max_timeout_seconds)
+        _same("asset", _spelled(network, ours.asset), _spelled(network, theirs.asset))
+        _same("payTo", _spelled(network, ours.pay_to), _spelled(network, theirs.pay_to))
+        for name, value in ours.extra.items():
+            if name not in _DYNAMIC:
+                _same(f"extra.{name}", value, theirs.extra.get(name))
+        _same("extra.paymentFlow", ours.extra.get("paymentFlow"), theirs.extra.get("paymentFlow"))
+        kept = _without(ours, HINTS)
+        if network.family != networks.SOLANA:
+            return kept
+        fee_payer = theirs.extra.get("feePayer")
+        if fee_payer not in await self._kinds.fee_payers(ours.network):
+            _differs("extra.feePayer")
+        return kept.model_copy(update={"extra": {**kept.extra, "feePayer": fee_payer}})
+
+
+def identity_of(payment: Payment) -> str:
+    """The chain-level identity of a payment, by its payload alone (design D5).
+
+    Raises `RefusedError` for what is no payment of a scheme and network that are known here.
+    """
+    network = networks.find(payment.network)
+    if payment.scheme != SCHEME or network is None:
+        raise RefusedError(_MISMATCH, f"{payment.scheme} on {payment.network} is not offered here")
+    if network.family == networks.SOLANA:
+        return identify(payment.payload, network.id)
+    asset = asset_on(network.id) if payment.accepted is None else network.asset(payment.accepted.asset)
+    if asset is None:
+        raise RefusedError(_MISMATCH, "asset: this token is not offered here", details={"member": "asset"})
+    return read_payload(payment.payload, asset).pay_id
+
+
+def flow_of(requirement: Requirement) -> Flow:
+    """The flow that a requirement of ours asks for."""
+    return Flow.UPFRONT if requirement.extra.get("paymentFlow") == Flow.UPFRONT else Flow.AUTHORIZATION
+
+
+def _domain(asset: Asset) -> dict[str, str]:
+    return {"name": asset.eip712_name, "version": asset.eip712_version} if asset.eip712_name else {}
+
+
+def _without(requirement: Requirement, names: frozenset[str]) -> Requirement:
+    extra = {name: value for name, value in requirement.extra.items() if name not in names}
+    return requirement.model_copy(update={"extra": extra})
+
+
+def _distance(network: str, preferred: str) -> int:
+    wanted = preferred.strip().lower()
+    if not wanted:
+        return 0
+    known = networks.get(network)
+    if wanted in (network.lower(), known.name):
+        return 0
+    return 1 if known.name.startswith(wanted) or known.family == wanted else 2
+
+
+def _spelled(network: Network, address: str) -> str:
+    return address.lower() if network.family == networks.EIP155 else address
+
+
+def _check_resource(payment: Payment, resource: Resource) -> None:
+    if payment.resource is None or payment.resource.url.rstrip("/") == resource.url.rstrip("/"):
+        return
+    raise RefusedError(
+        "resource_mismatch",
+        "the payment was made for another resource",
+        mender=Mender.CALLER,
+        details={"resource": resource.url},
+    )
+
+
+def _same(member: str, ours: Any, theirs: Any) -> None:
+    # True == 1 in Python; in an offer they are two different things.
+    if type(ours) is not type(theirs) or ours != theirs:
+        _differs(member)
+
+
+def _differs(member: str) -> NoReturn:
+    raise RefusedError(
+        _MISMATCH, f"{member}: the payment accepts other terms than those offered", details={"member": member}
+    )

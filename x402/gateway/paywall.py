@@ -1,0 +1,303 @@
+"""`Paywall`: any ASGI app, paid per request.
+
+    app = FastAPI()
+
+    @app.get("/report")
+    async def report() -> dict[str, str]: ...
+
+    app.add_middleware(Paywall, routes={"GET /report": "$0.01"}, pay_to={"base": "0x…"}, facilitator="https://…")
+
+Prices hang on the app's own route objects; an app that is not Starlette is guarded by its paths.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing, suppress
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+
+from x402.errors import MisconfiguredError, X402Error
+from x402.gateway import asgi
+from x402.gateway.asgi import App, Message, Receive, Scope, Send
+from x402.gateway.counter import Counter, Free, PriceRule
+from x402.gateway.flow import Till
+from x402.gateway.offers import Offers
+from x402.gateway.register import Register
+from x402.gateway.replies import Plain, error_reply, guarded, paid_headers
+from x402.gateway.route_keys import RouteKey
+from x402.gateway.routes import PRICE_MARK, attach
+from x402.gateway.sale import PaidRequest, Reply, Sale
+from x402.gateway.terms import FREE, Flow, Seller, Terms
+from x402.ports import Clock, Ledger
+from x402.telemetry import Telemetry
+from x402.wire.facilitation import Facilitator
+from x402.wire.headers import PAYMENT_HEADERS
+
+__all__ = ["FREE", "Flow", "PaidRequest", "Paywall", "Sale", "Terms", "paid"]
+
+BODY_LIMIT = 1024 * 1024
+RECONCILE_SECONDS = 15.0
+DRAIN_SECONDS = 30.0
+LEDGER_FILE = "x402-gateway.sqlite"
+
+
+def _wall_clock() -> int:
+    return int(time.time())
+
+
+class Paywall:
+    """An ASGI app in front of another: routes with a price are served once they are paid for.
+
+    `routes` maps keys such as `"GET /report"` to a price (`"$0.01"`, a `Decimal`, `Terms`, `FREE`, a `Quote`) or to a
+    function of the `PaidRequest` that returns one; FastAPI routes may say `Depends(paid("$0.01"))` instead. `pay_to`
+    is an address per network, or one address together with `network`. `facilitator` settles: a URL, or an object.
+    `ledger` remembers: a file (default `x402-gateway.sqlite` in the working directory), or an object that is open.
+    `public_url` is how clients reach the app; it is never taken from a request (fault B19).
+
+    Contradictions raise `MisconfiguredError`, those about routes when the app starts. Use its lifespan: it opens the
+    ledger and reconciles what a crash left open.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        pay_to: str | Mapping[str, str],
+        facilitator: str | Facilitator,
+        routes: Mapping[str, PriceRule] | None = None,
+        network: str | Sequence[str] | None = None,
+        ledger: Ledger | str | Path | None = None,
+        flow: Flow | str = Flow.AUTHORIZATION,
+        public_url: str = "",
+        max_timeout_seconds: int = 300,
+        body_limit: int = BODY_LIMIT,
+        quote_keys: Sequence[bytes] = (),
+        handler_timeout_seconds: float = 600.0,
+        reconcile_seconds: float = RECONCILE_SECONDS,
+        clock: Clock = _wall_clock,
+        telemetry: Telemetry | None = None,
+    ) -> None:
+        self.app = app
+        seller = Seller(
+            pay_to=_addresses(pay_to, network),
+            max_timeout_seconds=max_timeout_seconds,
+            quote_keys=tuple(quote_keys) or (secrets.token_bytes(32),),
+        )
+        self._owned: list[Any] = []
+        known = self._facilitator(facilitator)
+        register = Register(known, self._ledger(ledger), clock=clock, telemetry=telemetry)
+        self.till = Till(register, handler_timeout_seconds=handler_timeout_seconds)
+        self.counter = Counter(self.till, Offers(known, seller, clock=clock), flow=Flow(flow))
+        self._routes = {RouteKey.parse(key): rule for key, rule in (routes or {}).items()}
+        for rule in self._routes.values():
+            self.counter.check(rule)
+        self._public_url = public_url.rstrip("/")
+        self._body_limit = body_limit
+        self._reconcile_seconds = reconcile_seconds
+        self._starting = asyncio.Lock()
+        self._started = False
+        self._on_routes = False
+        self._loop: asyncio.Task[None] | None = None
+        self.reconciled = asyncio.Event()
+        """Set when everything that an earlier process left open was looked at once."""
+
+    def _facilitator(self, facilitator: str | Facilitator) -> Facilitator:
+        if not isinstance(facilitator, str):
+            return facilitator
+        from x402.facilitator.remote import RemoteFacilitator
+
+        remote = RemoteFacilitator(facilitator)
+        self._owned.append(remote)
+        return remote
+
+    def _ledger(self, ledger: Ledger | str | Path | None) -> Ledger:
+        if ledger is not None and not isinstance(ledger, str | Path):
+            return ledger
+        from x402.ports.ledger import SqlLedger
+
+        place = str(ledger or LEDGER_FILE)
+        opened = SqlLedger(place if "://" in place else f"sqlite:///{place}")
+        self._owned.append(opened)
+        return opened
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+            return
+        await self.start(scope)
+        rule = None if self._on_routes else self._rule_for(scope)
+        if rule is None:
+            await self.app(scope, receive, send)
+        else:
+            await self._guard(self.app, rule, scope, receive, send)
+
+    def _rule_for(self, scope: Scope) -> PriceRule | None:
+        """The price of a path in an app whose routes are unknown. Every spelling of a priced path counts, and so does
+        a method that no key names: it may run the same handler (faults F01, F02)."""
+        raw = asgi.target_of(scope).partition("?")[0]
+        covering = [key for key in self._routes if key.covers_path(scope["path"]) or key.covers_path(raw)]
+        if not covering:
+            return None
+        method = scope.get("method", "GET")
+        wanted = "GET" if method == "HEAD" else method
+        return self._routes[min(covering, key=lambda key: (key.method not in (None, wanted), key.wild, not key.method))]
+
+    async def start(self, scope: Scope) -> None:
+        """Open what is owned and put the guards in place; once. Raises `MisconfiguredError` or `UnavailableError`."""
+        if self._started:
+            return
+        async with self._starting:
+            if self._started:
+                return
+            target = scope.get("app") if hasattr(scope.get("app"), "routes") else _innermost(self.app)
+            if hasattr(target, "routes") and not self._on_routes:
+                for rule in attach(target, self._routes, self._guard):
+                    self.counter.check(rule)
+                self._on_routes = True
+            for part in self._owned:
+                if hasattr(part, "start"):
+                    await part.start()
+            self._started = True
+
+    async def stop(self) -> None:
+        """Finish the sales at work and close what is owned."""
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.gather(self._loop, return_exceptions=True)
+            self._loop = None
+        await self.till.drain(DRAIN_SECONDS)
+        for part in self._owned:
+            await part.close()
+        self._started = False
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def follow(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                await self.start(scope)
+                self._loop = asyncio.create_task(self._reconcile())
+            elif message["type"] == "lifespan.shutdown.complete":
+                await self.stop()
+            await send(message)
+
+        await self.app(scope, receive, follow)
+
+    async def _reconcile(self) -> None:
+        while True:
+            with suppress(X402Error):
+                await self.till.reconcile()
+                self.reconciled.set()
+            await asyncio.sleep(self._reconcile_seconds)
+
+    async def _guard(self, app: App, rule: PriceRule, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await asgi.close_websocket(receive, send)
+            return
+        if "x402" in scope:
+            await app(scope, receive, send)
+            return
+        headers = asgi.headers_of(scope)
+        if _is_preflight(scope["method"], headers):
+            await _send_plain(send, _PREFLIGHT)
+            return
+        try:
+            body = await asgi.read_body(scope, receive, limit=self._body_limit)
+        except asgi.ClientGone:
+            return
+        except X402Error as error:
+            await _send_plain(send, error_reply(error))
+            return
+        request = PaidRequest(scope["method"], asgi.target_of(scope), headers, body, scope.get("path_params", {}))
+        try:
+            reply = await self.counter.serve(request, rule, self._url(scope), asgi.as_handler(app, scope, body))
+        except Free:
+            await app({**scope, _FREE_MARK: True}, asgi.again(body, receive), send)
+            return
+        if isinstance(reply, Reply):
+            await _send_reply(send, reply)
+        else:
+            await _send_plain(send, reply)
+
+    def _url(self, scope: Scope) -> str:
+        path = asgi.target_of(scope).partition("?")[0]
+        if self._public_url:
+            return self._public_url + path
+        host, port = scope.get("server") or ("localhost", None)
+        where = f"[{host}]" if ":" in host else host
+        return f"{scope.get('scheme', 'http')}://{where}{f':{port}' if port else ''}{path}"
+
+
+class _PaidDependency:
+    """What `paid` returns: the guard reads its price from the route, the handler gets the `Sale`."""
+
+    def __init__(self, price: PriceRule) -> None:
+        setattr(self, PRICE_MARK, price)
+
+    async def __call__(self, request: Request) -> Sale | None:
+        if "x402" in request.scope:
+            return request.scope["x402"]  # type: ignore[no-any-return]
+        if request.scope.get(_FREE_MARK):
+            return None
+        raise MisconfiguredError("no_paywall", "this route has a price, and no Paywall guards the app")
+
+
+_FREE_MARK = "x402_free"
+
+
+def paid(price: PriceRule) -> _PaidDependency:
+    """A FastAPI dependency that puts a price on its route: `sale: Annotated[Sale, Depends(paid("$0.01"))]`.
+
+    The app's `Paywall` takes the payment; without one, every request fails. The handler gets None for a request that
+    a price function called `FREE`.
+    """
+    return _PaidDependency(price)
+
+
+def _innermost(app: Any) -> Any:
+    """The app inside its middleware, as far as each names what it wraps."""
+    while not hasattr(app, "routes") and hasattr(app, "app"):
+        app = app.app
+    return app
+
+
+def _addresses(pay_to: str | Mapping[str, str], network: str | Sequence[str] | None) -> Mapping[str, str]:
+    wanted = [network] if isinstance(network, str) else list(network or ())
+    if isinstance(pay_to, str):
+        if not wanted:
+            raise MisconfiguredError("no_network", "name the network of pay_to: network='base', or pay_to={'base': …}")
+        return dict.fromkeys(wanted, pay_to)
+    missing = [name for name in wanted if name not in pay_to]
+    if missing:
+        raise MisconfiguredError("no_network", f"pay_to has no address on {', '.join(missing)}")
+    return {name: pay_to[name] for name in wanted} if wanted else pay_to
+
+
+def _is_preflight(method: str, headers: Sequence[tuple[str, str]]) -> bool:
+    names = {name.lower() for name, _ in headers}
+    return method == "OPTIONS" and {"origin", "access-control-request-method"} <= names
+
+
+_PREFLIGHT: Plain = (
+    204,
+    guarded((("Access-Control-Allow-Headers", ", ".join(("Content-Type", *PAYMENT_HEADERS))),)),
+    b"",
+)
+
+
+async def _send_plain(send: Send, plain: Plain) -> None:
+    status, headers, body = plain
+    await asgi.send_head(send, status, headers)
+    await asgi.send_piece(send, body, more=False)
+
+
+async def _send_reply(send: Send, reply: Reply) -> None:
+    await asgi.send_head(send, reply.status, paid_headers(reply))
+    async with aclosing(reply.chunks) as chunks:
+        async for chunk in chunks:
+            await asgi.send_piece(send, chunk, more=True)
+    await asgi.send_piece(send, b"", more=False)

@@ -1,0 +1,135 @@
+"""A handler's answer while it is being made: withheld until it is paid, or played to the client and kept.
+
+Faults A01, A02, A18, A21: under `authorization` nothing of an answer leaves before the money has moved, its status
+and headers included; under `upfront` an answer goes on being made, and kept, when its reader is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any
+
+from x402.errors import MisconfiguredError
+from x402.gateway.sale import HeaderPairs
+from x402.ports import Answer
+from x402.wire.headers import PAYMENT_REQUIRED, PAYMENT_RESPONSE, X_PAYMENT_RESPONSE
+
+_NOTE = "x402-note"
+_OURS = frozenset(
+    name.lower() for name in (PAYMENT_REQUIRED, PAYMENT_RESPONSE, X_PAYMENT_RESPONSE, _NOTE, "Settlement-Overrides")
+)
+"""Response headers about money. Only the till sets them: a handler may be reflecting somebody else's (fault B18)."""
+
+_WINDOW = 256 * 1024
+"""How far a handler may run ahead of its reader once its answer is too long to be kept, in bytes."""
+
+
+class BrokenOff(Exception):
+    """The handler failed after the answer had begun; its client sees a connection that ends early."""
+
+
+class Recording:
+    """Collects one answer; `limit` bounds how many bytes of its body are kept.
+
+    With `withhold` an answer beyond the limit fails with `MisconfiguredError("answer_too_large")`. Otherwise it is
+    still played, at the reader's pace, but no longer kept.
+    """
+
+    def __init__(self, *, limit: int, withhold: bool) -> None:
+        self.status = 0
+        self.headers: HeaderPairs = ()
+        self.kept = True
+        self._limit = limit
+        self._withhold = withhold
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._played = 0
+        self._listening = True
+        self._closed = False
+        self._broken = False
+        self._news = asyncio.Condition()
+        self.on_begin: Callable[[], None] | None = None
+        """Called once, when the head of the answer is known."""
+
+    async def start(self, status: int, headers: HeaderPairs) -> None:
+        """The head of the answer; a second one is ignored, as a server would refuse it."""
+        if self.status:
+            return
+        self.headers = tuple((name, value) for name, value in headers if name.lower() not in _OURS)
+        self.status = status
+        if self.on_begin is not None:
+            self.on_begin()
+
+    async def write(self, chunk: bytes) -> None:
+        """The next piece of the body. Raises `MisconfiguredError` when a withheld answer grows too large."""
+        if not chunk or (not self.kept and not self._listening):
+            return
+        self._size += len(chunk)
+        if self._size > self._limit:
+            self.kept = False
+            if self._withhold:
+                raise self.too_large()
+        async with self._news:
+            self._chunks.append(chunk)
+            self._news.notify_all()
+            if not self.kept:
+                await self._news.wait_for(lambda: not self._listening or self._size - self._played < _WINDOW)
+
+    def ignore(self) -> None:
+        """Nobody will play this answer."""
+        self._listening = False
+
+    def too_large(self) -> MisconfiguredError:
+        """What a withheld answer beyond the limit ends in: nothing was settled."""
+        return MisconfiguredError(
+            "answer_too_large", f"the answer is longer than {self._limit} bytes; sell it with flow='upfront'"
+        )
+
+    async def close(self, *, broken: bool = False) -> None:
+        """No more will come; `broken` when that is too early."""
+        async with self._news:
+            self._closed, self._broken = True, broken
+            self._news.notify_all()
+
+    async def play(self) -> AsyncGenerator[bytes, None]:
+        """The body as it is being made. Raises `BrokenOff` when the handler failed on the way."""
+        index = 0
+        try:
+            while True:
+                async with self._news:
+                    while not self._closed and index == len(self._chunks):
+                        await self._news.wait()
+                    if index == len(self._chunks):
+                        break
+                    chunk = self._chunks[index]
+                    if not self.kept:
+                        self._chunks[index] = b""
+                    index += 1
+                    self._played += len(chunk)
+                    self._news.notify_all()
+                if chunk:
+                    yield chunk
+            if self._broken:
+                raise BrokenOff("the answer was broken off")
+        finally:
+            self._listening = False
+            async with self._news:
+                self._news.notify_all()
+
+    def answer(self, notes: Mapping[str, Any], *, complete: bool = True) -> Answer:
+        """The answer as the ledger keeps it; `notes` belong to its receipt."""
+        headers = self.headers
+        if notes:
+            headers = (*headers, (_NOTE, json.dumps(dict(notes), separators=(",", ":"))))
+        return Answer(self.status, headers, b"".join(self._chunks), complete)
+
+
+def split_notes(answer: Answer) -> tuple[HeaderPairs, dict[str, Any]]:
+    """The headers of a kept answer, and the notes for its receipt."""
+    notes: dict[str, Any] = {}
+    for name, value in answer.headers:
+        if name == _NOTE:
+            notes = json.loads(value)
+    return tuple((name, value) for name, value in answer.headers if name != _NOTE), notes

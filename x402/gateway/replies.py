@@ -1,0 +1,82 @@
+"""What a client gets to see: the 402 in both dialects at once, errors as JSON, and the headers around paid answers."""
+
+from __future__ import annotations
+
+from x402.errors import RefusedError, X402Error
+from x402.gateway.offers import UNPAID
+from x402.gateway.problem import error_body, retry_after, status_of
+from x402.gateway.sale import HeaderPairs, Reply
+from x402.wire.challenge import Challenge
+from x402.wire.headers import EXPOSED_HEADERS, PAYMENT_HEADERS, PAYMENT_REQUIRED, X_PAYMENT
+from x402.wire.receipt import Receipt
+from x402.wire.strict import dump_json
+
+CHALLENGE_LIMIT = 7 * 1024
+"""Longest `PAYMENT-REQUIRED` value, in characters: proxies refuse replies with larger headers (fault F05)."""
+
+_VARY = ", ".join((*PAYMENT_HEADERS, "Accept"))
+_EXPOSED = ", ".join(EXPOSED_HEADERS)
+
+Plain = tuple[int, HeaderPairs, bytes]
+"""Status, headers and body of a small reply."""
+
+
+def challenge_reply(challenge: Challenge, refusal: RefusedError | None = None, receipt: Receipt | None = None) -> Plain:
+    """A 402: the v2 challenge in `PAYMENT-REQUIRED`, the v1 challenge in the JSON body.
+
+    After a refusal the body also says why in words, who can mend it, and whether money moved (design promise 7).
+    """
+    challenge, header = _fitting(challenge)
+    body = challenge.as_v1()
+    if refusal is None:
+        body["error"] = UNPAID.replace(PAYMENT_HEADERS[0], X_PAYMENT)
+    else:
+        body |= {name: value for name, value in refusal.as_json().items() if name not in body}
+    headers: HeaderPairs = ((PAYMENT_REQUIRED, header), *_receipt_headers(receipt))
+    return _json_reply(402, body, headers)
+
+
+def _fitting(challenge: Challenge) -> tuple[Challenge, str]:
+    """The challenge with as many offers, the preferred ones first, as fit into a header."""
+    header = challenge.as_header()
+    while len(header) > CHALLENGE_LIMIT and len(challenge.accepts) > 1:
+        challenge = challenge.model_copy(update={"accepts": challenge.accepts[:-1]})
+        header = challenge.as_header()
+    return challenge, header
+
+
+def error_reply(error: X402Error, receipt: Receipt | None = None) -> Plain:
+    """Any other error as JSON, with `Retry-After` where sending the same again is of use."""
+    seconds = retry_after(error)
+    headers: HeaderPairs = () if seconds is None else (("Retry-After", str(seconds)),)
+    return _json_reply(status_of(error), error_body(error), (*headers, *_receipt_headers(receipt)))
+
+
+def _json_reply(status: int, body: object, headers: HeaderPairs) -> Plain:
+    content = dump_json(body).encode()
+    own = (("Content-Type", "application/json"), ("Content-Length", str(len(content))))
+    return status, guarded((*own, *headers)), content
+
+
+def paid_headers(reply: Reply) -> HeaderPairs:
+    """The headers of a reply to a payment: the handler's own, the receipt, and what caches and browsers must know."""
+    receipt = () if reply.receipt is None else (reply.receipt.as_header(reply.version),)
+    return guarded((*reply.headers, *receipt))
+
+
+def _receipt_headers(receipt: Receipt | None) -> HeaderPairs:
+    # The dialect of a payment that failed may not be known, so its outcome is told in both.
+    return () if receipt is None else (receipt.as_header(2), receipt.as_header(1))
+
+
+def guarded(headers: HeaderPairs) -> HeaderPairs:
+    """Headers that no shared cache keeps, and that a browser's script may read (faults F04, F16)."""
+    kept = [(name, value) for name, value in headers if name.lower() != "cache-control"]
+    joined = _joined(_joined(kept, "Vary", _VARY), "Access-Control-Expose-Headers", _EXPOSED)
+    return (*joined, ("Cache-Control", "no-store"))
+
+
+def _joined(headers: list[tuple[str, str]], name: str, value: str) -> list[tuple[str, str]]:
+    before = [old for field, old in headers if field.lower() == name.lower()]
+    rest = [(field, old) for field, old in headers if field.lower() != name.lower()]
+    return [*rest, (name, ", ".join([*before, value]))]

@@ -1,0 +1,108 @@
+"""One sale: the request that is priced, what its handler is told about the payment, and what is answered."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+from x402.errors import X402Error
+from x402.gateway.terms import Flow
+from x402.quote import request_digest
+from x402.wire.challenge import Requirement
+from x402.wire.headers import values
+from x402.wire.receipt import Receipt
+from x402.wire.strict import parse_json
+
+HeaderPairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class PaidRequest:
+    """What a price function sees. `target` is the raw path and query, `path_params` what the route took from it.
+
+    Header values are the client's claims: a price or payee made from them is the client's to choose (fault B19).
+    """
+
+    method: str
+    target: str
+    headers: HeaderPairs
+    body: bytes
+    path_params: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """The fingerprint that binds a payment to this very request (fault B02)."""
+        return request_digest(self.method, self.target, self.body)
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header field, or None."""
+        return next(iter(values(self.headers, name)), None)
+
+    def json(self) -> Any:
+        """The body as strict JSON. Raises `MalformedError("invalid_json")`, which answers the request with 400."""
+        return parse_json(self.body, limit=max(len(self.body), 1))
+
+
+@dataclass(slots=True)
+class Sale:
+    """What a handler may know about the payment that it serves: `request.state.payment`, `scope["x402"]`.
+
+    `receipt` is None while the money has not moved: always so in the flow `authorization`. `amount` is atomic.
+    """
+
+    pay_id: str
+    payer: str
+    payee: str
+    network: str
+    asset: str
+    amount: int
+    flow: Flow
+    requirement: Requirement
+    receipt: Receipt | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def note(self, **members: Any) -> None:
+        """Add JSON-able members to `extra` of the receipt, such as what the request really cost.
+
+        In the flow `upfront` the receipt leaves before the handler knows anything, so there it changes nothing.
+        """
+        self.notes.update(members)
+
+
+class Sink(Protocol):
+    """Where a handler's answer goes: once `start`, then any number of `write`."""
+
+    async def start(self, status: int, headers: HeaderPairs) -> None: ...
+
+    async def write(self, chunk: bytes) -> None: ...
+
+
+Handler = Callable[[Sale, Sink], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What goes back to the client. `receipt` travels as a header in the dialect of the payment's `version`."""
+
+    status: int
+    headers: HeaderPairs
+    chunks: AsyncGenerator[bytes, None]
+    receipt: Receipt | None = None
+    version: int = 2
+
+
+async def whole(body: bytes) -> AsyncGenerator[bytes, None]:
+    """A body in one piece."""
+    if body:
+        yield body
+
+
+class Refusal(Exception):
+    """An error that ends a sale, together with what the chain or the facilitator said about the money."""
+
+    def __init__(self, error: X402Error, receipt: Receipt | None = None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.receipt = receipt
