@@ -188,3 +188,16 @@ def test_an_amount_is_never_negative_and_fits_its_token() -> None:
         Amount(2**64, SPL_USDC)
     with pytest.raises(ValueError, match="does not fit"):
         Amount(2**256, USDC)
+
+
+@pytest.mark.parametrize("price", ["9" * 96, 10**100, Decimal("1e5000"), Decimal("1e999999"), Decimal("1e-999999")])
+def test_F11_a_price_beyond_all_measure_is_a_typed_refusal(price: str | int | Decimal) -> None:
+    with pytest.raises(MalformedError, match="the price is"):
+        Amount.of(price, networks.get("base").usd)
+
+
+def test_F10_a_long_decimal_is_never_rounded() -> None:
+    usdc = networks.get("base").usd
+    assert Amount.of(Decimal("0.000001" + "0" * 130), usdc).units == 1
+    with pytest.raises(MalformedError, match="finer"):
+        Amount.of(Decimal("0.000001" + "0" * 130 + "1"), usdc)

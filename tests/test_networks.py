@@ -37,6 +37,12 @@ def test_patterns_match_like_in_the_official_sdk(case: dict[str, Any]) -> None:
     assert networks.matches(case["pattern"], case["network"]) is case["ok"]
 
 
+def test_a_wildcard_covers_one_namespace_only() -> None:
+    assert not networks.matches("eip155:*", "eip1559:1")
+    assert not networks.matches("eip155:8453", "eip155:84532")
+    assert not networks.matches("*", "eip155:8453")
+
+
 @pytest.mark.parametrize(
     ("id", "name", "usdc", "domain", "testnet"),
     [
@@ -143,3 +149,22 @@ def test_explorers_keep_their_query() -> None:
     url = networks.get(networks.SOLANA_DEVNET).transaction_url("sig")
     assert url == "https://explorer.solana.com/tx/sig?cluster=devnet"
     assert networks.get(networks.BASE).transaction_url("") == ""
+
+
+@pytest.mark.parametrize("name", ["eip155: 1", "eip155:1\n", "eip155:\uff11", "EIP155:1", "eip155:abc:def", "eip155:"])
+def test_F13_only_caip2_is_caip2(name: str) -> None:
+    assert networks.parse_caip2("eip155:1") == ("eip155", "1")
+    with pytest.raises(MalformedError):
+        networks.parse_caip2(name)
+
+
+def test_F13_a_chain_id_is_a_number() -> None:
+    with pytest.raises(MalformedError):
+        networks.register(networks.Network("eip155:abc", "", "no chain"))
+
+
+def test_a_replaced_network_gives_up_its_old_name() -> None:
+    old = networks.register(networks.Network("eip155:999999", "old-name", "Old"))
+    new = networks.register(networks.Network("eip155:999999", "new-name", "New"))
+    assert networks.find("old-name") is None
+    assert networks.find("new-name") is new is networks.find(old.id)

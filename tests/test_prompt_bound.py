@@ -87,10 +87,8 @@ def test_what_cannot_be_bounded_is_not_priced(part: dict[str, Any]) -> None:
 
 
 NO_MESSAGES: list[Any] = [None, "hi", b"hi", {"role": "user"}, ["hi"], [None]]
-NO_MESSAGES += [
-    [{"content": content}]
-    for content in (7, b"x", "\ud800", [7], [{}], [{"type": 1}], [{"type": "input_audio"}], {"type": "text"})
-]
+NO_CONTENT: list[Any] = [7, b"x", "\ud800", [7], [{}], [{"type": 1}], [{"type": "input_audio"}], {"type": "text"}]
+NO_MESSAGES += [[{"content": content}] for content in NO_CONTENT]
 
 
 @pytest.mark.parametrize("messages", NO_MESSAGES, ids=repr)

@@ -16,6 +16,7 @@ from x402.errors import MalformedError
 _ATOMIC = re.compile(r"0|[1-9][0-9]{0,77}", re.ASCII)
 _PRICE = re.compile(r"\$?[ ]*([0-9]+(?:\.[0-9]+)?)(?:[ ]+([A-Za-z][A-Za-z0-9.]{0,11}))?", re.ASCII)
 _UINT256_MAX = 2**256 - 1
+_DIGITS_BEYOND_ANY_ASSET = 100
 
 EXACT_CONTEXT = Context(prec=120)
 """Wide enough that no sum, product or shift of prices is ever rounded on the way."""
@@ -68,13 +69,15 @@ class Amount:
         number, ticker = parse_price(price)
         if ticker not in ("", "USD", asset.symbol.upper()):
             raise MalformedError("invalid_price", f"the price is in {ticker}, the asset is {asset.symbol}")
-        scaled = number.scaleb(asset.decimals, EXACT_CONTEXT)
-        if scaled != scaled.to_integral_value():
+        units = _units(number, asset.decimals)
+        if units is None:
+            smallest = f"1e-{asset.decimals}"
             raise MalformedError(
-                "invalid_price",
-                f"{number} is finer than the smallest unit of {asset.symbol} (1e-{asset.decimals})",
+                "invalid_price", f"the price is finer than the smallest unit of {asset.symbol} ({smallest})"
             )
-        return cls(int(scaled), asset)
+        if units > asset.largest:
+            raise MalformedError("invalid_price", f"the price is more than {asset.symbol} can express")
+        return cls(units, asset)
 
     @property
     def decimal(self) -> Decimal:
@@ -133,6 +136,21 @@ def parse_price(price: str | int | Decimal) -> tuple[Decimal, str]:
         return Decimal(match[1]), (match[2] or "").upper()
     except InvalidOperation as error:
         raise MalformedError("invalid_price", "the price is no number") from error
+
+
+def _units(number: Decimal, decimals: int) -> int | None:
+    """The number in units of `10**-decimals`, exactly, or None when it is finer than that; giants become too large."""
+    _, digits, exponent = number.as_tuple()
+    coefficient = int("".join(map(str, digits)))
+    if not isinstance(exponent, int) or coefficient == 0:
+        return 0
+    shift = exponent + decimals
+    if shift >= 0:
+        return coefficient * 10 ** min(shift, _DIGITS_BEYOND_ANY_ASSET)
+    if -shift > len(digits):
+        return None
+    whole, rest = divmod(coefficient, 10**-shift)
+    return None if rest else whole
 
 
 def round_up(amount: Decimal) -> int:

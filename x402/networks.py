@@ -7,11 +7,14 @@ and §8; where the official SDKs disagree about a v1 name's chain id, the live c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from x402.errors import MalformedError
 from x402.money import Asset
+
+_CAIP2 = re.compile(r"([-a-z0-9]{3,8}):([-_a-zA-Z0-9]{1,32})", re.ASCII)
 
 EIP155 = "eip155"
 SOLANA = "solana"
@@ -83,8 +86,12 @@ _BY_NAME: dict[str, Network] = {}
 
 def register(network: Network) -> Network:
     """Add a network, or replace the one with the same CAIP-2 id."""
-    if parse_caip2(network.id)[0] == EIP155:
-        network.chain_id  # noqa: B018 - a reference that is no number must fail here, not at the first payment
+    namespace, reference = parse_caip2(network.id)
+    if namespace == EIP155 and not (reference.isdigit() and reference == str(int(reference))):
+        raise MalformedError("invalid_network", f"{network.id} has no EIP-155 chain id")
+    older = _BY_ID.get(network.id)
+    if older is not None:
+        _BY_NAME.pop(older.name, None)
     _BY_ID[network.id] = network
     if network.name:
         _BY_NAME[network.name] = network
@@ -111,10 +118,10 @@ def every() -> Iterator[Network]:
 
 def parse_caip2(network: str) -> tuple[str, str]:
     """Split a CAIP-2 id into namespace and reference; raises `MalformedError("invalid_network")`."""
-    namespace, colon, reference = network.partition(":")
-    if not colon or not 3 <= len(namespace) <= 8 or not 1 <= len(reference) <= 32:
+    match = _CAIP2.fullmatch(network)
+    if match is None:
         raise MalformedError("invalid_network", f"{network[:80]!r} is no CAIP-2 network id")
-    return namespace, reference
+    return match[1], match[2]
 
 
 def matches(pattern: str, network: str) -> bool:

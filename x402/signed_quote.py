@@ -19,8 +19,8 @@ from x402.errors import MalformedError, Mender, MisconfiguredError, RefusedError
 from x402.price import PriceUnit, Rate, check_count, check_model, check_version
 from x402.quote import Item, Quote, add_up, itemise
 
-TOKEN_LIMIT = 1024
-"""Longest quote token that is read, in characters; those that we sign have about 400."""
+TOKEN_LIMIT = 1536
+"""Longest quote token that is read, in characters; ordinary ones have about 400, the widest possible about 1200."""
 KEY_LENGTH_MIN = 16
 """Fewest bytes of a signing key."""
 
@@ -49,10 +49,7 @@ def sign(quote: Quote, *, key: bytes, request_digest: str, issued_at: int, ttl_s
     check_count("issued_at", issued_at)
     check_count("ttl_seconds", ttl_seconds, least=1)
     body = _body(SignedQuote(quote, _checked_digest(request_digest), issued_at, issued_at + ttl_seconds))
-    token = f"{body}.{_mac(key, body)}"
-    if len(token) > TOKEN_LIMIT:
-        raise MalformedError("invalid_quote", f"the quote is longer than {TOKEN_LIMIT} characters")
-    return token
+    return f"{body}.{_mac(key, body)}"
 
 
 def read(token: str, *, keys: Sequence[bytes], now: int, request_digest: str) -> Quote:
@@ -101,7 +98,9 @@ def _unbase64url(text: str) -> bytes:
 
 
 def _split(token: str) -> tuple[str, str]:
-    match = _TOKEN.fullmatch(token) if isinstance(token, str) and len(token) <= TOKEN_LIMIT else None
+    if not isinstance(token, str) or len(token) > TOKEN_LIMIT:
+        raise MalformedError("invalid_quote", f"a quote token is a text of at most {TOKEN_LIMIT} characters")
+    match = _TOKEN.fullmatch(token)
     if match is None:
         raise MalformedError("invalid_quote", "a quote token is two base64url texts with a dot between them")
     return match[1], match[2]

@@ -1,4 +1,4 @@
-"""A small town for the gateway's tests: a real ledger, real signatures, and a bank in place of facilitator and chain."""
+"""A small town for the gateway: a real ledger, real signatures, and a bank in place of facilitator and chain."""
 
 from __future__ import annotations
 

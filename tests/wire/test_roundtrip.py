@@ -22,7 +22,7 @@ from x402.wire.payment import Payment, parse_payment, read_payment
 from x402.wire.receipt import PENDING, Receipt, parse_receipt, read_receipt
 from x402.wire.strict import dump_json, parse_json, parse_object
 
-EXAMPLES = 250
+EXAMPLES = 150
 NAMED = (
     "eip155:8453",
     "eip155:84532",
@@ -30,12 +30,12 @@ NAMED = (
     "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1",
 )
 
-words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 numbers = st.integers(-(10**77), 10**77) | st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(
     st.none() | st.booleans() | numbers | words,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
-    max_leaves=6,
+    max_leaves=4,
 )
 objects = st.dictionaries(words, values, max_size=3)
 named = st.sampled_from(NAMED)

@@ -29,3 +29,19 @@ def facilitator_app(
     # Settings that are made rather than read, so that no variable of the caller's shell reaches into the town.
     settings = FacilitatorSettings.model_construct(reconcile_seconds=5)
     return create_app(settings, facilitator=LocalFacilitator(rails, ledger, telemetry=telemetry))
+
+
+def model_app() -> FastAPI:
+    """The demo model's server."""
+    from x402.devnet.model import create_app as create_model
+
+    return create_model()
+
+
+def gateway_app(
+    parties: Parties, own_url: str, facilitator: str, model: str, ledger: Ledger, telemetry: Telemetry
+) -> FastAPI:
+    """The gateway: sells the demo model's answers, and settles through the facilitator by its URL."""
+    from x402.gateway.app import create_app as create_gateway
+
+    raise NotImplementedError

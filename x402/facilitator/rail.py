@@ -42,7 +42,10 @@ class Rail(Protocol):
         ...
 
     def read(self, payment: Payment, requirement: Requirement) -> Checked:
-        """The payment by those rules that never change: shape, recipient, amount. Raises `RefusedError`."""
+        """The payment by those rules that never change: shape, recipient, amount. Raises `RefusedError`.
+
+        What was accepted once is read again after years, whatever keys and limits have become since.
+        """
         ...
 
     async def check(self, payment: Payment, requirement: Requirement) -> Checked:
@@ -66,4 +69,11 @@ class Rail(Protocol):
 
     async def decide(self, entry: Entry, intended: Intended, *, timeout: float) -> Settled | Refused | None:
         """What the chain says about an intended payment: settled, provably dead, or None after `timeout` seconds."""
+        ...
+
+    async def find_settled(self, subject: Subject) -> Settled | None:
+        """The transfer that already settled this very payment, whoever submitted it, or None (faults A10, A11).
+
+        Raises `UnavailableError` when the chain can't be asked.
+        """
         ...

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from x402.errors import UnavailableError
+from x402.errors import MalformedError, RefusedError, UnavailableError
 from x402.facilitator.settle import LocalFacilitator
 from x402.lifecycle import Outcome, Party
 
@@ -27,7 +27,11 @@ async def run(facilitator: LocalFacilitator, *, timeout_seconds: float = 1.0) ->
 
     async def resume_one(pay_id: str) -> bool:
         async with gate:
-            receipt = await facilitator.reconcile(pay_id, timeout=timeout_seconds)
+            try:
+                receipt = await facilitator.reconcile(pay_id, timeout=timeout_seconds)
+            except (RefusedError, MalformedError):
+                # A row that can't be read any more, such as one of a network that was removed, stays open alone.
+                return True
             return receipt is None or receipt.outcome is Outcome.PENDING
 
     return sum(await asyncio.gather(*(resume_one(entry.subject.pay_id) for entry in entries)))

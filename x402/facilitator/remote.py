@@ -6,13 +6,16 @@ connection that was never made raises `UnavailableError`, everything after it is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
-from x402.errors import MalformedError, MisconfiguredError, UnavailableError
+from x402 import networks
+from x402.errors import MalformedError, MisconfiguredError, RefusedError, UnavailableError
+from x402.schemes.subject import subject_of
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import (
     Facilitation,
@@ -24,6 +27,9 @@ from x402.wire.facilitation import (
 from x402.wire.payment import Payment
 from x402.wire.receipt import Receipt, parse_receipt
 from x402.wire.strict import BODY_LIMIT, parse_object
+
+_EVM_HASH = re.compile(r"0x(?!0{64})[0-9a-fA-F]{64}", re.ASCII)
+_SVM_SIGNATURE = re.compile(r"[1-9A-HJ-NP-Za-km-z]{64,88}", re.ASCII)
 
 SETTLE_TIMEOUT_SECONDS = 150.0
 """Longer than any facilitator waits for a receipt, so that its answer is not cut off (peers wait up to 120 s)."""
@@ -45,8 +51,11 @@ class RemoteFacilitator:
         timeout_seconds: float = 20.0,
         settle_timeout_seconds: float = SETTLE_TIMEOUT_SECONDS,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            parts = urlsplit("")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             raise MisconfiguredError("invalid_facilitator_url", "a facilitator's URL begins with http:// or https://")
         self._url = url.rstrip("/")
         self._headers = dict(headers or {})
@@ -82,8 +91,9 @@ class RemoteFacilitator:
             receipt = parse_receipt(parse_object(response.content, limit=BODY_LIMIT))
         except MalformedError as error:
             return self._doubt(requirement, f"the facilitator's answer can't be read: {error.message}")
-        if receipt.success and receipt.network not in ("", requirement.network):
-            return self._doubt(requirement, f"the facilitator speaks of another network ({receipt.network[:60]})")
+        doubt = _unbelievable(receipt, payment, requirement) if receipt.success else ""
+        if doubt:
+            return self._doubt(requirement, doubt)
         return receipt.model_copy(update={"network": requirement.network})
 
     async def supported(self) -> Supported:
@@ -105,3 +115,20 @@ class RemoteFacilitator:
 
     def _doubt(self, requirement: Requirement, message: str) -> Receipt:
         return Receipt.pending("", requirement.network, None, message)
+
+
+def _unbelievable(receipt: Receipt, payment: Payment, requirement: Requirement) -> str:
+    """Why a success can't be about this payment, or `""` (fault A03)."""
+    evm = requirement.network.startswith(networks.EIP155)
+    if receipt.network not in ("", requirement.network):
+        return f"the facilitator speaks of another network ({receipt.network[:60]})"
+    if receipt.transaction and (_EVM_HASH if evm else _SVM_SIGNATURE).fullmatch(receipt.transaction) is None:
+        return "the facilitator names a transaction that can't be one"
+    try:
+        payer = subject_of(payment, requirement).payer
+    except RefusedError:
+        return ""
+    stated = receipt.payer or payer
+    if stated != payer and not (evm and stated.lower() == payer.lower()):
+        return f"the facilitator speaks of another payer ({stated[:60]})"
+    return ""

@@ -112,6 +112,7 @@ class _Service:
         self._registry = CollectorRegistry()
         self._facilitator = facilitator
         self._reconciled = False
+        self._misfit = ""
 
     @asynccontextmanager
     async def life(self, _: FastAPI) -> AsyncIterator[None]:
@@ -132,7 +133,8 @@ class _Service:
                 await own.close()
 
     async def _watch(self, facilitator: LocalFacilitator) -> None:
-        """Start rails and reconcile before the first answer of `/ready`, again and again until both succeed."""
+        """Start rails and reconcile before `/ready` says yes, again and again until both succeed. A node of another
+        chain keeps its rail shut (fault D14)."""
 
         async def pause() -> None:
             await asyncio.sleep(self._settings.reconcile_seconds)
@@ -144,6 +146,9 @@ class _Service:
                 self._reconciled = True
             except UnavailableError:
                 await asyncio.sleep(1)
+            except MisconfiguredError as error:
+                self._misfit = error.message
+                await asyncio.sleep(self._settings.reconcile_seconds)
         await reconcile.watch(facilitator, pause)
 
     @property
@@ -177,7 +182,7 @@ class _Service:
     async def ready(self) -> JSONResponse:
         problems: dict[str, str] = {}
         if not self._reconciled:
-            problems["chains"] = "still reconciling, or a chain does not answer"
+            problems["chains"] = self._misfit or "still reconciling, or a chain does not answer"
         try:
             await self.facilitator.ledger.ping()
             if not (await asyncio.wait_for(self.facilitator.supported(), _READY_SUPPORTED_SECONDS)).kinds:

@@ -13,6 +13,7 @@ whatever encoding a payment is presented, there is one transaction and one answe
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterable
 
 from x402 import networks
@@ -59,7 +60,7 @@ class LocalFacilitator:
         self.ledger = ledger
         self._telemetry = telemetry or Telemetry()
         self._timeout = settle_timeout_seconds
-        self._flights: dict[str, tuple[Subject, asyncio.Task[Receipt]]] = {}
+        self._flights: dict[str, dict[str, asyncio.Task[Receipt]]] = {}
 
     async def verify(self, payment: Payment, requirement: Requirement) -> Verification:
         """Whether the payment would settle now. Raises `UnavailableError` when the chain can't be asked."""
@@ -74,23 +75,15 @@ class LocalFacilitator:
     async def settle(self, payment: Payment, requirement: Requirement) -> Receipt:
         """Move the money once, and give the same answer to everybody who asks for this payment.
 
-        Raises `UnavailableError` only while nothing was handed to a chain, or while the ledger can't say whether it
-        was; the service answers the latter as pending.
+        Raises `UnavailableError` only when nothing was handed to a chain; where the ledger can't say whether
+        something was, the answer is pending.
         """
         try:
             checked = self._rail(requirement).read(payment, requirement)
         except (RefusedError, MalformedError) as error:
             return self._refuse(requirement, error)
-        pay_id = checked.subject.pay_id
-        flight = self._flights.get(pay_id)
-        if flight is None:
-            flight = checked.subject, asyncio.create_task(self._settle(checked))
-            self._flights[pay_id] = flight
-            flight[1].add_done_callback(lambda _: self._flights.pop(pay_id, None))
-        elif _mutated(flight[0], checked.subject):
-            return self._refuse(requirement, _USED)
         # A caller that gives up must not stop a settlement that others, or the money, depend on.
-        return await asyncio.shield(flight[1])
+        return await asyncio.shield(self._flight(checked))
 
     async def supported(self) -> Supported:
         """Every kind that can be settled now, in both versions."""
@@ -110,11 +103,32 @@ class LocalFacilitator:
 
         A settlement that is under way in this process is joined, never raced.
         """
-        flight = self._flights.get(pay_id)
-        if flight is not None:
-            return await asyncio.shield(flight[1])
+        flights = self._flights.get(pay_id)
+        if flights:
+            await asyncio.wait(list(flights.values()))
         entry = await self.ledger.find(ME, pay_id)
         return None if entry is None else await self._resume(entry, timeout)
+
+    def _flight(self, checked: Checked) -> asyncio.Task[Receipt]:
+        """The settlement that is under way for these terms and this signature. Others over the same identity fly
+        beside it and meet it in the ledger, so that nobody's garbage answers for a real payment (fault A13)."""
+        subject = checked.subject
+        flights = self._flights.setdefault(subject.pay_id, {})
+        key = json.dumps([subject.amount, subject.payee, subject.payer, subject.asset, subject.record.get("proof")])
+        flight = flights.get(key)
+        if flight is None:
+            flight = flights[key] = asyncio.create_task(self._settle(checked))
+            flight.add_done_callback(lambda done: self._landed(subject.pay_id, key, done))
+        return flight
+
+    def _landed(self, pay_id: str, key: str, flight: asyncio.Task[Receipt]) -> None:
+        flights = self._flights[pay_id]
+        del flights[key]
+        if not flights:
+            del self._flights[pay_id]
+        if not flight.cancelled():
+            # Read here, so that a failure whose callers have all gone away is no surprise to the event loop.
+            flight.exception()
 
     async def _resume(self, entry: Entry, timeout: float) -> Receipt:
         rail = self.rails.get(entry.subject.network)
@@ -123,16 +137,19 @@ class LocalFacilitator:
         return self._answer(await self._decide(rail, entry, entry.stage, timeout))
 
     async def _settle(self, checked: Checked) -> Receipt:
-        known = await self.ledger.find(ME, checked.subject.pay_id)
-        if known is not None:
-            if _mutated(known.subject, checked.subject):
-                return self._refuse(checked.requirement, _USED)
-            return await self._resume(known, self._timeout)
-        rail = self._rail(checked.requirement)
+        subject, requirement = checked.subject, checked.requirement
         try:
-            checked = await rail.check(checked.payment, checked.requirement)
-        except RefusedError as error:
-            return self._refuse(checked.requirement, error)
+            known = await self.ledger.find(ME, subject.pay_id)
+        except UnavailableError as error:
+            # Nobody can look up whether this payment is under way, so nobody may call it refused (fault E02).
+            return self._doubt(subject, error)
+        if known is not None:
+            return await self._repeat(known, checked)
+        rail = self._rail(requirement)
+        try:
+            checked = await rail.check(checked.payment, requirement)
+        except (RefusedError, MalformedError) as error:
+            return await self._refuse_unless_settled(rail, checked, error)
         intended = await rail.prepare(checked)
         try:
             entry, won = await self.ledger.begin(begin(ME, checked.subject, intended))
@@ -141,22 +158,57 @@ class LocalFacilitator:
             raise
         if not won:
             await rail.abandon(intended)
-            return await self._resume(entry, self._timeout)
+            return await self._repeat(entry, checked)
         return self._answer(await self._broadcast(rail, entry, intended))
+
+    async def _repeat(self, known: Entry, checked: Checked) -> Receipt:
+        """The answer for a payment that is remembered, to whoever presents it on the same terms (fault A24)."""
+        if _mutated(known.subject, checked.subject):
+            return self._refuse(checked.requirement, _USED)
+        return await self._resume(known, self._timeout)
+
+    async def _refuse_unless_settled(
+        self, rail: Rail, checked: Checked, error: RefusedError | MalformedError
+    ) -> Receipt:
+        """A payment that the chain calls spent may have been submitted by a stranger, or by us before the ledger was
+        lost: then its money is where it belongs, and the payer has paid (faults A06, A10, A11)."""
+        subject = checked.subject
+        if error.code not in _PERHAPS_SPENT:
+            return self._refuse(checked.requirement, error)
+        try:
+            settled = await rail.find_settled(subject)
+            if settled is None:
+                return self._refuse(checked.requirement, error)
+            entry, _ = await self.ledger.begin(
+                begin(ME, subject, Intended(settled.transaction, b"", subject.expires_at))
+            )
+        except UnavailableError as doubt:
+            return self._doubt(subject, doubt)
+        if isinstance(entry.stage, Intended):
+            entry = await self._write(entry, Event.SETTLE, settled)
+        return await self._repeat(entry, checked)
 
     async def _broadcast(self, rail: Rail, entry: Entry, intended: Intended) -> Entry:
         try:
             await rail.submit(intended)
         except NotSent as error:
-            await rail.abandon(intended)
-            refused = Refused(
-                "invalid_exact_evm_transaction_failed"
-                if entry.subject.network.startswith(networks.EIP155)
-                else "invalid_exact_svm_transaction_failed",
-                f"the node refused the transaction: {error}",
-            )
-            return await self._write(entry, Event.REFUSE, refused)
+            return await self._not_sent(rail, entry, intended, error)
         return await self._decide(rail, entry, intended, self._timeout)
+
+    async def _not_sent(self, rail: Rail, entry: Entry, intended: Intended, error: NotSent) -> Entry:
+        """The node refused our bytes; refused is the payment only if nobody else's bytes have settled it (A11)."""
+        try:
+            stage: Settled | Refused | None = await rail.find_settled(entry.subject)
+        except UnavailableError:
+            return entry
+        if stage is None:
+            evm = entry.subject.network.startswith(networks.EIP155)
+            reason = "invalid_exact_evm_transaction_failed" if evm else "invalid_exact_svm_transaction_failed"
+            stage = Refused(reason, f"the node refused the transaction: {error}")
+        after = await self._write(entry, Event.SETTLE if isinstance(stage, Settled) else Event.REFUSE, stage)
+        if not isinstance(after.stage, Intended):
+            await rail.abandon(intended)
+        return after
 
     async def _decide(self, rail: Rail, entry: Entry, intended: Intended, timeout: float) -> Entry:
         try:
@@ -174,6 +226,9 @@ class LocalFacilitator:
         except UnlawfulEvent:
             # Another replica was told by the chain first; what it wrote is the answer.
             return await self.ledger.find(ME, subject.pay_id) or entry
+        except UnavailableError:
+            # What can't be written down is not yet known: the answer stays pending, and the chain is asked again.
+            return entry
         facts = {"network": subject.network, "pay_id": subject.pay_id}
         if isinstance(stage, Refused):
             self._telemetry.emit("settle.refused", **facts, reason=stage.reason)
@@ -193,6 +248,10 @@ class LocalFacilitator:
         self._telemetry.emit("settle.pending", network=network, pay_id=entry.subject.pay_id)
         return Receipt.pending(transaction, network, payer)
 
+    def _doubt(self, subject: Subject, error: UnavailableError) -> Receipt:
+        self._telemetry.emit("settle.pending", network=subject.network, pay_id=subject.pay_id)
+        return Receipt.pending("", subject.network, subject.payer, error.message)
+
     def _refuse(self, requirement: Requirement, error: RefusedError | MalformedError) -> Receipt:
         self._telemetry.emit("settle.refused", network=requirement.network, reason=error.code)
         return Receipt.refused(error.code, error.message, requirement.network, _payer(error))
@@ -206,6 +265,15 @@ class LocalFacilitator:
 
 
 _USED = RefusedError("duplicate_settlement", "another payment with this identity was already settled")
+
+_PERHAPS_SPENT = frozenset(
+    {
+        "invalid_exact_evm_nonce_already_used",
+        "invalid_exact_evm_transaction_simulation_failed",
+        "duplicate_settlement",
+    }
+)
+"""Refusals by a chain's simulation that may mean that the very payment has landed already."""
 
 
 def _mutated(stored: Subject, claimed: Subject) -> bool:

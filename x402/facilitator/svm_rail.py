@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from x402.errors import Mender, MisconfiguredError, RefusedError, UnavailableError
 from x402.facilitator.rail import Checked
 from x402.facilitator.signer import SvmSigner
-from x402.lifecycle import Entry, Intended, Refused, Settled
+from x402.lifecycle import Entry, Intended, Refused, Settled, Subject
 from x402.ports import NotSent, SvmChain
 from x402.schemes import exact_svm, exact_svm_rules, exact_svm_settlement
 from x402.schemes.exact_svm_layout import SignedTransfer
 from x402.schemes.exact_svm_rules import SvmLimits
-from x402.schemes.subject import recall, svm_subject
+from x402.schemes.subject import ANY_FEE, recall, subject_of, svm_subject
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Kind
 from x402.wire.payment import Payment
@@ -50,9 +50,11 @@ class SvmRail:
         self._signers = {signer.address: signer for signer in signers}
         self._limits = limits
         self._lamports = lamports or Lamports()
+        self._proven = False
 
     async def start(self) -> None:
-        await self._chain.block_height()
+        await self._chain.check_cluster(self.network)
+        self._proven = True
 
     async def kind(self) -> Kind | None:
         try:
@@ -68,13 +70,13 @@ class SvmRail:
         return list(self._signers)
 
     def read(self, payment: Payment, requirement: Requirement) -> Checked:
-        signed = self._signed(payment, requirement)
-        return Checked(svm_subject(signed, payment, requirement), payment, requirement)
+        return Checked(subject_of(payment, requirement), payment, requirement)
 
     async def check(self, payment: Payment, requirement: Requirement) -> Checked:
         signed = self._signed(payment, requirement)
         unsigned = _unsigned(signed)
-        simulation, accounts = await asyncio.gather(
+        _, simulation, accounts = await asyncio.gather(
+            self._prove(),
             self._chain.simulate(unsigned, verify_signatures=False),
             self._chain.accounts([signed.transfer.destination]),
         )
@@ -105,8 +107,7 @@ class SvmRail:
             return
 
     async def decide(self, entry: Entry, intended: Intended, *, timeout: float) -> Settled | Refused | None:
-        checked = recall(entry.subject)
-        transfer = self._signed(checked.payment, checked.requirement).transfer
+        transfer = _remembered(entry.subject).transfer
         remaining = timeout
         while True:
             slice_seconds = min(_REBROADCAST_SECONDS, remaining)
@@ -133,6 +134,20 @@ class SvmRail:
             intended.transaction,
         )
 
+    async def find_settled(self, subject: Subject) -> Settled | None:
+        signed = _remembered(subject)
+        signer = self._signers.get(signed.transfer.fee_payer)
+        if signer is None:
+            return None
+        # Ed25519 signatures are deterministic: only this transaction can ever have carried the payer's.
+        transaction, _ = exact_svm_settlement.cosign(
+            signed, signer.sign_message(exact_svm_settlement.message_to_sign(signed))
+        )
+        landed = await self._chain.transaction(transaction)
+        if landed is None or not exact_svm_settlement.moved(landed, signed.transfer):
+            return None
+        return Settled(transaction, landed.slot)
+
     async def _expired(self, intended: Intended) -> Refused | None:
         """The blockhash is dead: what is not on chain now will never be. Asked once more, after the height."""
         if await self._chain.status(intended.transaction, timeout=1.0) is not None:
@@ -146,11 +161,28 @@ class SvmRail:
         except NotSent:
             return
 
+    async def _prove(self) -> None:
+        """Nothing is judged by a node that may serve another chain (fault D14)."""
+        if self._proven:
+            return
+        try:
+            await self.start()
+        except MisconfiguredError as error:
+            raise UnavailableError(error.code, error.message) from error
+
     def _signed(self, payment: Payment, requirement: Requirement) -> SignedTransfer:
         managed = frozenset(self._signers)
         # Clients of version 1 know no memo; their equal payments collide, and the seller's claim tells them apart.
         limits = self._limits if payment.version != 1 else replace(self._limits, memo_required=False)
         return exact_svm_rules.check(payment, requirement, managed=managed, limits=limits)
+
+
+def _remembered(subject: Subject) -> SignedTransfer:
+    """A payment that was accepted once, whatever keys and limits there are now."""
+    facilitation = recall(subject)
+    requirement = facilitation.requirement
+    managed = frozenset({str(requirement.extra.get("feePayer", ""))})
+    return exact_svm_rules.check(facilitation.payment, requirement, managed=managed, limits=ANY_FEE)
 
 
 def _unsigned(signed: SignedTransfer) -> bytes:

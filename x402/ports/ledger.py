@@ -19,16 +19,14 @@ from contextlib import suppress
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, create_engine, delete, event, func, insert, select, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import Connection, Row, create_engine, event, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.lifecycle import STAGES, Entry, Event, Party, Stage, State, Subject, advance, open_states
-from x402.ports import Answer, Clock
-from x402.ports.schema import SCHEMA_VERSION, answers, events, metadata, nonces, payments, returned_nonces, versions
+from x402.ports import Answer, Clock, nonce_book
+from x402.ports.schema import SCHEMA_VERSION, answers, events, metadata, payments, upsert, versions
 
 T = TypeVar("T")
 _BATCH = 512
@@ -117,7 +115,7 @@ class SqlLedger:
         }
 
         def keep(connection: Connection) -> None:
-            statement = _upsert(connection, answers).values(pay_id=pay_id, **row)
+            statement = upsert(connection, answers).values(pay_id=pay_id, **row)
             connection.execute(statement.on_conflict_do_update(index_elements=["pay_id"], set_=row))
 
         await self._do(keep)
@@ -133,13 +131,13 @@ class SqlLedger:
         return await self._do(read)
 
     async def reserve_nonce(self, network: str, signer: str, chain_nonce: int) -> int:
-        return await self._do(lambda connection: _reserve_nonce(connection, network, signer, chain_nonce))
+        return await self._do(lambda connection: nonce_book.reserve(connection, network, signer, chain_nonce))
 
     async def return_nonce(self, network: str, signer: str, nonce: int) -> None:
-        await self._do(lambda connection: _return_nonce(connection, network, signer, nonce))
+        await self._do(lambda connection: nonce_book.give_back(connection, network, signer, nonce))
 
     async def mend_nonces(self, network: str, signer: str, chain_nonce: int) -> None:
-        await self._do(lambda connection: _mend_nonces(connection, network, signer, chain_nonce))
+        await self._do(lambda connection: nonce_book.mend(connection, network, signer, chain_nonce))
 
     async def ping(self) -> None:
         await self._do(lambda connection: connection.execute(update(versions).values(version=SCHEMA_VERSION)))
@@ -150,7 +148,7 @@ class SqlLedger:
         now = self._clock()
         subject = entry.subject
         stage, raw = _dump_stage(entry.stage)
-        statement = _upsert(connection, payments).values(
+        statement = upsert(connection, payments).values(
             party=str(entry.party),
             pay_id=subject.pay_id,
             state=str(entry.state),
@@ -302,10 +300,6 @@ def _open(url: str) -> Connection:
     return connection
 
 
-def _upsert(connection: Connection, table: Any) -> Any:
-    return (sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert)(table)
-
-
 def _find(connection: Connection, party: Party, pay_id: str) -> Entry | None:
     query = select(payments).where(payments.c.party == str(party), payments.c.pay_id == pay_id)
     row = connection.execute(query).one_or_none()
@@ -335,40 +329,3 @@ def _entry(row: Row[Any]) -> Entry:
         record=json.loads(row.record),
     )
     return Entry(Party(row.party), subject, kind(**members), row.created_at, row.updated_at)
-
-
-def _reserve_nonce(connection: Connection, network: str, signer: str, chain_nonce: int) -> int:
-    mine = (returned_nonces.c.network == network) & (returned_nonces.c.signer == signer)
-    connection.execute(delete(returned_nonces).where(mine, returned_nonces.c.nonce < chain_nonce))
-    lowest = connection.execute(select(func.min(returned_nonces.c.nonce)).where(mine)).scalar()
-    if lowest is not None:
-        connection.execute(delete(returned_nonces).where(mine, returned_nonces.c.nonce == lowest))
-        return int(lowest)
-    row = (nonces.c.network == network) & (nonces.c.signer == signer)
-    stored = connection.execute(select(nonces.c.next).where(row)).scalar()
-    nonce = max(chain_nonce, stored or 0)
-    statement = _upsert(connection, nonces).values(network=network, signer=signer, next=nonce + 1)
-    connection.execute(statement.on_conflict_do_update(index_elements=["network", "signer"], set_={"next": nonce + 1}))
-    return nonce
-
-
-def _return_nonce(connection: Connection, network: str, signer: str, nonce: int) -> None:
-    statement = _upsert(connection, returned_nonces).values(network=network, signer=signer, nonce=nonce)
-    connection.execute(statement.on_conflict_do_nothing())
-
-
-def _mend_nonces(connection: Connection, network: str, signer: str, chain_nonce: int) -> None:
-    row = (nonces.c.network == network) & (nonces.c.signer == signer)
-    following = connection.execute(select(nonces.c.next).where(row)).scalar()
-    if following is None or following <= chain_nonce:
-        return
-    open_rows = select(payments.c.stage).where(
-        payments.c.party == str(Party.FACILITATOR),
-        payments.c.state == str(State.INTENDED),
-        payments.c.network == network,
-    )
-    stages = [json.loads(stage) for (stage,) in connection.execute(open_rows)]
-    held = {stage["nonce"] for stage in stages if stage["sender"] == signer}
-    for nonce in range(chain_nonce, following):
-        if nonce not in held:
-            _return_nonce(connection, network, signer, nonce)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Index,
     Integer,
     LargeBinary,
@@ -15,6 +18,8 @@ from sqlalchemy import (
     Table,
     Text,
 )
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 SCHEMA_VERSION = 1
 
@@ -86,3 +91,8 @@ returned_nonces = Table(
 )
 
 versions = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
+
+
+def upsert(connection: Connection, table: Table) -> Any:
+    """An insert that can say what happens on conflict, in the connection's dialect."""
+    return (sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert)(table)

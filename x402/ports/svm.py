@@ -61,8 +61,7 @@ class RpcSvmChain:
     async def simulate(self, raw: bytes, *, verify_signatures: bool) -> SvmSimulation:
         config = {"encoding": "base64", "sigVerify": verify_signatures, **_COMMITMENT}
         value = _value(await self._ask("simulateTransaction", _base64(raw), config))
-        logs = value.get("logs") if isinstance(value, dict) else None
-        return SvmSimulation(_error(_member(value, "err")), tuple(str(line) for line in logs or ()))
+        return SvmSimulation(_error(_member(value, "err")), tuple(_texts(_optional(value, "logs", []))))
 
     async def send(self, raw: bytes, transaction: str) -> None:
         config = {"encoding": "base64", "preflightCommitment": "confirmed", "maxRetries": 0}
@@ -157,14 +156,10 @@ def _status(value: Any) -> SvmStatus | None:
 
 def _transaction(signature: str, value: Any) -> SvmTransaction:
     meta = _member(value, "meta")
-    keys = _member(_member(_member(value, "transaction"), "message"), "accountKeys")
-    loaded = meta.get("loadedAddresses") or {}
-    accounts = [str(key) for key in [*keys, *loaded.get("writable", []), *loaded.get("readonly", [])]]
-    sides: tuple[dict[int, Any], dict[int, Any]] = ({}, {})
-    for side, name in zip(sides, ("preTokenBalances", "postTokenBalances"), strict=True):
-        for balance in meta.get(name) or []:
-            side[_integer(_member(balance, "accountIndex"))] = balance
-    before, after = sides
+    accounts = _texts(_member(_member(_member(value, "transaction"), "message"), "accountKeys"))
+    loaded = _optional(meta, "loadedAddresses", {})
+    accounts += _texts(_optional(loaded, "writable", [])) + _texts(_optional(loaded, "readonly", []))
+    before, after = (_by_index(_optional(meta, name, [])) for name in ("preTokenBalances", "postTokenBalances"))
     balances = []
     for index in sorted(before.keys() | after.keys()):
         shown = after.get(index) or before[index]
@@ -173,13 +168,33 @@ def _transaction(signature: str, value: Any) -> SvmTransaction:
         balances.append(
             TokenBalance(
                 account=accounts[index],
-                owner=str(shown.get("owner", "")),
+                owner=str(shown.get("owner") or ""),
                 mint=str(_member(shown, "mint")),
                 before=_token_units(before.get(index)),
                 after=_token_units(after.get(index)),
             )
         )
     return SvmTransaction(signature, _integer(_member(value, "slot")), _error(_member(meta, "err")), tuple(balances))
+
+
+def _optional(value: Any, name: str, absent: Any) -> Any:
+    """A member that may be missing or null; `value` must be an object all the same."""
+    if not isinstance(value, dict):
+        raise UnavailableError("rpc_unavailable", f"the node sent no object around {name}")
+    member = value.get(name)
+    return absent if member is None else member
+
+
+def _texts(value: Any) -> list[str]:
+    if not isinstance(value, list):
+        raise UnavailableError("rpc_unavailable", "the node sent no list where one belongs")
+    return [str(one) for one in value]
+
+
+def _by_index(balances: Any) -> dict[int, dict[str, Any]]:
+    if not isinstance(balances, list):
+        raise UnavailableError("rpc_unavailable", "the node sent token balances that are no list")
+    return {_integer(_member(balance, "accountIndex")): balance for balance in balances}
 
 
 def _token_units(balance: Any) -> int:

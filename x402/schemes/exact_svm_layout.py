@@ -199,7 +199,12 @@ def message_of(transaction: VersionedTransaction) -> Message | MessageV0:
 
 
 def instructions_of(message: Message | MessageV0) -> list[Instruction]:
-    """The instructions with keys instead of indices. Only for messages without address lookup tables."""
+    """The instructions with keys instead of indices.
+
+    Raises `RefusedError` for a message with address lookup tables, whose keys stand elsewhere (fault C04).
+    """
+    if isinstance(message, MessageV0) and message.address_table_lookups:
+        raise why.refusal(why.LOOKUP_TABLES)
     keys = [str(key) for key in message.account_keys]
     return [
         Instruction(keys[one.program_id_index], tuple(keys[index] for index in one.accounts), bytes(one.data))

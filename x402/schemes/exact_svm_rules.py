@@ -159,8 +159,6 @@ def _check_signers(transaction: VersionedTransaction, message: Message | Message
 
 def _plain_instructions(message: Message | MessageV0) -> list[Instruction]:
     """Step 9: no account is hidden in a lookup table (C04), and the transaction dies with its blockhash (C08)."""
-    if isinstance(message, MessageV0) and message.address_table_lookups:
-        raise why.refusal(why.LOOKUP_TABLES)
     instructions = instructions_of(message)
     if any(one.program == SYSTEM and one.data[:4] == _ADVANCE_NONCE for one in instructions):
         raise why.refusal(why.DURABLE_NONCE)

@@ -1,0 +1,23 @@
+"""What tests of several rooms share: one pair of real chains for the whole session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.chains import EvmWorld, SvmWorld
+
+
+@pytest.fixture(scope="session")
+def evm_devnet() -> Iterator[EvmWorld]:
+    """A real EVM with the USDC token, shared by all tests: use accounts of your own."""
+    with EvmWorld() as world:
+        yield world
+
+
+@pytest.fixture(scope="session")
+def svm_devnet() -> Iterator[SvmWorld]:
+    """A real Solana VM with the USDC mint, shared by all tests: use accounts of your own."""
+    with SvmWorld() as world:
+        yield world
