@@ -82,8 +82,11 @@ def broad_excepts(path: str, text: str) -> Iterator[str]:
         if not isinstance(node, ast.ExceptHandler):
             continue
         caught = {name.id for name in ast.walk(node.type) if isinstance(name, ast.Name)} if node.type else {"Exception"}
-        hides = caught & {"Exception", "BaseException"} and not isinstance(node.body[-1], ast.Raise)
-        if hides and not EXCUSE.search(lines[node.lineno - 1]):
+        if not caught & {"Exception", "BaseException"}:
+            continue
+        raised = any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
+        logged = any(isinstance(inner, ast.Attribute) and inner.attr == "exception" for inner in ast.walk(node))
+        if not (raised or logged) and not EXCUSE.search(lines[node.lineno - 1]):
             yield f"{node.lineno}: {lines[node.lineno - 1].strip()}"
 
 

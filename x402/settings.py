@@ -6,6 +6,7 @@ accepted as well, the prefixed one first. Keys are masked wherever settings are 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -108,6 +109,61 @@ class FacilitatorSettings(Settings):
     """Networks that carry real money are refused unless this is set (design promise 8)."""
     host: str = Field("127.0.0.1", validation_alias=_named("X402_HOST", "HOST"))
     port: int = Field(4022, ge=0, le=65535, validation_alias=_named("X402_FACILITATOR_PORT", "PORT"))
+
+
+class GatewaySettings(Settings):
+    """A gateway that sells models. Networks are CAIP-2 ids or v1 names; times in seconds."""
+
+    evm_pay_to: str = Field("", validation_alias=_named("X402_EVM_PAY_TO", "EVM_PAYEE_ADDRESS", "EVM_ADDRESS"))
+    """Where the seller is paid on `evm_network`; not sold there when empty."""
+    svm_pay_to: str = Field("", validation_alias=_named("X402_SVM_PAY_TO", "SVM_PAYEE_ADDRESS", "SVM_ADDRESS"))
+    evm_network: str = Field("base-sepolia", validation_alias=_named("X402_EVM_NETWORK", "EVM_NETWORK"))
+    svm_network: str = Field("solana-devnet", validation_alias=_named("X402_SVM_NETWORK", "SVM_NETWORK"))
+    facilitator_url: str = Field(
+        "http://127.0.0.1:4022", validation_alias=_named("X402_FACILITATOR_URL", "FACILITATOR_URL")
+    )
+    price_file: Path | None = Field(None, validation_alias=_named("X402_PRICES"))
+    """TOML with models, prices and upstreams."""
+    upstream_url: str = Field("", validation_alias=_named("X402_UPSTREAM_URL", "OPENAI_BASE_URL"))
+    """Without a price file: an OpenAI-compatible base URL, whose `models` are sold at their list prices."""
+    upstream_api_key: SecretStr | None = Field(None, validation_alias=_named("X402_UPSTREAM_API_KEY", "OPENAI_API_KEY"))
+    model_names: str = Field("", validation_alias=_named("X402_MODELS"))
+    """Separated by commas."""
+    ledger: str = Field("sqlite:///x402-gateway.sqlite", validation_alias=_named("X402_GATEWAY_LEDGER", "X402_LEDGER"))
+    quote_key: SecretStr | None = Field(None, validation_alias=_named("X402_QUOTE_KEY"))
+    """Signs quotes: at least 16 characters; several separated by commas, the first signs and all are read. Without it
+    a fresh key is made, and quotes do not outlive the process."""
+    public_url: str = Field("", validation_alias=_named("X402_PUBLIC_URL"))
+    """How clients reach the gateway, such as `https://api.example.com`."""
+    max_timeout_seconds: int = Field(300, ge=30, le=3600, validation_alias=_named("X402_MAX_TIMEOUT_SECONDS"))
+    mainnet: bool = Field(False, validation_alias=_named("X402_MAINNET"))
+    """Networks that carry real money are refused unless this is set (design promise 8)."""
+    host: str = Field("127.0.0.1", validation_alias=_named("X402_HOST", "HOST"))
+    port: int = Field(4021, ge=0, le=65535, validation_alias=_named("X402_GATEWAY_PORT", "PORT"))
+
+    @property
+    def pay_to(self) -> Mapping[str, str]:
+        """Receiving addresses by network. Raises `MisconfiguredError("no_pay_to")` when there is none."""
+        stated = {self.evm_network: self.evm_pay_to.strip(), self.svm_network: self.svm_pay_to.strip()}
+        addresses = {network: address for network, address in stated.items() if address}
+        if not addresses:
+            raise MisconfiguredError("no_pay_to", "set X402_EVM_PAY_TO or X402_SVM_PAY_TO to be paid")
+        return addresses
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models to sell without a price file."""
+        return tuple(name.strip() for name in self.model_names.split(",") if name.strip())
+
+    @property
+    def quote_keys(self) -> tuple[bytes, ...]:
+        """The keys that sign and read quotes; none when a fresh one is to be made."""
+        return tuple(part.strip().encode() for part in secret(self.quote_key).split(",") if part.strip())
+
+
+def variables() -> Mapping[str, str]:
+    """Every environment variable, for a price file that names its own (`std::env::NAME`)."""
+    return dict(os.environ)
 
 
 def secret(value: SecretStr | None) -> str:

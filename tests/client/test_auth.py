@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import gzip
+import json
+import subprocess
+import sys
 import threading
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
+import anyio
 import httpx
 import httpx2
 import pytest
 
 from x402 import networks
 from x402.client.auth import X402Auth, async_client, client
+from x402.client.choose import Policy
 from x402.client.flow import outcome_of
 from x402.client.wallet import Wallet
 from x402.errors import DeclinedError, MalformedError, Moved, PendingError, UnavailableError, UnpaidError
 from x402.lifecycle import State
-from x402.schemes import exact_evm, exact_evm_rules, exact_svm
+from x402.schemes import exact_evm_rules, exact_svm
 from x402.wire.payment import read_payment as parse_header
 from x402.wire.receipt import Receipt
 
@@ -32,6 +37,7 @@ from .seller import (
     Seat,
     Seller,
     asks,
+    challenge,
     delivers,
     offer,
     paying,
@@ -76,9 +82,7 @@ class TestPaying:
         assert seller.seen[1].content == seller.seen[0].content == b'{"model":"demo"}'
 
     def test_a_v1_challenge_is_paid_in_v1(self, seat: Seat, auth: X402Auth) -> None:
-        from .seller import challenge
-
-        body = __import__("json").dumps(challenge().as_v1()).encode()
+        body = json.dumps(challenge().as_v1()).encode()
         seller = Seller(lambda r: delivers() if paying(r) else Answer(402, {}, body))
         assert seat.call(auth, seller).status_code == 200
         assert read_payment(seller.seen[1].headers["x-payment"])["network"] == "base-sepolia"
@@ -165,7 +169,9 @@ class TestSolana:
         assert "authorization" not in seller.seen[1].headers
         assert seller.seen[2].content == seller.seen[0].content
 
-    @pytest.mark.parametrize("node", [Answer(500), Answer(200, {}, b"{}"), Answer(200, {}, b"junk"), Answer(200, {}, b"x" * 99_999)])
+    @pytest.mark.parametrize(
+        "node", [Answer(500), Answer(200, {}, b"{}"), Answer(200, {}, b"junk"), Answer(200, {}, b"x" * 99_999)]
+    )
     def test_a_node_without_an_answer_costs_nothing(
         self, seat: Seat, wallet: Wallet, clock: Clock, node: Answer
     ) -> None:
@@ -377,9 +383,6 @@ class TestHostileReplies:
     def test_E04_a_402_of_any_size_is_read_up_to_a_limit(self, seat: Seat, auth: X402Auth) -> None:
         drawn = 0
 
-        class Endless(Answer):
-            pass
-
         def endless() -> Any:
             nonlocal drawn
             while True:
@@ -418,7 +421,7 @@ class TestHostileReplies:
     def test_B05_a_redirect_never_carries_the_payment_away(
         self, seat: Seat, auth: X402Auth, status: int, target: str, follow: bool
     ) -> None:
-        seller = Seller(asks(), Answer(status, {"Location": target}), Answer(200, {}, b"stolen"))
+        seller = Seller(asks(), Answer(status, {"Location": target}), delivers(b"stolen"))
         with pytest.raises(UnpaidError) as caught:
             seat.call(auth, seller, follow_redirects=follow)
         assert caught.value.code == "redirected_after_payment"
@@ -446,8 +449,6 @@ class TestHostileReplies:
         assert len(seller.signatures) == 1
 
     def test_B04_a_changed_payee_is_not_paid(self, seat: Seat, wallet: Wallet, clock: Clock) -> None:
-        from x402.client.choose import Policy
-
         auth = X402Auth(wallet, journal=":memory:", clock=clock, policy=Policy(payees={"seller.test": {PAYEE}}))
         assert seat.call(auth, Seller(shop(delivers()))).status_code == 200
         seller = Seller(shop(delivers(), offer(pay_to="0x" + "99" * 20)))
@@ -525,8 +526,6 @@ def test_a_real_server_and_a_real_socket(auth: X402Auth) -> None:
 
 
 def test_the_convenience_constructors_pay(auth: X402Auth) -> None:
-    import anyio
-
     seller = Seller(shop(delivers()))
     with client(auth, transport=httpx.MockTransport(seller)) as http:
         assert http.post(URL).status_code == 200
@@ -536,3 +535,11 @@ def test_the_convenience_constructors_pay(auth: X402Auth) -> None:
             return (await http.post(URL)).status_code
 
     assert anyio.run(go) == 200
+
+
+def test_paying_loads_no_chain_library_and_no_server() -> None:
+    code = "import sys, x402.client.auth, x402.client.chat; print(*(name for name in sys.modules if '.' not in name))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "httpx2" in loaded
+    heavy = {"web3", "solana", "fastapi", "starlette", "uvicorn", "sqlalchemy", "eth_account", "eth_abi", "openai"}
+    assert heavy.isdisjoint(loaded)

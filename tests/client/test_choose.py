@@ -229,7 +229,9 @@ def test_whatever_is_offered_is_taken_within_the_cap_or_declined(**members: Any)
     try:
         choice = choose(challenge(offer(**members)), BUYER, Policy())
     except DeclinedError as error:
-        assert error.details["offers"]
+        listed = error.details["offers"]
     else:
+        listed = [choice]
         assert 0 < choice.usd <= 1
         assert choice.amount.units == members["amount"]
+    assert len(listed) == 1

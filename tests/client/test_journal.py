@@ -58,9 +58,7 @@ class TestRows:
         exposed = journal.expose("p1", "X-PAYMENT", "abc")
         assert (exposed.state, exposed.header_name, exposed.header) == (State.EXPOSED, "X-PAYMENT", "abc")
         clock.now += 5
-        settled = journal.conclude(
-            "p1", event=Event.SETTLE, stage=Settled(TRANSACTION), receipt=RECEIPT, answered=True
-        )
+        settled = journal.conclude("p1", event=Event.SETTLE, stage=Settled(TRANSACTION), receipt=RECEIPT, answered=True)
         assert (settled.state, settled.open, settled.receipt) == (State.SETTLED, False, RECEIPT)
         assert settled.header == "abc"
         assert (settled.entry.created_at, settled.entry.updated_at) == (NOW, NOW + 5)

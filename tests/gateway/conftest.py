@@ -182,6 +182,10 @@ class Shop:
         assert response.status_code == 402, response.text
         return challenge_of(response)
 
+    async def challenge_at(self, path: str) -> Challenge:
+        """A challenge for a GET, asked through the app and not through its server."""
+        return await self.challenge(path)
+
     async def entry(self) -> Entry:
         """The only payment that the gateway has in its ledger and that is not resolved."""
         (entry,) = await self.ledger.unresolved(Party.GATEWAY)

@@ -36,6 +36,9 @@ BOMBS: dict[str, bytes | str] = {
     "closed arrays": b"[" * 30_000 + b"]" * 30_000,
     "nested objects": b'{"a":' * 12_000,
     "one level too deep": b"[" * (DEPTH_LIMIT + 1) + b"]" * (DEPTH_LIMIT + 1),
+    "one digit too many": b"1" * (DIGIT_LIMIT + 1),
+    "one digit too many below zero": b"-" + b"1" * (DIGIT_LIMIT + 1),
+    "four thousand digits, which Python would read": b"1" * 4_000,
     "five thousand digits": b"1" * 5_000,
     "five thousand decimals": b"0." + b"3" * 5_000,
     "a minus and 5 000 digits": b"-" + b"7" * 5_000,
@@ -83,6 +86,7 @@ def test_e04_refusing_ten_megabytes_takes_no_memory() -> None:
 def test_e04_control_what_is_just_inside_the_limits_is_read() -> None:
     assert parse_json(b"[" * DEPTH_LIMIT + b"]" * DEPTH_LIMIT) is not None
     assert parse_json("9" * DIGIT_LIMIT) == 10**DIGIT_LIMIT - 1
+    assert parse_json("-" + "9" * DIGIT_LIMIT) == 1 - 10**DIGIT_LIMIT
     assert parse_json(b"1" + b" " * (BODY_LIMIT - 1)) == 1
     assert parse_json('"' + "é" * ((BODY_LIMIT - 2) // 2) + '"')
     payload = dump_json({"a": "b" * (HEADER_LIMIT * 3 // 4 - 9)})

@@ -8,12 +8,14 @@ import typer
 
 from x402.cli import buy, demo, devnet, inspect, serve, wallet
 from x402.cli.failures import Reporting
+from x402.cli.screen import prose
 
 app = typer.Typer(
     cls=Reporting,
     help="Pay for one HTTP answer at a time, in USDC, on Base or Solana; sell answers; settle payments.",
     epilog="New here? Type: x402 demo",
     no_args_is_help=True,
+    rich_markup_mode="rich",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -39,12 +41,12 @@ def _root(
     pass
 
 
-app.command("demo", rich_help_panel=_TRY)(demo.demo)
+app.command("demo", help=prose(demo.demo), rich_help_panel=_TRY)(demo.demo)
 app.add_typer(devnet.app, name="devnet", rich_help_panel=_TRY)
-app.command("inspect", rich_help_panel=_TRY)(inspect.inspect)
+app.command("inspect", help=prose(inspect.inspect), rich_help_panel=_TRY)(inspect.inspect)
 app.add_typer(wallet.app, name="wallet", rich_help_panel=_BUY)
-app.command("models", rich_help_panel=_BUY)(buy.models)
-app.command("quote", rich_help_panel=_BUY)(buy.quote)
-app.command("chat", rich_help_panel=_BUY)(buy.chat)
-app.command("gateway", rich_help_panel=_RUN)(serve.gateway)
-app.command("facilitator", rich_help_panel=_RUN)(serve.facilitator)
+app.command("models", help=prose(buy.models), rich_help_panel=_BUY)(buy.models)
+app.command("quote", help=prose(buy.quote), rich_help_panel=_BUY)(buy.quote)
+app.command("chat", help=prose(buy.chat), rich_help_panel=_BUY)(buy.chat)
+app.command("gateway", help=prose(serve.gateway), rich_help_panel=_RUN)(serve.gateway)
+app.command("facilitator", help=prose(serve.facilitator), rich_help_panel=_RUN)(serve.facilitator)

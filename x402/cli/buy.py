@@ -51,7 +51,8 @@ def models(base_url: _BaseUrl = "", as_json: AsJson = False) -> None:
     for column in ("USD per 1M prompt tokens", "per 1M answer tokens", "context"):
         table.add_column(column, justify="right")
     for model in listed:
-        pricing = model.get("pricing") if isinstance(model.get("pricing"), dict) else {}
+        stated = model.get("pricing")
+        pricing = stated if isinstance(stated, dict) else {}
         table.add_row(
             escape(str(model.get("id", "?"))),
             escape(str(model.get("display_name") or model.get("name") or "")),
@@ -97,13 +98,16 @@ def quote(
         return
     from rich.markup import escape
 
-    from x402.cli.explain import money, title_of
+    from x402 import networks
+    from x402.cli.explain import money
 
     if heard.quote is not None:
         console.print(bill(tariff.rows(heard.quote)))
         console.print()
     for offer in heard.offers:
-        console.print(f"  {escape(money(offer.amount, offer.network, offer.asset))} on {escape(title_of(offer.network))}")
+        network = networks.find(offer.network)
+        where = network.title if network else offer.network
+        console.print(f"  {escape(money(offer.amount, offer.network, offer.asset))} on {escape(where)}")
     price = "" if heard.usd is None else f" --max {tariff.plain(heard.usd)}"
     err().print(f"[dim]nothing was paid.[/] [bold]Next:[/] x402 chat … --model {escape(model)}{price}")
 
@@ -148,7 +152,7 @@ def chat(
         return
     if not stream:
         typer.echo(answer["text"])
-    err().print(_receipt_line(answer["receipt"], paid))
+    err().print(_receipt_line(answer["receipt"], paid, local=_is_local(base_url)), soft_wrap=True)
 
 
 def bill(rows: Any) -> Any:
@@ -157,8 +161,10 @@ def bill(rows: Any) -> Any:
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
-    for justify in ("right", "left", "right", "right"):
-        table.add_column(justify=justify)  # type: ignore[arg-type]
+    table.add_column(justify="right")
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(justify="right")
     for row in rows[:-1]:
         table.add_row(row.units, escape(row.item), f"[dim]{escape(row.rate)}[/]", row.usd)
     last = rows[-1]
@@ -229,7 +235,16 @@ def _paid(caller: Chat, receipt: Receipt | None) -> dict[str, str] | None:
     return None
 
 
-def _receipt_line(receipt: Receipt | None, paid: dict[str, str] | None) -> str:
+def _is_local(base_url: str) -> bool:
+    """Whether the seller is on this machine, and so most likely on a devnet that no explorer knows."""
+    from urllib.parse import urlsplit
+
+    from x402.client.choose import is_secure
+
+    return is_secure("http", urlsplit(base_url).hostname or "")
+
+
+def _receipt_line(receipt: Receipt | None, paid: dict[str, str] | None, *, local: bool) -> str:
     if receipt is None:
         return "[dim]no receipt: the seller asked for no payment, or sent none[/]"
     from rich.markup import escape
@@ -239,7 +254,7 @@ def _receipt_line(receipt: Receipt | None, paid: dict[str, str] | None) -> str:
     network = networks.find(receipt.network)
     where = network.title if network else receipt.network
     price = f"${paid['usd']} " if paid else ""
-    link = network.transaction_url(receipt.transaction) if network else ""
+    link = network.transaction_url(receipt.transaction) if network and not local else ""
     words = f"[green]paid[/] {price}on {escape(where)} · {receipt.outcome} · {escape(receipt.transaction)}"
     return words + (f"\n[dim]{escape(link)}[/]" if link else "")
 

@@ -126,7 +126,7 @@ class Shopper:
         self._began, self._waited = time.monotonic(), 0.0
         await self._step("ask", seen)
         transport = _VersionOne() if purchase.version == 1 else httpx.AsyncHTTPTransport()
-        hooks = {"request": [self._sending], "response": [self._received]}
+        hooks: dict[str, list[Callable[..., Any]]] = {"request": [self._sending], "response": [self._received]}
         try:
             async with (
                 httpx.AsyncClient(
@@ -202,7 +202,8 @@ class _VersionOne(httpx.AsyncHTTPTransport):
 
 def _question(purchase: Purchase) -> dict[str, Any]:
     messages = [{"role": "user", "content": purchase.prompt}]
-    return {"model": purchase.model, "messages": messages, "max_tokens": purchase.max_tokens}
+    question = {"model": purchase.model, "messages": messages, "max_tokens": purchase.max_tokens}
+    return question | ({"stream_options": {"include_usage": True}} if purchase.stream else {})
 
 
 def _on_network(challenge: Challenge | None, network: str) -> Requirement | None:

@@ -20,12 +20,15 @@ from x402.cli.screen import out
 from x402.devnet.town_books import Balances, Verdict
 from x402.devnet.town_parties import Role
 from x402.money import show_units
+from x402.wire.challenge import Challenge
 
 if TYPE_CHECKING:
     from x402.devnet.town import Town
 
-_LABEL = 13
-_PAUSES = {"ask": 0.3, "challenge": 0.6, "signed": 0.3, "receipt": 0.6}
+_LABEL = 8
+_PLACE = 13
+_WORDS = 32
+_PAUSES = {"ask": 0.2, "challenge": 0.45, "signed": 0.2, "receipt": 0.4}
 """Seconds to wait after a step, so that people can read along; none with `--fast`."""
 
 
@@ -47,13 +50,13 @@ class Screen:
         console.print(f"[bold]The town is up[/] [dim]in {seconds:.1f} s: two real chains, play money, no network[/]")
         urls = town.urls
         for label, words, url in (
-            ("Base Sepolia", f"{town.evm.engine}, EIP-3009 USDC", urls.evm_rpc),
-            ("Solana devnet", "LiteSVM, SPL Token USDC", urls.svm_rpc),
-            ("gateway", "sells a demo model, answer by answer", urls.gateway),
-            ("facilitator", "verifies, settles, pays the network fees", urls.facilitator),
-            ("buyer", "a wallet with 25 USDC on each chain, and no account", ""),
+            ("Base Sepolia", f"{town.evm.engine} with EIP-3009 USDC", urls.evm_rpc),
+            ("Solana devnet", "LiteSVM with SPL Token USDC", urls.svm_rpc),
+            ("facilitator", "settles, pays the network fees", urls.facilitator),
+            ("gateway", "sells a demo model's answers", urls.gateway),
+            ("buyer", "25 USDC on each chain, and no account anywhere", ""),
         ):
-            self._line(label, f"{words:<52}[dim]{url}[/]", style="cyan")
+            self._line(label, f"{words:<{_WORDS}} [dim]{url}[/]" if url else words, "cyan", _PLACE)
 
     def tell(self, step: str, seen: Seen) -> None:
         """One step of a purchase."""
@@ -73,7 +76,7 @@ class Screen:
     @property
     def pauses(self) -> Mapping[str, float]:
         """How long to wait after each step, in seconds."""
-        return _PAUSES if self._slowly and not self._quiet else {}
+        return _PAUSES if self._slowly and not self._quiet and out().is_terminal else {}
 
     def books(self, before: Balances, after: Balances, verdict: Verdict) -> None:
         """What everybody has now, and whether the books agree."""
@@ -86,10 +89,8 @@ class Screen:
         console.print(Padding(_sum_table(verdict), (1, 2)))
         if verdict.agrees:
             total = sum(account.received for account in verdict.accounts)
-            console.print(
-                f"[bold green]✓ Chains and ledgers agree to the unit:[/] {len(PURCHASES)} answers for "
-                f"{show_units(total, 6)} USDC ({total:,} atomic units), and nobody else touched a unit."
-            )
+            words = f"{self._number} answers for {show_units(total, 6)} USDC"
+            console.print(f"[bold green]✓ Chains and ledgers agree to the unit:[/] {words}.")
         for problem in verdict.problems:
             console.print(f"[bold red]✗ {escape(problem)}[/]")
 
@@ -105,9 +106,8 @@ class Screen:
     def _challenge(self, seen: Seen) -> None:
         if seen.challenge is None:
             return
-        where = "v1 body" if seen.challenge.version == 1 else "PAYMENT-REQUIRED"
-        offers = " or ".join(_offer_words(offer.network, offer.asset, offer.amount) for offer in seen.challenge.accepts)
-        self._line("402", f"{escape(offers)}  [dim]{where}[/]", style="yellow")
+        where = "body of v1" if seen.challenge.version == 1 else "PAYMENT-REQUIRED"
+        self._line("402", f"{escape(_prices(seen.challenge))}  [dim]{where}[/]", style="yellow")
         if seen.quote is not None:
             out().print(Padding(bill(tariff.rows(seen.quote)), (0, 0, 0, _LABEL + 4)))
 
@@ -116,16 +116,17 @@ class Screen:
             return
         offer = seen.offer
         evm = offer.network.startswith(networks.EIP155)
-        what = "EIP-3009 authorization" if evm else "Solana transaction, partially signed"
-        life = f", dead after {span(offer.max_timeout_seconds)}" if evm else ""
-        self._line("sign", f"{what}: {usd(offer.amount)} to {_short(offer.pay_to)}{life}  [dim]{seen.payment.header_name}[/]")
+        what = "EIP-3009" if evm else "SPL transfer"
+        life = f", dead in {span(offer.max_timeout_seconds)}" if evm else ""
+        words = f"{what}: {usd(offer.amount)} → {_short(offer.pay_to)}{life}"
+        self._line("sign", f"{words}  [dim]{seen.payment.header_name}[/]")
 
     def _verified(self, seen: Seen) -> None:
-        self._line("verify", "facilitator: every rule holds, and the chain's simulation succeeds")
+        self._line("verify", "every rule holds, and the chain's simulation succeeds")
 
     def _settled(self, seen: Seen) -> None:
         transaction = str(seen.facts[-1].attributes.get("transaction", ""))
-        self._line("settle", f"on chain in [bold]{escape(_short(transaction, 18))}[/]", style="green")
+        self._line("settle", f"on chain in [bold]{escape(_short(transaction, 40))}[/]", style="green")
 
     def _chunk(self, seen: Seen) -> None:
         """Write as it comes, broken between words at the margin."""
@@ -155,13 +156,20 @@ class Screen:
             self._line("receipt", "none", style="red")
             return
         usage = seen.usage or {}
-        tokens = f"{usage.get('prompt_tokens', '?')} + {usage.get('completion_tokens', '?')} tokens"
+        words = [f"[bold]{seen.receipt.outcome}[/]"]
+        charge = seen.receipt.extra.get("charge")
+        if seen.offer is not None:
+            words.append(f"paid {usd(seen.offer.amount)}")
+        if isinstance(charge, dict) and str(charge.get("actual", "")).isdecimal():
+            words.append(f"used {usd(int(charge['actual']))}")
         chunks = f" in {len(seen.chunks)} chunks" if seen.chunks else ""
-        self._line("receipt", f"{seen.receipt.outcome}, {tokens}{chunks}, {seen.milliseconds} ms", style="green")
+        words.append(f"{usage.get('prompt_tokens', '?')} + {usage.get('completion_tokens', '?')} tokens{chunks}")
+        words.append(f"{seen.milliseconds} ms")
+        self._line("receipt", ", ".join(words), style="green")
 
-    def _line(self, label: str, words: str, style: str = "dim") -> None:
+    def _line(self, label: str, words: str, style: str = "dim", width: int = _LABEL) -> None:
         table = Table.grid(padding=(0, 2))
-        table.add_column(width=_LABEL, style=style, no_wrap=True)
+        table.add_column(width=width, style=style, no_wrap=True)
         table.add_column(overflow="fold")
         table.add_row(label, words)
         out().print(Padding(table, (0, 0, 0, 2)))
@@ -172,43 +180,42 @@ def _short(text: str, kept: int = 14) -> str:
     return text if len(text) <= kept + 1 else f"{text[: kept // 2 + 2]}…{text[-(kept // 2 - 2) :]}"
 
 
-def _offer_words(network: str, asset: str, amount: int) -> str:
-    known = networks.find(network)
-    pinned = known.asset(asset) if known else None
-    price = f"{show_units(amount, pinned.decimals)} {pinned.symbol}" if pinned else f"{amount} units"
-    return f"{price} on {known.title if known else network}"
+def _prices(challenge: Challenge) -> str:
+    """What is asked, networks of one price together: `0.01 USDC on Base Sepolia or Solana devnet`."""
+    places: dict[str, list[str]] = {}
+    for offer in challenge.accepts:
+        known = networks.find(offer.network)
+        pinned = known.asset(offer.asset) if known else None
+        price = f"{show_units(offer.amount, pinned.decimals)} {pinned.symbol}" if pinned else f"{offer.amount} units"
+        places.setdefault(price, []).append(known.title if known else offer.network)
+    return ", or ".join(f"{price} on {' or '.join(titles)}" for price, titles in places.items())
 
 
 def _balance_table(before: Balances, after: Balances) -> Table:
-    table = _table("USDC on chain", "before", "after", "change", "network fees paid")
-    network = ""
-    for (role, where), start in sorted(before.usdc.items(), key=lambda entry: entry[0][1]):
-        if network and network != where:
-            table.add_section()
-        network = where
-        end = after.usdc[role, where]
-        fees = before.fuel[role, where] - after.fuel[role, where]
-        table.add_row(
-            f"{networks.get(where).title}  [cyan]{role}[/]",
-            _usdc(start),
-            _usdc(end),
-            _change(end - start),
-            _fuel(fees, where),
-        )
+    table = _table("USDC on chain", "before", "after", "change", "network fees")
+    for network in dict.fromkeys(network for _, network in before.usdc):
+        table.add_row(f"[bold]{networks.get(network).title}[/]")
+        for role in Role:
+            start, end = before.usdc[role, network], after.usdc[role, network]
+            fees = before.fuel[role, network] - after.fuel[role, network]
+            row = (f"  {role}", _usdc(start), _usdc(end), _change(end - start), _fuel(fees, network))
+            table.add_row(*row)
     return table
 
 
 def _sum_table(verdict: Verdict) -> Table:
-    table = _table(
-        "atomic units", "buyer paid", "seller got", "client journal", "gateway ledger", "facilitator ledger", ""
-    )
-    for account in verdict.accounts:
-        figures = (account.paid, account.received, account.client, account.gateway, account.facilitator)
-        table.add_row(
-            networks.get(account.network).title,
-            *(f"{figure:,}" for figure in figures),
-            "[bold green]✓ equal[/]" if account.agrees else "[bold red]✗ differ[/]",
-        )
+    accounts = verdict.accounts
+    table = _table("atomic units", *(networks.get(account.network).title for account in accounts))
+    for words, figures in (
+        ("buyer paid, says the chain", [account.paid for account in accounts]),
+        ("seller received, says the chain", [account.received for account in accounts]),
+        ("client's journal", [account.client for account in accounts]),
+        ("gateway's ledger", [account.gateway for account in accounts]),
+        ("facilitator's ledger", [account.facilitator for account in accounts]),
+    ):
+        table.add_row(words, *(f"{figure:,}" for figure in figures))
+    signs = {True: "[bold green]✓ equal[/]", False: "[bold red]✗ differ[/]"}
+    table.add_row("", *(signs[account.agrees] for account in accounts))
     return table
 
 

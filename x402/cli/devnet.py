@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from x402.cli.screen import AsJson, out, working
+from x402.cli.screen import AsJson, out, prose, working
 
 if TYPE_CHECKING:
     from x402.devnet.town import Town
@@ -24,7 +24,6 @@ def _devnet() -> None:
     pass
 
 
-@app.command()
 def up(
     state: Annotated[
         Path | None, typer.Option("--state", help="Keep ledgers and wallet file in this empty directory.")
@@ -42,6 +41,8 @@ def up(
 
         x402 devnet up --any-port --json
     """
+    import asyncio
+
     from x402.errors import MalformedError
 
     if engine not in ("auto", "py-evm", "anvil"):
@@ -53,27 +54,32 @@ def up(
             out().print("[dim]the town is gone; nothing is left of it[/]")
 
 
+app.command("up", help=prose(up))(up)
+
+
 async def _up(state: Path | None, any_port: bool, engine: str, as_json: bool) -> None:
+    import asyncio
+
     stop_on_terminate()
     began = time.monotonic()
-    with working("bringing up both chains, the facilitator, the gateway and a model", quiet=as_json):
-        from x402.devnet.town import USUAL_PORTS, Ports, Town
+    async with AsyncExitStack() as running:
+        with working("bringing up both chains, the facilitator, the gateway and a model", quiet=as_json):
+            from x402.devnet.town import USUAL_PORTS, Ports, Town
 
-        town = Town(ports=Ports() if any_port else USUAL_PORTS, state=state, engine=engine)  # type: ignore[arg-type]
-        await town.__aenter__()
-    try:
+            ports = Ports() if any_port else USUAL_PORTS
+            town = await running.enter_async_context(Town(ports=ports, state=state, engine=engine))  # type: ignore[arg-type]
         seconds = time.monotonic() - began
         if as_json:
             typer.echo(json.dumps({"urls": town.urls.as_json(), "buyer": _buyer(town), "seconds": f"{seconds:.2f}"}))
         else:
             show(town, f"up in {seconds:.1f} s")
         await asyncio.Event().wait()
-    finally:
-        await town.stop()
 
 
 def stop_on_terminate() -> None:
     """Let SIGTERM end the running command as Ctrl-C does, so that nothing is left behind either way."""
+    import asyncio
+
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -91,11 +97,11 @@ def show(town: Town, words: str) -> None:
     table.add_column(no_wrap=True)
     table.add_column(style="dim")
     for row in (
-        ("  gateway", urls.gateway, "sells the demo model; OpenAI-compatible at /api/v1"),
-        ("  facilitator", urls.facilitator, "verifies, settles, pays network fees"),
-        ("  demo model", urls.model, "a small model server that tells the truth about tokens"),
-        ("  EVM", urls.evm_rpc, f"{town.evm.engine}, chain id of Base Sepolia"),
-        ("  Solana", urls.svm_rpc, f"LiteSVM, genesis of Solana devnet; {urls.svm_ws}"),
+        ("  gateway", f"{urls.gateway}/api/v1", "sells the demo model"),
+        ("  facilitator", urls.facilitator, "settles, pays network fees"),
+        ("  demo model", f"{urls.model}/v1", "tells the truth on tokens"),
+        ("  EVM", urls.evm_rpc, f"{town.evm.engine}, chain {town.evm.chain_id}"),
+        ("  Solana", urls.svm_rpc, f"LiteSVM; {urls.svm_ws}"),
     ):
         table.add_row(*row)
     console.print(table)

@@ -87,7 +87,7 @@ def explain(text: str, *, now: int) -> Explanation:
         message = decode_header(bare, code="unrecognised")
     except MalformedError as error:
         raise MalformedError(
-            "unrecognised", f"this is no URL, no JSON object and no x402 header value: {error.message}"
+            "unrecognised", f"this is no URL, no JSON object and no x402 header value ({error.message})"
         ) from error
     return explain_message(message, now=now)
 

@@ -40,9 +40,7 @@ def explain_challenge(message: dict[str, Any], *, now: int) -> Explanation:
     count = len(challenge.accepts)
     cheapest = _cheapest(challenge)
     summary = f"A challenge (402, x402 version {challenge.version}): pay {cheapest} by {_ways(count)}, and ask again."
-    return Explanation(
-        "challenge", summary, (_whole(challenge), *offers), tuple(_problems(challenge)), dict(message)
-    )
+    return Explanation("challenge", summary, (_whole(challenge), *offers), tuple(_problems(challenge)), dict(message))
 
 
 def explain_quote_token(token: str, *, now: int) -> Explanation:

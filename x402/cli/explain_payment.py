@@ -143,9 +143,8 @@ def _transaction(payload: Mapping[str, Any], network: networks.Network) -> _Read
     units = int.from_bytes(step.data[1:9], "little")
     signed = exact_svm_layout.signed_bytes(message)
     keys = [str(key) for key in message.account_keys]
-    own: Signature = transaction.signatures[keys.index(payer)] if payer in keys[: len(transaction.signatures)] else (
-        Signature.default()
-    )
+    signer = keys.index(payer)
+    own = transaction.signatures[signer] if signer < len(transaction.signatures) else Signature.default()
     genuine = own.verify(Pubkey.from_string(payer), signed)
     amount = money(units, network.id, mint)
     return _Read(

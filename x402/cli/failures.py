@@ -54,6 +54,7 @@ _NEXT_BY_CODE = {
     "no_base_url": "x402 devnet up      (then use the X402_BASE_URL that it prints)",
     "no_signer": "x402 facilitator --help      (keys come from the environment, never from the command line)",
     "no_upstream": "x402 gateway --help      (says which variables name the model server)",
+    "no_pay_to": "x402 gateway --help      (says where the addresses go)",
     "wallet_file_exists": "x402 wallet new --file another-wallet.toml",
     "mainnet_refused": "the same command with --mainnet, if real money is meant",
     "extra_missing": 'pip install "x402-engine[all]"',
@@ -86,8 +87,10 @@ def exit_code(error: X402Error) -> int:
 
 def next_step(error: X402Error) -> str:
     """What to type next."""
+    codes = [error.code, *(str(offer.get("code")) for offer in _offers(error))]
+    by_code = next((_NEXT_BY_CODE[code] for code in codes if code in _NEXT_BY_CODE), "")
     by_class = next((words for kind, words in _NEXT_BY_CLASS if isinstance(error, kind)), "the same command again")
-    return _NEXT_BY_CODE.get(error.code, by_class)
+    return by_code or by_class
 
 
 def report(error: X402Error, *, as_json: bool) -> None:
@@ -98,20 +101,27 @@ def report(error: X402Error, *, as_json: bool) -> None:
     from rich.markup import escape
 
     console = err()
-    console.print(f"[bold red]✗ {escape(error.message)}[/] [dim]({escape(error.code)})[/]")
-    offers = error.details.get("offers")
-    for offer in offers if isinstance(offers, list) else []:
+    offers = _offers(error)
+    # The message repeats what the offers say one by one below it.
+    words = error.message.partition(": ")[0] if offers else error.message
+    console.print(f"[bold red]✗ {escape(words)}[/] [dim]({escape(error.code)})[/]")
+    for offer in offers:
         console.print(f"  [dim]·[/] {escape(_offer_words(offer))}")
     console.print(f"  {_MOVED[error.moved]}")
     console.print(f"  [bold]Next:[/] {escape(next_step(error))}")
 
 
-def _offer_words(offer: Any) -> str:
-    if not isinstance(offer, dict):
-        return str(offer)
-    what = " ".join(str(offer[name]) for name in ("network", "amount", "scheme") if offer.get(name))
-    reason = offer.get("message") or offer.get("reason") or offer.get("code") or ""
-    return f"{what}: {reason}" if what else str(reason)
+def _offers(error: X402Error) -> list[dict[str, Any]]:
+    offers = error.details.get("offers")
+    return [offer for offer in offers if isinstance(offer, dict)] if isinstance(offers, list) else []
+
+
+def _offer_words(offer: dict[str, Any]) -> str:
+    from x402 import networks
+
+    network = networks.find(str(offer.get("network")))
+    where = network.title if network else offer.get("network") or "an offer"
+    return f"{where}: {offer.get('reason') or offer.get('code') or 'not taken'}"
 
 
 class Reporting(TyperGroup):

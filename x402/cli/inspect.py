@@ -13,17 +13,6 @@ from x402.cli.screen import AsJson, out, working, write_json
 if TYPE_CHECKING:
     from x402.cli.explain import Explanation
 
-_EXAMPLE = """Examples:
-
-    x402 inspect https://api.example.com/report
-
-    x402 inspect http://127.0.0.1:4021/api/v1/chat/completions -d '{"model": "m", "messages": []}'
-
-    x402 inspect eyJ4NDAyVmVyc2lvbiI6Mn0=
-
-    curl -si URL | grep -i payment-required | x402 inspect -
-"""
-
 
 def inspect(
     what: Annotated[
@@ -37,6 +26,16 @@ def inspect(
 
     Understands PAYMENT-REQUIRED, PAYMENT-SIGNATURE, X-PAYMENT, PAYMENT-RESPONSE, X-PAYMENT-RESPONSE, 402 bodies of
     version 1 and 2, bodies and answers of facilitators, quote tokens, and live URLs. Nothing is ever paid.
+
+    Examples:
+
+        x402 inspect https://api.example.com/report
+
+        x402 inspect http://127.0.0.1:4021/api/v1/chat/completions -d '{"model": "demo/echo-1", "messages": []}'
+
+        x402 inspect eyJ4NDAyVmVyc2lvbiI6Mn0=
+
+        curl -si URL | grep -i payment-required | x402 inspect -
     """
     from x402.cli.explain import TEXT_LIMIT, explain
 
@@ -53,9 +52,6 @@ def inspect(
         write_json(explanation.as_json())
     else:
         show(explanation)
-
-
-inspect.__doc__ = f"{inspect.__doc__}\n    {_EXAMPLE}"
 
 
 def show(explanation: Explanation) -> None:

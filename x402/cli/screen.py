@@ -5,9 +5,10 @@ Answers go to standard output; progress and errors go to standard error, so that
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -29,6 +30,14 @@ def _remember(context: typer.Context, wanted: bool) -> bool:
 
 AsJson = Annotated[bool, typer.Option("--json", callback=_remember, help="Print JSON for programs, errors too.")]
 """The option that every command has which prints data."""
+
+
+def prose(command: Callable[..., None]) -> str:
+    """A command's docstring as help: a paragraph's lines joined, so that the terminal wraps them; examples as typed."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(
+        f"[cyan]{text.strip()}[/cyan]" if text.startswith("    ") else " ".join(text.split()) for text in paragraphs
+    )
 
 
 def wants_json(context: typer.Context) -> bool:

@@ -14,6 +14,26 @@ _Ledger = Annotated[str | None, typer.Option("--ledger", help="The ledger, such 
 _Mainnet = Annotated[bool, typer.Option("--mainnet", help="Allow networks with real money.")]
 
 
+def gateway(host: _Host = None, port: _Port = None, ledger: _Ledger = None, mainnet: _Mainnet = False) -> None:
+    """Run a gateway: sells the answers of any OpenAI-compatible model server, one paid call at a time.
+
+    Settings come from the environment: X402_EVM_PAY_TO, X402_SVM_PAY_TO (addresses, no keys), X402_FACILITATOR_URL,
+    X402_PRICES (a price file) or X402_UPSTREAM_URL, X402_UPSTREAM_API_KEY and X402_MODELS, X402_PUBLIC_URL,
+    X402_QUOTE_KEY, X402_GATEWAY_LEDGER.
+
+    Example:
+
+        X402_SVM_PAY_TO=... X402_UPSTREAM_URL=https://api.example.com/v1 X402_MODELS=gpt-4o-mini x402 gateway
+    """
+    from x402.gateway.app import create_app
+    from x402.settings import GatewaySettings
+
+    settings = GatewaySettings.read(**_given(host=host, port=port, ledger=ledger, mainnet=mainnet or None))
+    app = create_app(settings)
+    titles = " and ".join(_title(network) for network in settings.pay_to)
+    _run(app, settings.host, settings.port, f"gateway paid on {titles}")
+
+
 def facilitator(host: _Host = None, port: _Port = None, ledger: _Ledger = None, mainnet: _Mainnet = False) -> None:
     """Run a facilitator: verifies and settles payments for any seller, and pays the network fees.
 
@@ -56,7 +76,3 @@ def _run(app: Any, host: str, port: int, what: str) -> None:
     bound = listener.getsockname()[1]
     err().print(f"[bold]{what}[/] at http://{host}:{bound}  [dim](Ctrl-C ends it)[/]", soft_wrap=True)
     uvicorn.Server(uvicorn.Config(app, log_level="info", access_log=False)).run(sockets=[listener])
-
-
-def gateway(host: _Host = None, port: _Port = None, ledger: _Ledger = None, mainnet: _Mainnet = False) -> None:
-    """Run a gateway."""

@@ -11,11 +11,11 @@ from x402.price import PriceUnit, Rate
 from x402.quote import Item, Line, Quote
 
 _ITEMS = {
-    Item.PROMPT: "prompt tokens, at most",
-    Item.COMPLETION: "answer tokens, at most",
+    Item.PROMPT: "prompt tokens",
+    Item.COMPLETION: "answer tokens",
     Item.IMAGE: "images",
     Item.REQUEST: "request",
-    Item.FEE: "fee on the lines above",
+    Item.FEE: "fee on all above",
 }
 _RATES = {
     PriceUnit.PER_TOKEN: "{} atomic USDC per token",
@@ -40,7 +40,7 @@ class Row:
 def rows(quote: Quote) -> tuple[Row, ...]:
     """The quote's lines; the last row is its bound, the only figure that was rounded."""
     lines = tuple(_row(line) for line in quote.lines)
-    return (*lines, Row("", "upper bound, rounded up once", "", "$" + show_units(quote.bound, 6)))
+    return (*lines, Row("", "at most, rounded up", "", "$" + show_units(quote.bound, 6)))
 
 
 def sentences(quote: Quote) -> tuple[str, ...]:
@@ -77,7 +77,8 @@ def plain(number: Decimal) -> str:
 
 
 def _row(line: Line) -> Row:
-    units = "" if line.item is Item.FEE else f"{line.units:,}"
+    bounded = line.item in (Item.PROMPT, Item.COMPLETION)
+    units = "" if line.item is Item.FEE else f"{'≤ ' if bounded else ''}{line.units:,}"
     return Row(units, _ITEMS[line.item], _rate(line.rate), "$" + plain(line.amount.scaleb(-6, EXACT_CONTEXT)))
 
 

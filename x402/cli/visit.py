@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import httpx
@@ -52,7 +53,7 @@ def _read(response: httpx.Response) -> bytes:
 def _explain(response: httpx.Response, body: bytes, now: int) -> Explanation:
     asked = ("asked", f"{response.request.method} {response.url}")
     if response.status_code != 402:
-        return _unpriced(response, asked)
+        return _unpriced(response, body, asked, now)
     pairs = list(response.headers.multi_items())
     heard = read_challenge(pairs, body)
     if isinstance(heard, BalanceEmpty):
@@ -74,9 +75,14 @@ def _explain(response: httpx.Response, body: bytes, now: int) -> Explanation:
     return Explanation(explanation.kind, explanation.summary, sections, tuple(problems), explanation.message)
 
 
-def _unpriced(response: httpx.Response, asked: tuple[str, str]) -> Explanation:
+def _unpriced(response: httpx.Response, body: bytes, asked: tuple[str, str], now: int) -> Explanation:
+    """An answer that is no challenge; a facilitator's own answers are explained too."""
     status = response.status_code
-    facts = [asked, ("status", f"{status} {response.reason_phrase}".strip())]
+    answer = Section("Answer", (asked, ("status", f"{status} {response.reason_phrase}".strip())))
+    if status == 200:
+        with suppress(MalformedError):
+            known = explain_message(parse_object(body), now=now)
+            return Explanation(known.kind, known.summary, (answer, *known.sections), known.problems, known.message)
     location = response.headers.get("location")
     if response.is_redirect and location:
         words = f"It answers {status} and points elsewhere: x402 inspect {location}"
@@ -84,4 +90,4 @@ def _unpriced(response: httpx.Response, asked: tuple[str, str]) -> Explanation:
         words = f"It answers {status} without asking for a payment."
     else:
         words = f"It answers {status}: no challenge. Some sellers only ask for payment of a valid request (try -d)."
-    return Explanation("unpriced", words, (Section("Answer", tuple(facts)),))
+    return Explanation("unpriced", words, (answer,))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from x402.cli.screen import AsJson, out, write_json
+from x402.cli.screen import AsJson, out, prose, write_json
 
 app = typer.Typer(no_args_is_help=True, help="Make a wallet, or show the addresses of the one in use.")
 
@@ -16,7 +16,6 @@ DEFAULT_FILE = Path("~/.config/x402/wallet.toml")
 _File = Annotated[Path | None, typer.Option("--file", "-f", help="The wallet file.")]
 
 
-@app.command()
 def new(
     file: _File = None,
     testnet_only: Annotated[
@@ -47,7 +46,6 @@ def new(
     console.print(f"  export X402_WALLET_FILE={path}", soft_wrap=True)
 
 
-@app.command()
 def show(file: _File = None, as_json: AsJson = False) -> None:
     """Show the addresses of the wallet in use: --file, or what the environment names. Keys stay where they are.
 
@@ -60,6 +58,10 @@ def show(file: _File = None, as_json: AsJson = False) -> None:
         write_json(_addresses(wallet))
         return
     _show(wallet)
+
+
+app.command("new", help=prose(new))(new)
+app.command("show", help=prose(show))(show)
 
 
 def find(file: Path | None = None) -> Any:

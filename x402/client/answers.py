@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from pydantic_core import from_json
+
 from x402 import networks
 from x402.client.verdict import retry_after
 from x402.errors import ApiError, MalformedError, Moved
+from x402.money import show_units
 from x402.quote import Quote
 from x402.wire.challenge import BalanceEmpty, Challenge, Requirement, read_challenge
 from x402.wire.headers import REQUEST_ID, Pairs, decode_header, values
@@ -124,7 +126,7 @@ class Quotation:
             network = networks.find(offer.network)
             asset = network.asset(offer.asset) if network is not None else None
             if asset is not None:
-                prices.append(Decimal(offer.amount).scaleb(-asset.decimals))
+                prices.append(Decimal(show_units(offer.amount, asset.decimals)))
         return min(prices, default=None)
 
 
@@ -236,8 +238,9 @@ def _text(members: Mapping[str, Any], where: str) -> str:
 
 def _object(body: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
+        # Not the json module: under a raised recursion limit its scanner overflows the stack on a deep document.
+        value = from_json(body)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
 

@@ -42,9 +42,6 @@ class EventDecoder:
 
     def feed(self, chunk: bytes) -> Iterator[Event | Comment]:
         """What `chunk` completes, in order."""
-        if not self._begun and chunk:
-            self._begun = True
-            chunk = chunk.removeprefix(_BYTE_ORDER_MARK)
         searched = max(0, len(self._buffer) - 1)
         self._buffer += chunk
         start = 0
@@ -65,6 +62,9 @@ class EventDecoder:
         yield from self._take(b"")
 
     def _take(self, line: bytes) -> Iterator[Event | Comment]:
+        if not self._begun:
+            self._begun = True
+            line = line.removeprefix(_BYTE_ORDER_MARK)
         if not line:
             if self._data:
                 yield Event(b"\n".join(self._data).decode(errors="replace"), self._name.decode(errors="replace"))

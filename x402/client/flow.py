@@ -188,7 +188,7 @@ def _sign(wanted: Wanted, terms: Terms, call: Call, challenge: Challenge, url: s
 
 def _conclude(terms: Terms, record: Record, verdict: Verdict) -> Journey[Outcome]:
     """Write down what the reply proves, then hand the reply to the caller or say why it is none."""
-    answered = verdict.hopeless or (verdict.delivers and verdict.reply.complete)
+    answered = verdict.delivers and verdict.reply.complete
     try:
         record = yield from _do(partial(_write, terms, record, verdict, answered=answered))
     except UnavailableError:

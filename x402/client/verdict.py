@@ -20,7 +20,6 @@ from x402.wire.receipt import PENDING, Receipt, read_receipt
 _CODE = re.compile(r"[a-z][a-z0-9_]{2,99}", re.ASCII)
 _SEEN_BEFORE = frozenset({"duplicate_settlement", "invalid_exact_evm_nonce_already_used"})
 """Refusals that say that this very payment was taken before: they prove nothing about the money (fault A10)."""
-_GONE = 410
 _RETRY_AFTER_MAX_SECONDS = 3600
 
 
@@ -46,7 +45,7 @@ class Verdict:
     """What to write down (`event` and `stage`, both None when nothing is proven), and what to tell the caller.
 
     `error` is set when the reply is no answer. `delivers` says that it is the answer that was paid for, `pending` that
-    the seller itself says that the transaction may still land, `hopeless` that the answer is gone for good.
+    the seller itself says that the transaction may still land.
     """
 
     reply: Reply
@@ -56,12 +55,11 @@ class Verdict:
     error: X402Error | None = None
     delivers: bool = False
     pending: bool = False
-    hopeless: bool = False
 
 
 def judge(reply: Reply, subject: Subject, *, sent_to: str) -> Verdict:
     """The verdict of a reply to the payment `subject` that was presented at the URL `sent_to`."""
-    receipt = heard_receipt(reply, subject)
+    receipt = heard_receipt(reply, subject, sent_to=sent_to)
     settled = receipt is not None and receipt.outcome is Outcome.SETTLED
     if (astray := _astray(reply, sent_to)) is not None and not settled:
         return Verdict(reply, receipt=receipt, error=astray)
@@ -77,7 +75,6 @@ def judge(reply: Reply, subject: Subject, *, sent_to: str) -> Verdict:
             receipt,
             error=_taken(receipt) if unpaid else None,
             delivers=delivers,
-            hopeless=reply.status == _GONE,
         )
     reason, message = _refusal(reply, receipt)
     if reason == PENDING or (receipt is not None and receipt.outcome is Outcome.PENDING):
@@ -113,12 +110,14 @@ def _astray(reply: Reply, sent_to: str) -> UnpaidError | None:
     )
 
 
-def heard_receipt(reply: Reply, subject: Subject) -> Receipt | None:
-    """The receipt for this payment, in the reply or in a redirect that led to it.
+def heard_receipt(reply: Reply, subject: Subject, *, sent_to: str) -> Receipt | None:
+    """The receipt for this payment: in the reply, or in the redirect by which the seller answered the payment.
 
-    One that cannot be read, or that speaks of another network or payer, is none: it proves nothing (fault B13).
+    One that cannot be read, that speaks of another network or payer, or that somebody else sends, is none: it proves
+    nothing (fault B13).
     """
-    for headers in (reply.headers, *reversed(reply.hops)):
+    sources = [reply.headers] if origin(reply.url) == origin(sent_to) else []
+    for headers in (*sources, *reply.hops[:1]):
         try:
             receipt = read_receipt(headers)
         except MalformedError:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import coincurve
+from pydantic_core import from_json
 from solders.keypair import Keypair
 
 from x402 import networks
@@ -106,7 +107,7 @@ class Wallet:
             warnings.warn(f"{file} holds private keys and others may read it: chmod 600 {file}", stacklevel=2)
         if text.lstrip().startswith("["):
             try:
-                json.loads(text)
+                from_json(text)
             except ValueError:
                 pass  # A TOML file may begin with a table.
             else:
@@ -188,7 +189,7 @@ def _svm_key(text: str) -> Keypair:
     try:
         bare = text.strip()
         if bare.startswith("["):
-            return Keypair.from_bytes(bytes(json.loads(bare)))
+            return Keypair.from_bytes(bytes(from_json(bare)))
         return Keypair.from_base58_string(bare)
     except (AttributeError, TypeError, ValueError):
         raise MisconfiguredError(
@@ -209,7 +210,7 @@ def _aimo_family(wallet_type: str, key: str) -> str:
 
 def _members(text: str, file: Path) -> Mapping[str, Any]:
     try:
-        members = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+        members = from_json(text) if text.lstrip().startswith("{") else tomllib.loads(text)
     except ValueError:
         raise MisconfiguredError("invalid_wallet_file", f"{file} is neither TOML nor JSON") from None
     inner = members.get("wallet", members)

@@ -30,12 +30,13 @@ from x402.devnet.evm import EngineName, EvmDevnet
 from x402.devnet.svm import SvmDevnet
 from x402.devnet.town_books import Balances, Sums
 from x402.devnet.town_parties import NETWORKS, Parties, Role
-from x402.devnet.town_serving import listen, serving
 from x402.devnet.town_services import facilitator_app, gateway_app, model_app
+from x402.devnet.town_serving import listen, serving
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.lifecycle import Party, State
 from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET, get
 from x402.ports.ledger import SqlLedger
+from x402.settings import ClientSettings
 from x402.telemetry import Observer, Telemetry
 
 READY_SECONDS = 15.0
@@ -92,8 +93,10 @@ class Town:
 
     `state` is a directory for the ledgers and the buyer's wallet file, which then stay when the town has gone; without
     it they live in a temporary directory. `observers` hear every fact of facilitator and gateway. `engine` chooses the
-    EVM (`EvmDevnet`). Starting raises `UnavailableError` for a port that is taken and for a town that does not get
-    ready in time, `MisconfiguredError("state_in_use")` for a directory with an earlier town's ledgers.
+    EVM (`EvmDevnet`), `model_delay_seconds` is how slowly the demo model streams.
+
+    Starting raises `UnavailableError` for a port that is taken and for a town that does not get ready in time,
+    `MisconfiguredError("state_in_use")` for a directory with an earlier town's ledgers.
     """
 
     def __init__(
@@ -103,9 +106,11 @@ class Town:
         state: Path | None = None,
         observers: Sequence[Observer] = (),
         engine: EngineName = "auto",
+        model_delay_seconds: float = 0.0,
     ) -> None:
         self._ports = ports or Ports()
         self._state = state
+        self._delay = model_delay_seconds
         self._telemetry = Telemetry(observers)
         self._exit = AsyncExitStack()
         self._urls: Urls | None = None
@@ -148,7 +153,7 @@ class Town:
         self.parties.buyer.save(self.wallet_file)
         self.gateway_ledger = await self._ledger("gateway")
         self.facilitator_ledger = await self._ledger("facilitator")
-        model = await self._serve(model_app(), self._ports.model)
+        model = await self._serve(model_app(self._delay), self._ports.model)
         facilitator = await self._serve(
             facilitator_app(self.parties, self.evm.url, self.svm.url, self.facilitator_ledger, self._telemetry),
             self._ports.facilitator,
@@ -174,6 +179,7 @@ class Town:
             limits=limits or Limits(per_call="0.10", per_day="5"),
             journal=journal,
             svm_rpc=self.urls.svm_rpc,
+            settings=ClientSettings.model_construct(),
         )
 
     async def balances(self) -> Balances:

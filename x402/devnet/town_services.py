@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from starlette.applications import Starlette
 
+from x402.devnet.model import create_app as create_model
+from x402.devnet.model import demo_catalogue
 from x402.devnet.town_parties import Parties
 from x402.facilitator.evm_rail import EvmRail
 from x402.facilitator.service import create_app, unix_now
 from x402.facilitator.settle import LocalFacilitator
 from x402.facilitator.svm_rail import SvmRail
+from x402.gateway.app import create_app as create_gateway
 from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET, get
 from x402.ports import Ledger
 from x402.ports.evm import RpcEvmChain
 from x402.ports.svm import RpcSvmChain
-from x402.settings import FacilitatorSettings
+from x402.settings import FacilitatorSettings, GatewaySettings
 from x402.telemetry import Telemetry
 
 
-def facilitator_app(
-    parties: Parties, evm_rpc: str, svm_rpc: str, ledger: Ledger, telemetry: Telemetry
-) -> FastAPI:
+def facilitator_app(parties: Parties, evm_rpc: str, svm_rpc: str, ledger: Ledger, telemetry: Telemetry) -> FastAPI:
     """The facilitator's service over the town's chains."""
     evm = RpcEvmChain(evm_rpc, get(BASE_SEPOLIA).chain_id)
     rails = (
@@ -31,17 +33,21 @@ def facilitator_app(
     return create_app(settings, facilitator=LocalFacilitator(rails, ledger, telemetry=telemetry))
 
 
-def model_app() -> FastAPI:
-    """The demo model's server."""
-    from x402.devnet.model import create_app as create_model
-
-    return create_model()
+def model_app(delay_seconds: float) -> Starlette:
+    """The demo model's server; `delay_seconds` pass between the chunks of a stream."""
+    return create_model(delay_seconds=delay_seconds)
 
 
 def gateway_app(
     parties: Parties, own_url: str, facilitator: str, model: str, ledger: Ledger, telemetry: Telemetry
 ) -> FastAPI:
     """The gateway: sells the demo model's answers, and settles through the facilitator by its URL."""
-    from x402.gateway.app import create_app as create_gateway
-
-    raise NotImplementedError
+    return create_gateway(
+        GatewaySettings.model_construct(),
+        catalogue=demo_catalogue(f"{model}/v1"),
+        facilitator=facilitator,
+        pay_to=parties.pay_to,
+        ledger=ledger,
+        public_url=own_url,
+        telemetry=telemetry,
+    )

@@ -74,6 +74,11 @@ class Offers:
             return _without(ours, HINTS)
         return await self._agreed(ours, payment.accepted)
 
+    async def settleable(self) -> bool:
+        """Whether the facilitator settles on any of the seller's networks. Raises `UnavailableError`."""
+        kinds = [await self._kinds.find(SCHEME, network) for network in self.seller.pay_to]
+        return any(kind is not None for kind in kinds)
+
     def challenge(self, requirements: Sequence[Requirement], resource: Resource, error: str = UNPAID) -> Challenge:
         """A 402 in words of the protocol; `error` is a reason code, or the sentence for a first request."""
         return Challenge(error=error, resource=resource, accepts=tuple(requirements))

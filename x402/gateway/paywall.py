@@ -22,7 +22,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from x402.errors import MisconfiguredError, X402Error
+from x402.errors import MisconfiguredError, UnavailableError, X402Error
 from x402.gateway import asgi
 from x402.gateway.asgi import App, Message, Receive, Scope, Send
 from x402.gateway.counter import Counter, Free, PriceRule
@@ -155,11 +155,13 @@ class Paywall:
         async with self._starting:
             if self._started:
                 return
-            target = scope.get("app") if hasattr(scope.get("app"), "routes") else _innermost(self.app)
+            target: Any = scope.get("app") if hasattr(scope.get("app"), "routes") else _innermost(self.app)
             if hasattr(target, "routes") and not self._on_routes:
                 for rule in attach(target, self._routes, self._guard):
                     self.counter.check(rule)
                 self._on_routes = True
+            if hasattr(target, "state"):
+                target.state.paywall = self
             for part in self._owned:
                 if hasattr(part, "start"):
                     await part.start()
@@ -173,8 +175,21 @@ class Paywall:
             self._loop = None
         await self.till.drain(DRAIN_SECONDS)
         for part in self._owned:
-            await part.close()
+            await (part.aclose() if hasattr(part, "aclose") else part.close())
         self._started = False
+
+    async def checks(self) -> dict[str, bool]:
+        """Whether a payment could be taken now, part by part: for a readiness probe."""
+        ledger = facilitator = True
+        try:
+            await self.till.register.ledger.ping()
+        except UnavailableError:
+            ledger = False
+        try:
+            facilitator = await self.counter.offers.settleable()
+        except UnavailableError:
+            facilitator = False
+        return {"ledger": ledger, "facilitator": facilitator, "reconciled": self.reconciled.is_set()}
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def follow(message: Message) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import httpx
@@ -17,6 +18,7 @@ from x402.errors import UnavailableError
 
 T = TypeVar("T")
 _LARGEST_BATCH = 100
+_SHORTEST_SECONDS = 0.005
 _LARGEST_REPLY = 32 * 1024 * 1024
 
 
@@ -141,6 +143,7 @@ class Watch(Generic[T]):
         self._waiting: dict[str, list[asyncio.Future[T]]] = {}
         self._answered: set[str] = set()
         self._delay = 0.0
+        self._newcomer = asyncio.Event()
         self._poll: asyncio.Task[None] | None = None
 
     async def wait(self, key: str, timeout: float) -> T | None:
@@ -152,6 +155,7 @@ class Watch(Generic[T]):
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(future)
         self._delay = 0.0
+        self._newcomer.set()
         if self._poll is None or self._poll.done():
             self._poll = asyncio.create_task(self._run())
         try:
@@ -170,6 +174,7 @@ class Watch(Generic[T]):
 
     async def _run(self) -> None:
         while self._waiting:
+            self._newcomer.clear()
             keys = list(self._waiting)
             try:
                 found = await self._fetch(keys)
@@ -182,5 +187,9 @@ class Watch(Generic[T]):
                     for future in self._waiting.pop(key, []):
                         if not future.done():
                             future.set_result(value)
-            self._delay = min(max(self._delay * 1.3, 0.005), self._longest)
-            await asyncio.sleep(self._delay)
+            self._delay = min(max(self._delay * 1.3, _SHORTEST_SECONDS), self._longest)
+            await asyncio.sleep(_SHORTEST_SECONDS)
+            if self._delay > _SHORTEST_SECONDS:
+                # Who comes now is asked for now, however patient the others have become.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._newcomer.wait(), self._delay - _SHORTEST_SECONDS)

@@ -68,7 +68,8 @@ class RpcSvmChain:
         try:
             await self.rpc.call("sendTransaction", _base64(raw), config)
         except RpcError as error:
-            if _ALREADY in error.message or "AlreadyProcessed" in error.message:
+            said = f"{error.message} {_preflight_error(error)}"
+            if _ALREADY in said or "AlreadyProcessed" in said:
                 return
             if error.code in (_PREFLIGHT_FAILURE, _SIGNATURE_FAILURE, _INVALID_PARAMS):
                 # Preflight runs before the node forwards anything, so these bytes have not left it.

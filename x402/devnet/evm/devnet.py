@@ -8,30 +8,17 @@ usual one, and blocks whose clock is the wall clock's. Engines are imported when
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import time
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Literal, Protocol, Self
 
-from x402.networks import BASE_SEPOLIA, MULTICALL3, get
+from x402.networks import MULTICALL3
 
-CHAIN_ID = get(BASE_SEPOLIA).chain_id
-USDC = get(BASE_SEPOLIA).usd.address
-FAUCET_KEY = hashlib.sha256(b"x402 devnet faucet").digest()
-"""The issuer's key: owner and minter of the token, rich in wei. Everybody knows it, and nothing real is behind it."""
+from .faucet import CHAIN_ID, FAUCET_KEY, USDC, DevnetError, give, padded
+
 FAUCET_WEI = 10**27
-FUNDING_TIMEOUT_S = 30.0
-POLL_S = 0.02
-MINT_GAS = 150_000
-TRANSFER_GAS = 100_000
-PRIORITY_FEE_WEI = 1_000_000
 
 EngineName = Literal["auto", "py-evm", "anvil"]
-
-
-class DevnetError(RuntimeError):
-    """The devnet can't do what was asked of it, in words."""
 
 
 class _Engine(Protocol):
@@ -120,7 +107,7 @@ class EvmDevnet:
 
     async def usdc_balance(self, address: str) -> int:
         """Atomic USDC held by `address`."""
-        call = {"to": self.usdc, "data": "0x70a08231" + _padded(address)}
+        call = {"to": self.usdc, "data": "0x70a08231" + padded(address)}
         return int(await self.request("eth_call", call, "latest"), 16)
 
     async def eth_balance(self, address: str) -> int:
@@ -135,53 +122,9 @@ class EvmDevnet:
         if usdc_atomic < 0 or wei < 0:
             raise ValueError("amounts to fund can't be negative")
         async with self._funding:
-            sent: list[str] = []
-            if usdc_atomic:
-                mint = "0x40c10f19" + _padded(address) + f"{usdc_atomic:064x}"
-                sent.append(await self._send_from_faucet(self.usdc, 0, mint, MINT_GAS))
-            if wei:
-                sent.append(await self._send_from_faucet(address, wei, "0x", TRANSFER_GAS))
-            for tx_hash in sent:
-                await self._mined(tx_hash)
-
-    async def _send_from_faucet(self, to: str, value: int, data: str, gas: int) -> str:
-        from eth_account import Account as Keys
-        from eth_utils.address import to_checksum_address
-
-        nonce, latest = await asyncio.gather(
-            self.request("eth_getTransactionCount", self.faucet, "pending"),
-            self.request("eth_getBlockByNumber", "latest", False),
-        )
-        signed = Keys.sign_transaction(
-            {
-                "type": 2,
-                "chainId": self.chain_id,
-                "nonce": int(nonce, 16),
-                "to": to_checksum_address(to),
-                "value": value,
-                "data": data,
-                "gas": gas,
-                "maxPriorityFeePerGas": PRIORITY_FEE_WEI,
-                "maxFeePerGas": 2 * int(latest["baseFeePerGas"], 16) + PRIORITY_FEE_WEI,
-            },
-            FAUCET_KEY,
-        )
-        return str(await self.request("eth_sendRawTransaction", "0x" + bytes(signed.raw_transaction).hex()))
-
-    async def _mined(self, tx_hash: str) -> None:
-        deadline = time.monotonic() + FUNDING_TIMEOUT_S
-        while (receipt := await self.request("eth_getTransactionReceipt", tx_hash)) is None:
-            if time.monotonic() > deadline:
-                raise DevnetError(f"the faucet's transaction {tx_hash} was not mined; is mining switched off?")
-            await asyncio.sleep(POLL_S)
-        if receipt["status"] != "0x1":
-            raise DevnetError(f"the faucet's transaction {tx_hash} was refused by the chain")
+            await give(self.request, address, usdc_atomic, wei)
 
     def _running(self) -> _Engine:
         if self._engine is None:
             raise DevnetError("this devnet does not run; use `async with` or `start`")
         return self._engine
-
-
-def _padded(address: str) -> str:
-    return address.removeprefix("0x").lower().rjust(64, "0")

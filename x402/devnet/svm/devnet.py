@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
-from types import TracebackType
+from typing import Self
 
 import uvicorn
 from solders.keypair import Keypair
@@ -123,13 +123,11 @@ class SvmDevnet:
         await asyncio.gather(*timekeeping, return_exceptions=True)
         self._server, self._tasks = None, []
 
-    async def __aenter__(self) -> SvmDevnet:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     async def fund(self, owner: str, usdc_atomic: int, lamports: int) -> None:

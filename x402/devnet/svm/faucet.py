@@ -6,6 +6,7 @@ import hashlib
 import json
 
 from solders.account import Account
+from solders.hash import Hash
 from solders.instruction import AccountMeta, Instruction
 from solders.keypair import Keypair
 from solders.message import MessageV0
@@ -32,19 +33,20 @@ _CREATE_IDEMPOTENT = 1
 _MINT_TO = 7
 
 
+FAUCET_KEY = Keypair.from_seed(hashlib.sha256(b"x402 solana devnet faucet").digest())
+"""Owner of the devnet's SOL and authority of its USDC mint. Everybody knows it, and nothing real is behind it."""
+
+
 class FundingRefused(Exception):
     """The chain refused the faucet's transaction, for example because the sum is below rent exemption."""
 
 
 class Faucet:
-    """Owner of the devnet's SOL and authority of its USDC mint.
-
-    Its key is derived from a public seed: worthless elsewhere, and it lets scripts of another process mint as well.
-    """
+    """The faucet of the devnet in this process. One in another process sends a `gift_of` through JSON-RPC."""
 
     def __init__(self, bank: Bank) -> None:
         self._bank = bank
-        self.keypair = Keypair.from_seed(hashlib.sha256(b"x402 solana devnet faucet").digest())
+        self.keypair = FAUCET_KEY
         self._given = 0
         address = self.keypair.pubkey()
         bank.svm.set_account(address, Account(_FAUCET_LAMPORTS, b"", SYSTEM_PROGRAM))
@@ -56,20 +58,17 @@ class Faucet:
 
         Raises `FundingRefused` when the chain does not take it; nothing was given then.
         """
-        faucet = self.keypair.pubkey()
         self._given += 1
-        # The counter keeps equal gifts under one blockhash apart: they would be one transaction.
-        instructions = [Instruction(_MEMO_PROGRAM, f"faucet {self._given}".encode(), [])]
-        if lamports:
-            params = TransferParams(from_pubkey=faucet, to_pubkey=owner, lamports=lamports)
-            instructions.append(transfer(params))
-        if usdc_atomic or create_account:
-            instructions.append(_create_usdc_account(faucet, owner))
-        if usdc_atomic:
-            instructions.append(_mint_to(faucet, usdc_account(owner), usdc_atomic))
         self._bank.tick()
-        message = MessageV0.try_compile(faucet, instructions, [], self._bank.latest_blockhash)
-        gift = VersionedTransaction(message, [self.keypair])
+        gift = gift_of(
+            owner,
+            self._bank.latest_blockhash,
+            lamports=lamports,
+            usdc_atomic=usdc_atomic,
+            create_account=create_account,
+            # The counter keeps equal gifts under one blockhash apart: they would be one transaction.
+            memo=f"faucet {self._given}",
+        )
         trial = self._bank.simulate(gift)
         if trial.error is not None:
             raise FundingRefused(json.dumps(trial.error))
@@ -77,6 +76,27 @@ class Faucet:
         if landed is None or landed.error is not None:
             raise FundingRefused("the transaction did not land")
         return landed
+
+
+def gift_of(
+    owner: Pubkey,
+    blockhash: Hash,
+    *,
+    lamports: int = 0,
+    usdc_atomic: int = 0,
+    create_account: bool = False,
+    memo: str = "",
+) -> VersionedTransaction:
+    """The faucet's signed transaction that gives lamports and atomic USDC, with the USDC account that `owner` needs."""
+    faucet = FAUCET_KEY.pubkey()
+    instructions = [Instruction(_MEMO_PROGRAM, memo.encode(), [])]
+    if lamports:
+        instructions.append(transfer(TransferParams(from_pubkey=faucet, to_pubkey=owner, lamports=lamports)))
+    if usdc_atomic or create_account:
+        instructions.append(_create_usdc_account(faucet, owner))
+    if usdc_atomic:
+        instructions.append(_mint_to(faucet, usdc_account(owner), usdc_atomic))
+    return VersionedTransaction(MessageV0.try_compile(faucet, instructions, [], blockhash), [FAUCET_KEY])
 
 
 def usdc_account(owner: Pubkey) -> Pubkey:

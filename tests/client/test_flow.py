@@ -1,0 +1,250 @@
+"""The journey without any HTTP library: driven by hand against sellers that hypothesis invents."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from x402.client.budget import Limits
+from x402.client.choose import Policy
+from x402.client.flow import Do, Outcome, Send, Terms, Wanted, journey
+from x402.client.journal import Journal
+from x402.client.owner import Call
+from x402.client.verdict import Reply
+from x402.client.wallet import Wallet
+from x402.errors import X402Error
+from x402.lifecycle import State
+
+from .seller import EVM_KEY, NOW, URL, Answer, Clock, asks, delivers, offer, pending, receipt
+
+WALLET = Wallet(evm=EVM_KEY)
+
+
+class Lost(Exception):
+    """The transport failed; the seller may have heard us."""
+
+
+class Crash(Exception):
+    """The process died; nothing is cleaned up."""
+
+
+def terms(clock: Callable[[], int], limits: Limits | None = None) -> Terms:
+    return Terms(
+        wallet=WALLET, policy=Policy(), limits=limits or Limits(), journal=Journal(":memory:", clock=clock),
+        clock=clock, entropy=secrets.token_bytes, svm_rpc={},
+    )  # fmt: skip
+
+
+def drive(wanted: Wanted, with_terms: Terms, seller: Callable[[Send], Answer]) -> tuple[Outcome, int]:
+    """One call as a seat makes it: returns the outcome and the last status, or raises what the call raises.
+
+    A `Crash` leaves without a word: only the disappearance of the call's owner tells the journal.
+    """
+    call = Call()
+    steps = journey(wanted, with_terms, call)
+    advance: Callable[[], Any] = lambda: next(steps)  # noqa: E731
+    status = 0
+    try:
+        while True:
+            try:
+                effect = advance()
+            except StopIteration as end:
+                with_terms.journal.leave(call)
+                return end.value, status
+            try:
+                if isinstance(effect, Do):
+                    result = effect.work()
+                else:
+                    answer = seller(effect)
+                    status = answer.status
+                    headers = tuple(answer.headers.items())
+                    result = Reply(status, headers, answer.body, effect.url, wanted.method)
+            except X402Error as error:
+                advance = partial(steps.throw, error)
+            else:
+                advance = partial(steps.send, result)
+    except BaseException as error:
+        if not isinstance(error, Crash):
+            steps.close()
+            with_terms.journal.leave(call)
+        raise
+
+
+class Invented:
+    """A seller that follows a list of whims, and remembers which payments it was shown for which request."""
+
+    def __init__(self, whims: list[str]) -> None:
+        self.whims = iter(itertools.chain(whims, itertools.repeat("honest")))
+        self.shown: Counter[str] = Counter()
+        self.new: list[str] = []
+
+    def __call__(self, request: Send) -> Answer:
+        payment = request.payment[0][1] if request.payment else ""
+        if payment:
+            if payment not in self.shown:
+                self.new.append(payment)
+            self.shown[payment] += 1
+        whim = next(self.whims)
+        if whim == "lost":
+            raise Lost
+        if whim == "crash":
+            raise Crash
+        if whim == "honest":
+            return delivers() if payment else asks()
+        return WHIMS[whim]
+
+
+WHIMS: dict[str, Answer] = {
+    "free": Answer(200),
+    "asks": asks(),
+    "dearer": asks(offer(amount=999_999)),
+    "too dear": asks(offer(amount=1_000_001)),
+    "other payee": asks(offer(pay_to="0x" + "99" * 20)),
+    "garbage": Answer(402, {"PAYMENT-REQUIRED": "@@@"}, b"{"),
+    "empty 402": Answer(402, {}, b""),
+    "delivers": delivers(),
+    "pending": pending(),
+    "pending 402": Answer(402, receipt(False, transaction="0x1", error_reason="settlement_pending"), b"{}"),
+    "refused": Answer(402, asks().headers | receipt(False, error_reason="nope"), b"{}"),
+    "500": Answer(500),
+    "500 paid": Answer(500, receipt()),
+    "409": Answer(409, {"Retry-After": "1"}),
+    "404": Answer(404),
+    "410": Answer(410, receipt()),
+    "302": Answer(302, {"Location": "/elsewhere"}),
+    "forged": Answer(200, {"PAYMENT-RESPONSE": "e30="}),
+    "paid 402": Answer(402, asks().headers | receipt(), b"{}"),
+}
+whims = st.lists(st.sampled_from([*WHIMS, "lost", "crash", "honest"]), max_size=14)
+
+
+@settings(max_examples=400, deadline=None)
+@given(whims=whims, calls=st.integers(1, 4), retries=st.integers(0, 3))
+def test_one_signature_per_call_and_never_more_than_the_limits(whims: list[str], calls: int, retries: int) -> None:
+    """A call is retried as SDKs do, after every failure; whatever the seller does, it costs one signature.
+
+    The seller is assumed to take every payment that it ever saw.
+    """
+    clock = Clock()
+    limits = Limits(per_call="1.00", per_day="1.50")
+    with_terms, seller = terms(clock, limits), Invented(whims)
+    for number in range(calls):
+        wanted = Wanted("POST", URL, b"call %d" % number)
+        before = len(seller.new)
+        for _ in range(retries + 1):
+            try:
+                _, status = drive(wanted, with_terms, seller)
+            except (X402Error, Lost, Crash):
+                continue
+            if status < 400:
+                break
+        assert len(seller.new) - before <= 1
+    history = with_terms.journal.history()
+    left = [record for record in history if record.header]
+    assert {record.header for record in left} == set(seller.new)
+    assert sum(record.usd for record in left) <= Decimal("1.50")
+    assert all(record.usd <= 1 for record in left)
+    assert all(record.state is State.RELEASED for record in history if not record.header)
+
+
+@settings(max_examples=150, deadline=None)
+@given(whims=whims, passing=st.lists(st.integers(0, 200), max_size=14))
+def test_A23_while_one_signature_lives_no_other_is_made(whims: list[str], passing: list[int]) -> None:
+    """Time passes between retries: two signatures for one request are never alive at the same moment."""
+    clock = Clock()
+    with_terms, seller = terms(clock), Invented(whims)
+    wanted = Wanted("POST", URL, b"")
+    for seconds in (*passing, 0):
+        clock.now += seconds
+        try:
+            _, status = drive(wanted, with_terms, seller)
+        except (X402Error, Lost, Crash):
+            continue
+        if status < 400:
+            break
+    lives = sorted(
+        (record.entry.created_at, record.entry.subject.expires_at)
+        for record in with_terms.journal.history()
+        if record.header
+    )
+    assert all(earlier[1] < later[0] for earlier, later in itertools.pairwise(lives))
+
+
+def test_the_driver_of_this_test_would_notice_a_second_signature() -> None:
+    """The control: without the journal's memory the same retries cost a signature each."""
+    clock = Clock()
+    seller = Invented(["asks", "lost", "asks", "lost"])
+    for _ in range(2):
+        with pytest.raises(Lost):
+            drive(Wanted("POST", URL, b""), terms(clock), seller)
+    assert len(seller.new) == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (("POST", URL, b"x"), ("post", URL, b"x"), True),
+        (("POST", URL, b"x"), ("POST", URL + "#part", b"x"), True),
+        (("POST", URL, b"x"), ("PUT", URL, b"x"), False),
+        (("POST", URL, b"x"), ("POST", URL, b"y"), False),
+        (("POST", URL, b"x"), ("POST", URL + "?a", b"x"), False),
+    ],
+)
+def test_what_makes_two_requests_the_same(
+    one: tuple[str, str, bytes], other: tuple[str, str, bytes], same: bool
+) -> None:
+    assert (Wanted(*one).fingerprint == Wanted(*other).fingerprint) is same
+
+
+def test_the_journal_remembers_where_without_the_query() -> None:
+    with_terms = terms(Clock())
+    drive(Wanted("POST", URL + "?token=secret", b""), with_terms, Invented(["honest", "honest"]))
+    [record] = with_terms.journal.history()
+    assert record.entry.subject.record == {"method": "POST", "url": URL, "price": "0.01 USDC"}
+    assert record.entry.subject.expires_at == NOW + 60
+
+
+def test_B09_an_offer_that_wants_a_signature_for_years_gets_ten_minutes() -> None:
+    with_terms = terms(Clock())
+    seller = Invented([])
+    answers = iter([asks(offer(max_timeout_seconds=10**9)), delivers()])
+    drive(Wanted("POST", URL, b""), with_terms, lambda request: seller(request) and next(answers))
+    [record] = with_terms.journal.history()
+    assert record.entry.subject.expires_at == NOW + 600
+
+
+def test_B14_an_identifier_is_added_where_the_seller_wants_one() -> None:
+    from .seller import read_payment
+
+    wanted = {"payment-identifier": {"info": {"required": True}, "schema": {}}, "other": {"info": {"a": 1}}}
+    seen: list[str] = []
+
+    def seller(request: Send) -> Answer:
+        if not request.payment:
+            return asks(extensions=wanted)
+        seen.append(request.payment[0][1])
+        return timeout_once(len(seen))
+
+    def timeout_once(count: int) -> Answer:
+        if count == 1:
+            raise Lost
+        return delivers()
+
+    with_terms = terms(Clock())
+    with pytest.raises(Lost):
+        drive(Wanted("POST", URL, b""), with_terms, seller)
+    drive(Wanted("POST", URL, b""), with_terms, seller)
+    assert seen[0] == seen[1]
+    extensions = read_payment(seen[0])["extensions"]
+    assert extensions["other"] == {"info": {"a": 1}}
+    assert extensions["payment-identifier"]["info"]["required"] is True
+    assert extensions["payment-identifier"]["info"]["id"].startswith("pay_")

@@ -1,0 +1,121 @@
+"""A facilitator on the real chains, with wallets of its own per test, and ways to make its world misbehave."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from solders.keypair import Keypair
+
+from tests.chains import EvmWorld, SvmWorld
+from tests.payments import EvmPayer, SvmPayer, evm_requirement, svm_requirement
+from x402.errors import UnavailableError
+from x402.facilitator.evm_rail import EvmRail
+from x402.facilitator.rail import Rail
+from x402.facilitator.service import unix_now
+from x402.facilitator.settle import LocalFacilitator
+from x402.facilitator.signer import EvmSigner, SvmSigner
+from x402.facilitator.svm_rail import SvmRail
+from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET
+from x402.ports import Ledger
+from x402.ports.evm import RpcEvmChain
+from x402.ports.ledger import SqlLedger
+from x402.ports.svm import RpcSvmChain
+from x402.wire.challenge import Requirement
+from x402.wire.payment import Payment
+
+CHAIN_ID = 84532
+
+
+class Meddled:
+    """A port, some methods of which do something else: `Meddled(chain, send=lost)`. Everything else is the port's."""
+
+    def __init__(self, real: Any, **instead: Callable[..., Any]) -> None:
+        self.real = real
+        self.instead = instead
+
+    def __getattr__(self, name: str) -> Any:
+        return self.instead.get(name) or getattr(self.real, name)
+
+
+async def unreachable(*_: Any, **__: Any) -> Any:
+    """What a node that is away does."""
+    raise UnavailableError("rpc_unavailable", "the node did not answer")
+
+
+def facilitator(rails: Iterable[Rail], ledger: Ledger, seconds: float = 10) -> LocalFacilitator:
+    """A facilitator that waits `seconds` for a chain."""
+    return LocalFacilitator(rails, ledger, settle_timeout_seconds=seconds)
+
+
+@dataclass
+class EvmShop:
+    """A seller, a rich payer and a facilitator's key on the EVM."""
+
+    world: EvmWorld
+    chain: RpcEvmChain
+    payer: EvmPayer = field(default_factory=EvmPayer)
+    signer: EvmSigner = field(default_factory=lambda: EvmSigner(secrets.token_hex(32)))
+    offer: Requirement = field(default_factory=evm_requirement)
+
+    @classmethod
+    async def open(cls, world: EvmWorld, usdc: int = 1_000_000) -> EvmShop:
+        shop = cls(world, RpcEvmChain(world.url, CHAIN_ID))
+        await world.fund(shop.payer.address, usdc)
+        await world.fund(shop.signer.address, 0, 10**18)
+        return shop
+
+    def rail(self, ledger: Ledger, chain: Any = None, signers: Iterable[EvmSigner] = ()) -> EvmRail:
+        """Our rail, on a chain that may be meddled with."""
+        return EvmRail(BASE_SEPOLIA, chain or self.chain, list(signers) or [self.signer], ledger, unix_now)
+
+    def pay(self, **how: Any) -> Payment:
+        """A fresh payment of the offer."""
+        return self.payer.pay(self.offer, **how)
+
+    async def received(self) -> int:
+        """Atomic USDC of the seller."""
+        return await self.world.usdc(self.offer.pay_to)
+
+    async def sent(self) -> int:
+        """How many transactions our key has in blocks."""
+        return int(await self.world.request("eth_getTransactionCount", self.signer.address, "latest"), 16)
+
+
+@dataclass
+class SvmShop:
+    """A seller, a rich payer and a facilitator's fee payer on Solana."""
+
+    world: SvmWorld
+    chain: RpcSvmChain
+    offer: Requirement
+    signer: SvmSigner
+    payer: SvmPayer = field(default_factory=SvmPayer)
+
+    @classmethod
+    async def open(cls, world: SvmWorld, usdc: int = 1_000_000) -> SvmShop:
+        seller, signer = str(Keypair().pubkey()), SvmSigner(Keypair())
+        shop = cls(world, RpcSvmChain(world.url), svm_requirement(seller, signer.address), signer)
+        await world.fund(shop.payer.address, usdc)
+        await world.fund(signer.address, 0, 10**9)
+        await world.open_usdc_account(seller)
+        return shop
+
+    def rail(self, chain: Any = None, signers: Iterable[SvmSigner] = ()) -> SvmRail:
+        """Our rail, on a chain that may be meddled with."""
+        return SvmRail(SOLANA_DEVNET, chain or self.chain, list(signers) or [self.signer])
+
+    async def pay(self) -> Payment:
+        """A fresh payment of the offer."""
+        return self.payer.pay(self.offer, (await self.chain.blockhash()).hash)
+
+    async def received(self) -> int:
+        """Atomic USDC of the seller."""
+        return await self.world.usdc(self.offer.pay_to)
+
+
+def ledger_at(path: Any) -> SqlLedger:
+    """The ledger file of a test."""
+    return SqlLedger(f"sqlite:///{path / 'ledger.sqlite'}")
