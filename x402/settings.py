@@ -6,7 +6,6 @@ accepted as well, the prefixed one first. Keys are masked wherever settings are 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -159,11 +158,6 @@ class GatewaySettings(Settings):
     def quote_keys(self) -> tuple[bytes, ...]:
         """The keys that sign and read quotes; none when a fresh one is to be made."""
         return tuple(part.strip().encode() for part in secret(self.quote_key).split(",") if part.strip())
-
-
-def variables() -> Mapping[str, str]:
-    """Every environment variable, for a price file that names its own (`std::env::NAME`)."""
-    return dict(os.environ)
 
 
 def secret(value: SecretStr | None) -> str:

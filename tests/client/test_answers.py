@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from x402.client.answers import (
@@ -92,6 +92,7 @@ def test_whether_money_moved_is_the_callers_knowledge_unless_the_seller_says_mor
     assert errors_of(500, [], b'{"error":{"moneyMoved":["yes"]}}').moved is Moved.NO
 
 
+@settings(deadline=None)
 @given(st.integers(100, 599), st.binary(max_size=100))
 def test_any_body_is_some_error(status: int, body: bytes) -> None:
     error = errors_of(status, [], body)

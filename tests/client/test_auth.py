@@ -405,8 +405,11 @@ class TestHostileReplies:
     def test_E04_a_compressed_402_is_not_unpacked_without_limit(self, seat: Seat, auth: X402Auth) -> None:
         bomb = gzip.compress(b" " * 50_000_000)
         seller = Seller(Answer(402, {"Content-Encoding": "gzip"}, bomb, stream=True))
-        with pytest.raises(MalformedError):
+        with pytest.raises(MalformedError, match="8192"):
             seat.call(auth, seller)
+        small = gzip.compress(json.dumps(challenge().as_v1()).encode())
+        honest = Seller(lambda r: delivers() if paying(r) else Answer(402, {"Content-Encoding": "gzip"}, small))
+        assert seat.call(auth, honest).status_code == 200
 
     def test_B05_another_origin_that_answers_402_is_not_paid(self, seat: Seat, auth: X402Auth) -> None:
         seller = Seller(Answer(307, {"Location": "https://evil.test/pay"}), asks())

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from x402 import networks
@@ -215,6 +215,7 @@ JUNK = st.recursive(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(
     scheme=st.sampled_from(["exact", "upto", "x"]),
     network=st.sampled_from([networks.BASE, networks.BASE_SEPOLIA, networks.SOLANA_DEVNET, "eip155:1", "x:y"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from x402.client.events import EVENT_LIMIT, Comment, Event, EventDecoder
@@ -39,6 +39,7 @@ def test_a_stream_byte_by_byte() -> None:
     assert decode(*(STREAM[at : at + 1] for at in range(len(STREAM)))) == ITEMS
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
 def test_a_stream_in_any_pieces(cuts: list[int]) -> None:
     marks = [0, *sorted(cuts), len(STREAM)]
@@ -51,6 +52,7 @@ def test_a_last_event_without_an_empty_line_counts() -> None:
     assert decode(b"") == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=60), max_size=10))
 def test_no_bytes_break_the_decoder(chunks: list[bytes]) -> None:
     assert decode(*chunks) == decode(b"".join(chunks))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from x402 import networks
@@ -147,6 +147,7 @@ def test_retry_after(value: str, seconds: int | None) -> None:
     assert retry_after([("retry-after", value)]) == seconds
 
 
+@settings(deadline=None)
 @given(
     status=st.integers(100, 599),
     body=st.binary(max_size=200),

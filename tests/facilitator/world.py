@@ -10,7 +10,7 @@ from typing import Any
 from solders.keypair import Keypair
 
 from tests.chains import EvmWorld, SvmWorld
-from tests.payments import EvmPayer, SvmPayer, evm_requirement, svm_requirement
+from tests.payments import EvmPayer, SvmPayer, evm_asset, evm_requirement, svm_requirement
 from x402.errors import UnavailableError
 from x402.facilitator.evm_rail import EvmRail
 from x402.facilitator.rail import Rail
@@ -23,6 +23,7 @@ from x402.ports import Ledger
 from x402.ports.evm import RpcEvmChain
 from x402.ports.ledger import SqlLedger
 from x402.ports.svm import RpcSvmChain
+from x402.schemes import eip712, exact_evm
 from x402.wire.challenge import Requirement
 from x402.wire.payment import Payment
 
@@ -119,3 +120,45 @@ class SvmShop:
 def ledger_at(path: Any) -> SqlLedger:
     """The ledger file of a test."""
     return SqlLedger(f"sqlite:///{path / 'ledger.sqlite'}")
+
+
+async def submit(shop: EvmShop, data: bytes) -> str:
+    """Somebody else's transaction to the token, mined; its hash."""
+    stranger = EvmSigner(secrets.token_hex(32))
+    await shop.world.fund(stranger.address, 0, 10**18)
+    fees = await shop.chain.fees()
+    transaction, raw = stranger.sign_transaction(
+        {
+            "type": 2,
+            "chainId": CHAIN_ID,
+            "nonce": 0,
+            "to": shop.offer.asset,
+            "value": 0,
+            "data": data,
+            "gas": 200_000,
+            "maxFeePerGas": fees.max_fee,
+            "maxPriorityFeePerGas": fees.priority_fee,
+        }
+    )
+    await shop.chain.send(raw, transaction)
+    receipt = await shop.chain.receipt(transaction, timeout=10)
+    assert receipt is not None
+    assert receipt.succeeded
+    return transaction
+
+
+def transfer_call(payment: Payment) -> bytes:
+    """The call with which anybody can submit a payment."""
+    return exact_evm.read_payload(payment.payload, evm_asset()).calldata()
+
+
+def cancel_call(payer: EvmPayer, payment: Payment) -> bytes:
+    """The call with which the payer takes a payment back (EIP-3009, cancelAuthorization)."""
+    asset, auth = evm_asset(), exact_evm.read_payload(payment.payload, evm_asset()).authorization
+    separator = eip712.domain_separator(asset.eip712_name, asset.eip712_version, CHAIN_ID, asset.address)
+    kind = eip712.keccak(b"CancelAuthorization(address authorizer,bytes32 nonce)")
+    struct = eip712.keccak(kind + eip712.address_word(auth.payer) + auth.nonce)
+    signature = eip712.sign(payer.key, eip712.digest(separator, struct))
+    selector = eip712.keccak(b"cancelAuthorization(address,bytes32,uint8,bytes32,bytes32)")[:4]
+    words = eip712.address_word(auth.payer) + auth.nonce + eip712.uint256(signature[64]) + signature[:64]
+    return selector + words

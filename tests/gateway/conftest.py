@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,13 +17,18 @@ from fastapi import FastAPI
 from solders.keypair import Keypair
 
 from x402 import networks
+from x402.devnet.model import create_app as create_model
+from x402.devnet.model import demo_catalogue
 from x402.errors import RefusedError
+from x402.gateway.app import create_app
 from x402.gateway.paywall import Paywall
+from x402.gateway.upstream import UpstreamClient
 from x402.lifecycle import Entry, Party
 from x402.ports.ledger import SqlLedger
 from x402.schemes import exact_evm, exact_svm
 from x402.schemes.eip712 import checksum, keccak
 from x402.schemes.subject import subject_of
+from x402.settings import GatewaySettings
 from x402.wire.challenge import Challenge, Requirement, parse_challenge
 from x402.wire.facilitation import Kind, Supported, Verification
 from x402.wire.payment import Payment
@@ -167,12 +173,13 @@ class Shop:
     strict: bool = True
     client: httpx.AsyncClient = field(init=False)
     paywall: Paywall = field(init=False)
+    gateway: FastAPI = field(init=False)
 
     def open(self, routes: Mapping[str, Any] | None = None, app: Any = None, **options: Any) -> httpx.AsyncClient:
         """Put the paywall before the app (again, as after a restart) and return a client."""
-        options = {"pay_to": PAY_TO, "facilitator": self.bank, "ledger": self.ledger} | options
+        given: dict[str, Any] = {"pay_to": PAY_TO, "facilitator": self.bank, "ledger": self.ledger}
         inner = self.app if app is None else app
-        self.paywall = Paywall(inner, routes=routes, clock=lambda: self.now, **options)
+        self.paywall = Paywall(inner, routes=routes, clock=lambda: self.now, **(given | options))
         transport = httpx.ASGITransport(self.paywall, raise_app_exceptions=self.strict)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://shop.test")
         return self.client
@@ -181,10 +188,6 @@ class Shop:
         response = await self.client.request(method, path, **options)
         assert response.status_code == 402, response.text
         return challenge_of(response)
-
-    async def challenge_at(self, path: str) -> Challenge:
-        """A challenge for a GET, asked through the app and not through its server."""
-        return await self.challenge(path)
 
     async def entry(self) -> Entry:
         """The only payment that the gateway has in its ledger and that is not resolved."""
@@ -226,8 +229,35 @@ async def shop(ledger: SqlLedger) -> AsyncIterator[Shop]:
 
 
 @pytest.fixture
+async def make(shop: Shop) -> AsyncIterator[Callable[..., httpx.AsyncClient]]:
+    """Builds a gateway over a model server, the demo's unless another is given."""
+    shop.open()
+    clients: list[httpx.AsyncClient] = []
+
+    def build(model: Any = None, **options: Any) -> httpx.AsyncClient:
+        upstream = httpx.ASGITransport(model or create_model(), raise_app_exceptions=False)
+        given: dict[str, Any] = {
+            "catalogue": demo_catalogue("http://model.test/v1"),
+            "facilitator": shop.bank,
+            "pay_to": PAY_TO,
+            "ledger": shop.ledger,
+            "public_url": "https://gateway.example",
+            "upstream": UpstreamClient(httpx.AsyncClient(transport=upstream)),
+            "clock": lambda: shop.now,
+        }
+        app = create_app(GatewaySettings.model_construct(), **(given | options))
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        client = httpx.AsyncClient(transport=transport, base_url="http://gateway.test")
+        shop.gateway = app
+        clients.append(client)
+        return client
+
+    yield build
+    for client in clients:
+        await client.aclose()
+
+
+@pytest.fixture
 def town() -> Any:
     """The names of this file, for tests that cannot import it."""
-    import types
-
     return types.SimpleNamespace(**globals())

@@ -11,6 +11,7 @@ from fastapi import Response
 from x402.gateway.paywall import PaidRequest, Terms
 from x402.quote import ModelPrice, Order, PriceList, PriceUnit, Rate, quote
 from x402.wire.challenge import Requirement
+from x402.wire.facilitation import Verification
 
 EVM, SVM = "eip155:84532", "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"
 PRICED = {"GET /report": "$0.01"}
@@ -152,8 +153,6 @@ async def test_B03_other_networks_are_refused(shop: Any, network: str) -> None:
 
 async def test_B03_what_the_signature_says_must_be_what_is_asked(shop: Any) -> None:
     """A facilitator that waves everything through does not make one unit into a cent."""
-    from x402.wire.facilitation import Verification
-
     client = shop.open(PRICED)
     challenge = await shop.challenge()
     cheap = challenge.accepts[0].model_copy(update={"amount": 1})
@@ -215,15 +214,16 @@ async def test_B19_without_a_public_url_the_socket_is_named(shop: Any) -> None:
     assert challenge.resource.url == "http://shop.test/report"
 
 
-async def test_a_resource_url_may_differ_by_its_trailing_slash_only(shop: Any) -> None:
-    client = shop.open(PRICED)
+@pytest.mark.parametrize("public_url", ["", "http://shop.test"])
+async def test_a_resource_url_may_differ_by_its_trailing_slash_only(shop: Any, public_url: str) -> None:
+    client = shop.open(PRICED, public_url=public_url)
     challenge = await shop.challenge()
     assert challenge.resource is not None
     for url, status in (
         (challenge.resource.url + "/", 200),
         (challenge.resource.url + "?x=1", 402),
         ("http://shop.test/", 402),
-        ("http://evil.test/report", 402),
+        ("http://other.test/report", 402 if public_url else 200),
     ):
         payment = shop.payer.payment(challenge.accepts[0], challenge)
         named = payment.model_copy(update={"resource": challenge.resource.model_copy(update={"url": url})})

@@ -12,6 +12,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from x402.devnet.town_serving import listen, serving
 from x402.lifecycle import Party, State
+from x402.wire.receipt import Receipt
 
 CHUNKS = 20
 
@@ -46,6 +47,14 @@ def reset(writer: Any) -> None:
     writer.transport.abort()
 
 
+async def begun(shop: Any) -> None:
+    for _ in range(2000):
+        if "settle" in shop.bank.asked:
+            return
+        await asyncio.sleep(0.001)
+    pytest.fail("the sale never began")
+
+
 async def settled_down(shop: Any) -> None:
     for _ in range(200):
         if not shop.paywall.till._tasks:
@@ -73,10 +82,11 @@ def story(shop: Any) -> Any:
 @pytest.mark.parametrize("chunks_read", [0, 1, 2, 5, 10, 19])
 async def test_A18_a_hang_up_in_mid_stream_cancels_nothing(shop: Any, story: bytes, chunks_read: int) -> None:
     async with served(shop, "upfront", "/story") as address:
-        header = shop.payer.pay(await shop.challenge_at("/story"))
+        header = shop.payer.pay(await shop.challenge("/story"))
         reader, writer = await send(address, "/story", header)
         if chunks_read:
             await reader.readuntil(f"<{chunks_read - 1}>".encode())
+        await begun(shop)
         reset(writer)
         await settled_down(shop)
         assert await shop.ledger.totals(Party.GATEWAY, State.DELIVERED) == {
@@ -110,7 +120,7 @@ async def test_A18_a_hang_up_before_the_answer_cancels_nothing(shop: Any, moment
         return shop.bank.move(pay_id, truth)
 
     async with served(shop, "authorization", "/slow") as address:
-        header = shop.payer.pay(await shop.challenge_at("/slow"))
+        header = shop.payer.pay(await shop.challenge("/slow"))
         shop.bank.script = [slowly] if moment == "settlement" else []
         _, writer = await send(address, "/slow", header)
         await started.wait()
@@ -140,7 +150,7 @@ async def test_a_stream_reaches_its_reader_as_it_is_made(shop: Any) -> None:
         return StreamingResponse(body())
 
     async with served(shop, "upfront", "/steps") as address:
-        header = shop.payer.pay(await shop.challenge_at("/steps"))
+        header = shop.payer.pay(await shop.challenge("/steps"))
         reader, writer = await send(address, "/steps", header)
         head = await asyncio.wait_for(reader.readuntil(b"<one>"), 5)
         assert b"payment-response" in head.lower()
@@ -161,7 +171,7 @@ async def test_a_broken_answer_does_not_end_like_a_whole_one(shop: Any) -> None:
         return StreamingResponse(body())
 
     async with served(shop, "upfront", "/dies") as address:
-        header = shop.payer.pay(await shop.challenge_at("/dies"))
+        header = shop.payer.pay(await shop.challenge("/dies"))
         answer = await whole(address, "/dies", header)
         assert b"<one>" in answer
         assert not answer.endswith(b"0\r\n\r\n")
@@ -170,14 +180,13 @@ async def test_a_broken_answer_does_not_end_like_a_whole_one(shop: Any) -> None:
 
 async def test_a_restart_finishes_what_the_old_process_left(shop: Any, story: bytes) -> None:
     """The server stops with a settlement under way; the next one reconciles before it calls itself ready."""
-    from x402.wire.receipt import Receipt
 
     def lost(pay_id: str, truth: Receipt) -> Receipt:
         shop.bank.move(pay_id, truth)
         return Receipt.pending(truth.transaction, truth.network, truth.payer)
 
     async with served(shop, "upfront", "/story") as address:
-        header = shop.payer.pay(await shop.challenge_at("/story"))
+        header = shop.payer.pay(await shop.challenge("/story"))
         shop.bank.script = [lost]
         assert (await whole(address, "/story", header)).startswith(b"HTTP/1.1 503")
     assert (await shop.entry()).state is State.SETTLING

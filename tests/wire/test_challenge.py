@@ -58,6 +58,8 @@ def test_a_402_is_told_by_its_content(case: dict[str, Any]) -> None:
             read_challenge([], body)
         error = case["body"].get("error") or {}
         assert error.get("message", "") in str(caught.value)
+        said = {"sellerCode": error.get("type", ""), "sellerMessage": error.get("message", "")}
+        assert caught.value.details == said
         return
     read = read_challenge([], body)
     assert isinstance(read, Challenge if case["means"] == "offer" else BalanceEmpty)

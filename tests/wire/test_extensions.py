@@ -130,6 +130,15 @@ def test_the_client_adds_and_the_server_wins() -> None:
     }
 
 
+def test_an_echo_shares_nothing_with_what_it_was_made_from() -> None:
+    server, client = {"k": {"info": {"a": [1]}}}, {"c": {"info": {"b": [2]}}}
+    echoed = echo(server, client)
+    echoed["k"]["info"]["a"].append(9)
+    echoed["c"]["info"]["b"].append(9)
+    assert server == {"k": {"info": {"a": [1]}}}
+    assert client == {"c": {"info": {"b": [2]}}}
+
+
 def test_builder_codes_are_joined_and_the_app_code_is_the_servers() -> None:
     server = {"builder-code": {"info": {"a": "app", "s": ["one", "both"]}}}
     joined = echo(server, {"builder-code": {"info": {"a": "evil", "s": ["mine", "both"]}}})

@@ -231,3 +231,10 @@ def test_what_is_no_supported_answer_is_refused(message: object) -> None:
     with pytest.raises(MalformedError) as caught:
         parse_supported(message)
     assert caught.value.code == "invalid_supported"
+
+
+def test_e04_a_refusal_never_repeats_a_long_name_of_the_sender() -> None:
+    with pytest.raises(MalformedError) as caught:
+        parse_supported({"kinds": [], "signers": {"s" * 5_000: 5}})
+    assert len(str(caught.value)) < 300
+    assert len(str(caught.value.details)) < 300

@@ -148,17 +148,20 @@ class EvmRail:
         now, height = await asyncio.gather(self._chain.now(), self._chain.block_number())
         spent = await self._is_spent(signed)
         if spent:
-            verdict = await self._spender(signed, height)
-        elif spent is False and now > intended.last_valid + _EXPIRY_MARGIN_SECONDS:
-            verdict = _refusal("invalid_exact_evm_payload_authorization_valid_before")
-        else:
-            verdict = None
-        if verdict is None:
-            await self._send_again(intended)
-        elif not await self._chain.knows(intended.transaction):
-            # Nobody will mine what no pool has: without its nonce, everything above would wait for ever (fault D02).
-            await self.abandon(intended)
-        return verdict
+            return await self._spender(signed, height)
+        if spent is False and now > intended.last_valid + _EXPIRY_MARGIN_SECONDS:
+            return _refusal("invalid_exact_evm_payload_authorization_valid_before")
+        await self._send_again(intended)
+        return None
+
+    async def release(self, intended: Intended) -> None:
+        try:
+            if not await self._chain.knows(intended.transaction):
+                # Nobody will mine what no pool has, and everything above would wait for its nonce (fault D02).
+                await self.abandon(intended)
+        except UnavailableError:
+            # The next start of the process mends the gap, if there is one.
+            return
 
     async def find_settled(self, subject: Subject) -> Settled | None:
         verdict = await self._spender(_remembered(subject), await self._chain.block_number())

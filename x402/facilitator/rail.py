@@ -63,6 +63,10 @@ class Rail(Protocol):
         """Take back what `prepare` reserved, for bytes that provably never left."""
         ...
 
+    async def release(self, intended: Intended) -> None:
+        """Take back what `prepare` reserved if no node has the bytes, for a payment that was decided without them."""
+        ...
+
     async def submit(self, intended: Intended) -> None:
         """Hand the bytes to a node. Raises `ports.NotSent` on proof that they were refused; doubt passes silently."""
         ...

@@ -129,6 +129,7 @@ class _Service:
             yield
         finally:
             watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
             if own is not None:
                 await own.close()
 

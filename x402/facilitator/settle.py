@@ -206,7 +206,7 @@ class LocalFacilitator:
             reason = "invalid_exact_evm_transaction_failed" if evm else "invalid_exact_svm_transaction_failed"
             stage = Refused(reason, f"the node refused the transaction: {error}")
         after = await self._write(entry, Event.SETTLE if isinstance(stage, Settled) else Event.REFUSE, stage)
-        if not isinstance(after.stage, Intended):
+        if after.stage is stage:
             await rail.abandon(intended)
         return after
 
@@ -217,7 +217,11 @@ class LocalFacilitator:
             return entry
         if stage is None:
             return entry
-        return await self._write(entry, Event.SETTLE if isinstance(stage, Settled) else Event.REFUSE, stage)
+        after = await self._write(entry, Event.SETTLE if isinstance(stage, Settled) else Event.REFUSE, stage)
+        # Only the writer of the verdict gives the nonce back: given back twice, it would be used twice.
+        if after.stage is stage and stage.transaction != intended.transaction:
+            await rail.release(intended)
+        return after
 
     async def _write(self, entry: Entry, event: Event, stage: Settled | Refused) -> Entry:
         subject = entry.subject

@@ -99,6 +99,9 @@ class SvmRail:
     async def abandon(self, intended: Intended) -> None:
         """Nothing was reserved: Solana transactions carry no sequence."""
 
+    async def release(self, intended: Intended) -> None:
+        """As `abandon`."""
+
     async def submit(self, intended: Intended) -> None:
         try:
             await self._chain.send(intended.raw, intended.transaction)

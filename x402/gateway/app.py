@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import time
@@ -30,7 +31,7 @@ from x402.gateway.replies import error_reply
 from x402.gateway.router import Router
 from x402.gateway.upstream import UpstreamClient
 from x402.ports import Clock, Ledger
-from x402.settings import GatewaySettings, secret, variables
+from x402.settings import GatewaySettings, secret
 from x402.telemetry import Fact, Observer, Telemetry
 from x402.telemetry.metrics import count_facts, exposition
 from x402.wire.facilitation import Facilitator
@@ -111,7 +112,7 @@ def catalogue_of(settings: GatewaySettings, *, now: int) -> Catalogue:
 
     Raises `MisconfiguredError` that says which setting is missing.
     """
-    environment = {**variables(), _UPSTREAM_KEY: secret(settings.upstream_api_key)}
+    environment = {**os.environ, _UPSTREAM_KEY: secret(settings.upstream_api_key)}
     if settings.price_file is not None:
         try:
             text = settings.price_file.read_text()

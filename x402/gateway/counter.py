@@ -26,12 +26,18 @@ class Free(Exception):
 
 
 class Counter:
-    """Prices requests and passes their payments to the till. `flow` holds where the terms name none."""
+    """Prices requests and passes their payments to the till.
 
-    def __init__(self, till: Till, offers: Offers, *, flow: Flow = Flow.AUTHORIZATION) -> None:
+    `flow` holds where the terms name none. `any_origin` says that the origin of a resource's URL is only a guess.
+    """
+
+    def __init__(
+        self, till: Till, offers: Offers, *, flow: Flow = Flow.AUTHORIZATION, any_origin: bool = False
+    ) -> None:
         self.till = till
         self.offers = offers
         self._flow = flow
+        self._any_origin = any_origin
 
     def check(self, rule: PriceRule) -> None:
         """Raise `MisconfiguredError` for a fixed price that cannot be asked on every network of the seller."""
@@ -65,7 +71,9 @@ class Counter:
         async def offer() -> Requirement:
             terms = await self._terms(request, rule)
             resource = _resource(url, terms)
-            return await self.offers.match(payment, terms, request_digest=request.digest, resource=resource)
+            return await self.offers.match(
+                payment, terms, request_digest=request.digest, resource=resource, any_origin=self._any_origin
+            )
 
         try:
             return await self.till.take(payment, request.digest, offer, handler)

@@ -53,9 +53,12 @@ class Offers:
             raise UnavailableError("nothing_supported", "the facilitator settles on none of this seller's networks")
         return tuple(offers)
 
-    async def match(self, payment: Payment, terms: Terms, *, request_digest: str, resource: Resource) -> Requirement:
+    async def match(
+        self, payment: Payment, terms: Terms, *, request_digest: str, resource: Resource, any_origin: bool = False
+    ) -> Requirement:
         """The requirement that a payment takes, as we compute it.
 
+        With `any_origin` only the path of the resource is compared, because nobody said under which name we are known.
         Raises `RefusedError` when it takes none: another network, price, payee or resource, or a quote that expired
         or was made for another request (faults B01-B03). The caller then challenges anew.
         """
@@ -65,7 +68,7 @@ class Offers:
         if payment.accepted is None:
             token = self._sign(terms, request_digest)
         else:
-            _check_resource(payment, resource)
+            _check_resource(payment, resource, any_origin)
             token, terms = self._read_quote(payment.accepted, terms, request_digest)
         ours = await self._requirement(payment.network, terms, token)
         if ours is None:
@@ -199,8 +202,13 @@ def _spelled(network: Network, address: str) -> str:
     return address.lower() if network.family == networks.EIP155 else address
 
 
-def _check_resource(payment: Payment, resource: Resource) -> None:
-    if payment.resource is None or payment.resource.url.rstrip("/") == resource.url.rstrip("/"):
+def _check_resource(payment: Payment, resource: Resource, any_origin: bool) -> None:
+    if payment.resource is None:
+        return
+    theirs, ours = payment.resource.url.rstrip("/"), resource.url.rstrip("/")
+    if any_origin:
+        theirs, ours = _without_origin(theirs), _without_origin(ours)
+    if theirs == ours:
         return
     raise RefusedError(
         "resource_mismatch",
@@ -208,6 +216,10 @@ def _check_resource(payment: Payment, resource: Resource) -> None:
         mender=Mender.CALLER,
         details={"resource": resource.url},
     )
+
+
+def _without_origin(url: str) -> str:
+    return url.partition("://")[2].partition("/")[2]
 
 
 def _same(member: str, ours: Any, theirs: Any) -> None:

@@ -93,7 +93,8 @@ class Paywall:
         known = self._facilitator(facilitator)
         register = Register(known, self._ledger(ledger), clock=clock, telemetry=telemetry)
         self.till = Till(register, handler_timeout_seconds=handler_timeout_seconds)
-        self.counter = Counter(self.till, Offers(known, seller, clock=clock), flow=Flow(flow))
+        offers = Offers(known, seller, clock=clock)
+        self.counter = Counter(self.till, offers, flow=Flow(flow), any_origin=not public_url)
         self._routes = {RouteKey.parse(key): rule for key, rule in (routes or {}).items()}
         for rule in self._routes.values():
             self.counter.check(rule)

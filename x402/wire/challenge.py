@@ -126,7 +126,8 @@ def read_challenge(headers: Pairs, body: bytes = b"") -> Challenge | BalanceEmpt
     """Read a 402 response by its content, never by its status.
 
     The `PAYMENT-REQUIRED` header wins; else a body with `accepts` is a challenge, and a body without it whose error
-    names a balance is an empty one. Raises `MalformedError("invalid_payment_required")` for everything else.
+    names a balance is an empty one. Raises `MalformedError("invalid_payment_required")` for everything else; what the
+    seller said is then in its details, as `sellerCode` and `sellerMessage`.
     """
     header = only(headers, PAYMENT_REQUIRED, code=CODE)
     if header is not None:
@@ -166,7 +167,11 @@ def _balance_empty(value: Mapping[str, Any]) -> BalanceEmpty:
     if _BALANCE.search(code or message) is None:
         # Such a body may refuse the payment that was just presented (aimo row 54): nothing to top up.
         reason = ": ".join(part for part in (code, message) if part) or "it gives no reason"
-        raise MalformedError(CODE, f"a 402 with neither an offer nor an empty balance: {reason}")
+        raise MalformedError(
+            CODE,
+            f"a 402 with neither an offer nor an empty balance: {reason}",
+            details={"sellerCode": code, "sellerMessage": message},
+        )
     details = said.get("details")
     return BalanceEmpty(
         code or "insufficient_balance",

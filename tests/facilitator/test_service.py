@@ -1,0 +1,359 @@
+"""The facilitator over HTTP: decided is 200, unreadable is 400, and never a 500. Faults D14, E02, E04, F13, G01."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+from solders.keypair import Keypair
+
+from tests.facilitator.world import EvmShop, Meddled, SvmShop, facilitator, unreachable
+from tests.payments import EvmPayer, as_version_1, evm_requirement, with_payload
+from x402.errors import MisconfiguredError
+from x402.facilitator.evm_rail import EvmRail
+from x402.facilitator.service import build_rails, create_app, unix_now
+from x402.facilitator.settle import LocalFacilitator
+from x402.facilitator.signer import EvmSigner
+from x402.lifecycle import Outcome
+from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET, to_v1
+from x402.ports.evm import RpcEvmChain
+from x402.ports.ledger import SqlLedger
+from x402.settings import FacilitatorSettings
+from x402.wire.challenge import Requirement
+from x402.wire.facilitation import Facilitation, parse_verification
+from x402.wire.payment import Payment
+from x402.wire.receipt import parse_receipt
+
+KEY = "44" * 32
+
+
+@asynccontextmanager
+async def serving(party: LocalFacilitator | None = None, **members: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the running service."""
+    app = create_app(FacilitatorSettings.read(**members), facilitator=party)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://facilitator") as client,
+    ):
+        yield client
+
+
+def body(payment: Payment, offer: Requirement) -> dict[str, Any]:
+    """What sellers post."""
+    return Facilitation(payment=payment, requirement=offer).as_json()
+
+
+async def ready(client: httpx.AsyncClient) -> httpx.Response:
+    """The first yes of `/ready`, or the last no after five seconds."""
+    for _ in range(100):
+        answer = await client.get("/ready")
+        if answer.status_code == 200:
+            break
+        await asyncio.sleep(0.05)
+    return answer
+
+
+async def test_both_versions_on_both_chains(evm: EvmShop, svm: SvmShop, ledger: SqlLedger) -> None:
+    party = facilitator([evm.rail(ledger), svm.rail()], ledger)
+    async with serving(party) as client:
+        for shop, payment in ((evm, evm.pay()), (svm, await svm.pay())):
+            for spoken in (payment, as_version_1(payment)):
+                before = await shop.received()
+                posted = body(spoken, shop.offer)
+                assert posted["x402Version"] == spoken.version
+                verified = await client.post("/verify", json=posted)
+                settled = await client.post("/settle", json=posted)
+                assert (verified.status_code, settled.status_code) == (200, 200)
+                receipt = parse_receipt(settled.json())
+                assert receipt.outcome is Outcome.SETTLED
+                assert receipt.network == shop.offer.network
+                first = spoken.version == 2
+                assert settled.json()["network"] == (shop.offer.network if first else to_v1(shop.offer.network))
+                assert parse_verification(verified.json()).is_valid is first
+                assert await shop.received() - before == (1000 if first else 0)
+
+
+async def test_no_is_an_answer(evm: EvmShop, ledger: SqlLedger) -> None:
+    async with serving(facilitator([evm.rail(ledger)], ledger)) as client:
+        bad = with_payload(evm.pay(), signature="0x" + "11" * 64 + "1b")
+        poor = EvmPayer().pay(evm.offer)
+        for payment, offer, reason in (
+            (bad, evm.offer, "invalid_exact_evm_signature"),
+            (poor, evm.offer, "invalid_exact_evm_insufficient_balance"),
+            (evm.pay(), evm_requirement(network="eip155:1"), "invalid_network"),
+            (evm.pay(), evm_requirement(scheme="upto"), "invalid_exact_evm_scheme"),
+            (with_payload(evm.pay(), authorization="?"), evm.offer, "invalid_payload"),
+        ):
+            verified = await client.post("/verify", json=body(payment, offer))
+            settled = await client.post("/settle", json=body(payment, offer))
+            assert (verified.status_code, settled.status_code) == (200, 200)
+            assert (verified.json()["isValid"], verified.json()["invalidReason"]) == (False, reason)
+            assert verified.json()["invalidMessage"]
+            assert (settled.json()["success"], settled.json()["errorReason"]) == (False, reason)
+            assert settled.json()["transaction"] == ""
+            assert parse_receipt(settled.json()).outcome is Outcome.REFUSED
+    assert await evm.sent() == 0
+
+
+async def test_G01_what_is_wrong_offline_asks_no_node(evm: EvmShop, ledger: SqlLedger) -> None:
+    evm.chain.rpc.requests = 0
+    party = facilitator([evm.rail(ledger)], ledger)
+    offer = evm.offer.model_copy(update={"amount": 999})
+    for _ in range(20):
+        assert not (await party.verify(evm.pay(), offer)).is_valid
+        assert not (await party.settle(evm.pay(), offer)).success
+        assert not (await party.verify(evm.pay(lifetime=1), evm.offer)).is_valid
+    assert evm.chain.rpc.requests == 0
+
+
+@pytest.fixture
+async def client(evm: EvmShop, ledger: SqlLedger) -> AsyncIterator[httpx.AsyncClient]:
+    async with serving(facilitator([evm.rail(ledger)], ledger)) as client:
+        yield client
+
+
+MALFORMED: dict[str, bytes] = {
+    "nothing": b"",
+    "no json": b"hello",
+    "no object": b"[]",
+    "null": b"null",
+    "empty": b"{}",
+    "no requirement": b'{"paymentPayload":{}}',
+    "null members": b'{"paymentPayload":null,"paymentRequirements":null}',
+    "wrong kinds": b'{"paymentPayload":[],"paymentRequirements":7}',
+    "version": b'{"x402Version":3,"paymentPayload":{},"paymentRequirements":{}}',
+    "twice": b'{"x402Version":2,"x402Version":1}',
+    "nan": b'{"x402Version":NaN}',
+    "utf-8": b'{"x":"\xff"}',
+    "surrogate": b'{"x":"\\ud800"}',
+    "deep": b'{"x":' * 5000 + b"1" + b"}" * 5000,
+    "digits": b'{"x":' + b"9" * 5000 + b"}",
+    "large": b'{"x":"' + b"a" * 70_000 + b'"}',
+}
+
+
+@pytest.mark.parametrize("what", MALFORMED)
+async def test_E04_what_cannot_be_read_is_400_with_a_reason(client: httpx.AsyncClient, what: str) -> None:
+    for path in ("/verify", "/settle"):
+        answer = await client.post(path, content=MALFORMED[what])
+        assert answer.status_code == 400
+        said = answer.json()
+        assert said["code"]
+        assert said["error"] == said["message"] != ""
+        assert (said["mender"], said["moneyMoved"]) == ("caller", "no")
+
+
+async def test_E04_a_body_is_counted_while_it_arrives(client: httpx.AsyncClient) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(10_000):
+            sent += 1
+            yield b" " * 1024
+
+    answer = await client.post("/settle", content=endless())
+    assert (answer.status_code, answer.json()["code"]) == (400, "body_too_large")
+
+
+@pytest.mark.parametrize(("path", "status"), [("/", 404), ("/settle/", 307), ("/VERIFY", 404), ("/settle", 405)])
+async def test_other_routes_and_methods(client: httpx.AsyncClient, path: str, status: int) -> None:
+    assert (await client.get(path)).status_code == status
+
+
+HONEST = body(EvmPayer().pay(evm_requirement()), evm_requirement())
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=30),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=16), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def _paths(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = [path] if path else []
+    if isinstance(value, dict):
+        for name, member in value.items():
+            found += _paths(member, (*path, name))
+    return found
+
+
+def _with(value: Any, path: tuple[str, ...], junk: Any) -> Any:
+    if not path:
+        return junk
+    return value | {path[0]: _with(value[path[0]], path[1:], junk)}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(_paths(HONEST)), JSON, st.sampled_from(["/verify", "/settle"]))
+def test_one_member_of_junk_is_never_a_500(path: tuple[str, ...], junk: Any, route: str) -> None:
+    """No chain behind it: what passes all offline rules is 503, which nothing here should be but the honest body."""
+
+    async def post() -> None:
+        async with SqlLedger() as ledger:
+            nowhere = Meddled(object(), **dict.fromkeys(("code", "call", "is_contract"), unreachable))
+            nowhere.instead["check_chain_id"] = unreachable
+            rail = EvmRail(BASE_SEPOLIA, nowhere, [EvmSigner(KEY)], ledger, unix_now)
+            app = create_app(FacilitatorSettings.read(), facilitator=facilitator([rail], ledger))
+            transport = httpx.ASGITransport(app, raise_app_exceptions=True)
+            async with httpx.AsyncClient(transport=transport, base_url="http://facilitator") as client:
+                answer = await client.post(route, content=json.dumps(_with(HONEST, path, junk)))
+        assert answer.status_code in (200, 400, 503)
+        if answer.status_code == 200:
+            assert answer.json().get("isValid", answer.json().get("success")) is False
+
+    asyncio.run(post())
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=200))
+def test_junk_bodies_are_400(junk: bytes) -> None:
+    async def post() -> None:
+        async with SqlLedger() as ledger:
+            app = create_app(FacilitatorSettings.read(), facilitator=facilitator([], ledger))
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://f") as client:
+                assert (await client.post("/settle", content=junk)).status_code == 400
+
+    asyncio.run(post())
+
+
+# What a node or a ledger that is away means.
+
+
+async def test_E02_nothing_decided_is_503(evm: EvmShop, ledger: SqlLedger) -> None:
+    rail = evm.rail(ledger, Meddled(evm.chain, code=unreachable))
+    async with serving(facilitator([rail], ledger)) as client:
+        for path in ("/verify", "/settle"):
+            answer = await client.post(path, json=body(evm.pay(), evm.offer))
+            assert (answer.status_code, answer.json()["moneyMoved"]) == (503, "no")
+            assert answer.headers["retry-after"]
+
+
+async def test_E02_a_blind_ledger_is_pending_not_refused(evm: EvmShop, ledger: SqlLedger) -> None:
+    for broken in ({"find": unreachable}, {"begin": unreachable}):
+        async with serving(facilitator([evm.rail(ledger)], Meddled(ledger, **broken))) as client:
+            answer = await client.post("/settle", json=body(evm.pay(), evm.offer))
+            if answer.status_code == 200:
+                assert parse_receipt(answer.json()).outcome is Outcome.PENDING
+            else:
+                assert (answer.status_code, answer.json()["moneyMoved"]) == (503, "no")
+    assert await evm.sent() == 0
+
+
+# Operation.
+
+
+async def test_supported_health_ready_metrics_and_description(evm: EvmShop, svm: SvmShop, ledger: SqlLedger) -> None:
+    async with serving(facilitator([evm.rail(ledger), svm.rail()], ledger)) as client:
+        assert (await client.get("/health")).json() == {"status": "ok"}
+        answer = await ready(client)
+        assert (answer.status_code, answer.json()) == (200, {"ready": True, "problems": {}})
+        supported = (await client.get("/supported")).json()
+        assert [(kind["x402Version"], kind["network"]) for kind in supported["kinds"]] == [
+            (2, BASE_SEPOLIA),
+            (1, "base-sepolia"),
+            (2, SOLANA_DEVNET),
+            (1, "solana-devnet"),
+        ]
+        assert "extra" not in supported["kinds"][0]
+        assert supported["kinds"][2]["extra"] == {"feePayer": svm.signer.address}
+        assert supported["signers"] == {"eip155:*": [evm.signer.address], "solana:*": [svm.signer.address]}
+        assert (await client.get("/metrics")).headers["content-type"].startswith("text/plain")
+        assert {"/verify", "/settle", "/supported"} <= (await client.get("/openapi.json")).json()["paths"].keys()
+
+
+async def test_E08_without_gas_nobody_is_ready(evm: EvmShop, ledger: SqlLedger) -> None:
+    async with serving(facilitator([evm.rail(ledger)], ledger)) as client:
+        assert (await ready(client)).status_code == 200
+        await evm.world.request("anvil_setBalance", evm.signer.address, "0x0")
+        answer = await client.get("/ready")
+        assert (answer.status_code, list(answer.json()["problems"])) == (503, ["kinds"])
+
+
+async def test_a_ledger_that_cannot_write_is_not_ready(evm: EvmShop, ledger: SqlLedger) -> None:
+    meddled = Meddled(ledger)
+    async with serving(facilitator([evm.rail(ledger)], meddled)) as client:
+        assert (await ready(client)).status_code == 200
+        meddled.instead["ping"] = unreachable
+        answer = await client.get("/ready")
+        assert (answer.status_code, list(answer.json()["problems"])) == (503, ["ledger"])
+
+
+async def test_D14_a_node_of_another_chain_is_never_ready(evm: EvmShop, ledger: SqlLedger) -> None:
+    wrong = EvmRail(BASE_SEPOLIA, RpcEvmChain(evm.world.url, 8453), [evm.signer], ledger, unix_now)
+    async with serving(facilitator([wrong], ledger)) as client:
+        await asyncio.sleep(0.3)
+        answer = await client.get("/ready")
+        assert answer.status_code == 503
+        assert "expected 8453" in answer.json()["problems"]["chains"]
+        assert (await client.post("/settle", json=body(evm.pay(), evm.offer))).status_code == 503
+
+
+async def test_the_service_from_settings_alone(evm: EvmShop, svm: SvmShop, tmp_path: Any) -> None:
+    spare = Keypair()
+    await svm.world.fund(str(spare.pubkey()), 0, 10**9)
+    await evm.world.fund(EvmSigner(KEY).address, 0, 10**18)
+    members = {
+        "evm_private_key": SecretStr(KEY),
+        "svm_private_key": SecretStr(str(spare)),
+        "evm_rpc_url": evm.world.url,
+        "svm_rpc_url": svm.world.url,
+        "ledger": f"sqlite:///{tmp_path / 'ledger.sqlite'}",
+    }
+    payment = evm.pay()
+    async with serving(**members) as client:
+        assert (await ready(client)).status_code == 200
+        first = (await client.post("/settle", json=body(payment, evm.offer))).json()
+        assert first["success"] is True
+        page = (await client.get("/metrics")).text
+        assert f'x402_facts_total{{fact="settle.settled",network="{BASE_SEPOLIA}",reason=""}} 1.0' in page
+        assert KEY not in page
+    async with serving(**members) as client:
+        assert (await client.post("/settle", json=body(payment, evm.offer))).json() == first
+
+
+# Settings.
+
+
+def test_mainnet_is_refused_unless_it_is_meant() -> None:
+    ledger = SqlLedger()
+    key = SecretStr(KEY)
+
+    def build(**members: Any) -> list[str]:
+        return [rail.network for rail in build_rails(FacilitatorSettings.read(**members), ledger)]
+
+    solana = SecretStr(str(Keypair()))
+    assert build(evm_private_key=key, svm_private_key=None) == [BASE_SEPOLIA]
+    assert build(evm_private_key=key, svm_private_key=solana) == [BASE_SEPOLIA, SOLANA_DEVNET]
+    assert build(evm_private_key=key, svm_private_key=None, evm_network="base", mainnet=True) == ["eip155:8453"]
+    for code, members in {
+        "mainnet_refused": {"evm_private_key": key, "svm_private_key": None, "evm_network": "base"},
+        "mixed_networks": {"evm_private_key": key, "svm_private_key": solana, "evm_network": "base", "mainnet": True},
+        "no_signer": {"evm_private_key": None, "svm_private_key": None},
+        "invalid_network": {"evm_private_key": key, "svm_private_key": None, "evm_network": "solana"},
+        "invalid_signer": {"evm_private_key": SecretStr(KEY + ","), "svm_private_key": None},
+        "no_rpc": {"evm_private_key": key, "svm_private_key": None, "evm_network": "avalanche-fuji"},
+    }.items():
+        with pytest.raises(MisconfiguredError) as refused:
+            build(**members)
+        assert refused.value.code == code
+        assert KEY not in str(refused.value)
+    mixed = {"evm_private_key": key, "svm_private_key": solana, "svm_network": "solana", "mainnet": True}
+    with pytest.raises(MisconfiguredError, match="mixed_networks"):
+        build(**mixed)
+
+
+@pytest.mark.parametrize("text", ["", "0x", KEY[:-1], KEY + "00", "g" * 64, "00" * 32, "ff" * 32, "\n" + KEY])
+def test_G09_evm_keys_are_checked_and_never_shown(text: str) -> None:
+    with pytest.raises(MisconfiguredError) as refused:
+        EvmSigner(text)
+    assert not text or text not in str(refused.value)
+    assert KEY not in repr(EvmSigner(KEY)) + str(vars(EvmSigner(KEY)).keys())
