@@ -55,6 +55,16 @@ async def healthy(shop: EvmShop, ledger: SqlLedger) -> LocalFacilitator:
     return party
 
 
+async def settles_soon(party: LocalFacilitator, shop: EvmShop) -> bool:
+    """Whether a fresh payment settles, in a few tries of the same bytes."""
+    payment = shop.pay()
+    for _ in range(10):
+        receipt = await party.settle(payment, shop.offer)
+        if receipt.outcome is not Outcome.PENDING:
+            break
+    return receipt.success
+
+
 # Lost answers.
 
 
@@ -173,10 +183,13 @@ async def test_A11_a_stranger_came_and_our_bytes_were_lost(evm: EvmShop, ledger:
         foreign.append(await submit(evm, transfer_call(payment)))
         raise UnavailableError("rpc_unavailable", "timeout")
 
-    receipt = await settle_on(evm, ledger, payment, send=send)
+    chain = Meddled(evm.chain, send=send)
+    party = facilitator([evm.rail(ledger, chain)], ledger, BRIEF)
+    receipt = await party.settle(payment, evm.offer)
     assert (receipt.outcome, receipt.transaction) == (Outcome.SETTLED, foreign[0])
-    # Nobody will ever mine our transaction: its nonce must be free again.
-    await healthy(evm, ledger)
+    # Nobody will ever mine our transaction: its nonce must be free again, in this very process.
+    chain.instead.clear()
+    assert await settles_soon(party, evm)
     assert (await evm.received(), await evm.sent()) == (2000, 1)
 
 
@@ -362,9 +375,12 @@ async def test_D02_a_refused_send_gives_its_nonce_back(evm: EvmShop, ledger: Sql
     async def refuse(*_: Any) -> None:
         raise NotSent("insufficient funds for gas * price + value")
 
-    refused = await settle_on(evm, ledger, payment, send=refuse)
+    chain = Meddled(evm.chain, send=refuse)
+    party = facilitator([evm.rail(ledger, chain)], ledger, BRIEF)
+    refused = await party.settle(payment, evm.offer)
     assert (refused.outcome, refused.error_reason) == (Outcome.REFUSED, "invalid_exact_evm_transaction_failed")
-    party = await healthy(evm, ledger)
+    chain.instead.clear()
+    assert await settles_soon(party, evm)
     assert (await evm.received(), await evm.sent()) == (1000, 1)
     assert (await party.settle(payment, evm.offer)).error_reason == refused.error_reason
 
@@ -434,3 +450,26 @@ async def test_D05_settling_has_the_gas_that_was_simulated(evm: EvmShop, ledger:
     receipt = await settle_on(evm, ledger, evm.pay(), seconds=10, call=call)
     mined = await evm.world.request("eth_getTransactionByHash", receipt.transaction)
     assert simulated == [int(mined["gas"], 16)]
+
+
+async def test_D02_a_nonce_comes_back_once_however_many_find_out(evm: EvmShop, ledger: SqlLedger) -> None:
+    payment, returned = evm.pay(), []
+
+    async def lost(*_: Any) -> None:
+        await submit(evm, cancel_call(evm.payer, payment))
+        raise UnavailableError("rpc_unavailable", "timeout")
+
+    async def note(network: str, signer: str, nonce: int) -> None:
+        returned.append(nonce)
+        await ledger.return_nonce(network, signer, nonce)
+
+    silent = Meddled(evm.chain, send=lost, receipt=unreachable)
+    noted = Meddled(ledger, return_nonce=note)
+    rail = evm.rail(noted, silent)
+    party = facilitator([rail], noted, BRIEF)
+    assert (await party.settle(payment, evm.offer)).outcome is Outcome.PENDING
+    silent.instead["receipt"] = absent
+    pay_id = rail.read(payment, evm.offer).subject.pay_id
+    answers = await asyncio.gather(*(party.reconcile(pay_id, timeout=0.1) for _ in range(6)))
+    assert {answer.error_reason for answer in answers if answer is not None} == {SPENT}
+    assert returned == [0]

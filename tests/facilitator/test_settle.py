@@ -182,17 +182,18 @@ async def test_E10_what_cannot_be_written_is_not_sent(evm: EvmShop, svm: SvmShop
         sends.append(transaction)
 
     full = Meddled(ledger, begin=unreachable)
-    rails = [evm.rail(ledger, Meddled(evm.chain, send=send)), svm.rail(Meddled(svm.chain, send=send))]
-    party = facilitator(rails, full)
+    chains = Meddled(evm.chain, send=send), Meddled(svm.chain, send=send)
+    party = facilitator([evm.rail(ledger, chains[0]), svm.rail(chains[1])], full)
     payments = (evm.pay(), evm.offer), (await svm.pay(), svm.offer)
     for payment, offer in payments:
         with pytest.raises(UnavailableError):
             await party.settle(payment, offer)
     assert sends == []
     # The nonce came back: once there is room again, everything settles, and nothing waits behind a gap.
-    healed = facilitator([evm.rail(ledger), svm.rail()], ledger)
+    for healed in (full, *chains):
+        healed.instead.clear()
     for payment, offer in payments:
-        assert (await healed.settle(payment, offer)).success
+        assert (await party.settle(payment, offer)).success
     assert await evm.sent() == 1
 
 

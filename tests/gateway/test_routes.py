@@ -196,6 +196,15 @@ async def test_F02_a_method_without_a_key_pays_like_the_others_of_its_handler(sh
     assert (await client.delete("/both")).status_code == 405
 
 
+async def test_F02_a_head_request_costs_what_its_get_costs(shop: Any) -> None:
+    @shop.app.api_route("/both", methods=["POST", "GET", "HEAD"])
+    async def both() -> dict[str, str]:
+        return {"ok": "yes"}
+
+    shop.open({"POST /both": "$0.02", "GET /both": "$0.01"})
+    assert (await shop.challenge("/both", "HEAD")).accepts[0].amount == 10_000
+
+
 async def test_F02_keys_may_price_methods_apart(shop: Any) -> None:
     @shop.app.api_route("/both", methods=["GET", "POST", "PUT"])
     async def both() -> dict[str, str]:

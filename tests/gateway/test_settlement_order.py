@@ -86,6 +86,19 @@ async def test_A02_a_file_by_path_cannot_pass_by_the_till(shop: Any, town: Any) 
     assert seen == [{}]
 
 
+async def test_A02_an_answer_without_an_end_is_no_answer(shop: Any) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+
+    shop.strict = False
+    client = shop.open({"/half": "$0.01"}, app=app)
+    response = await client.get("/half", headers=shop.payer.pay(await shop.challenge("/half")))
+    assert response.status_code == 500
+    assert b"half" not in response.content
+    assert shop.bank.moved == {}
+
+
 LIES: list[Any] = [
     {"success": False, "errorReason": "unexpected_settle_error"},
     {},
@@ -96,6 +109,7 @@ LIES: list[Any] = [
     {"success": True, "transaction": "0xabc", "network": ""},
     {"success": True, "transaction": "0xabc", "network": EVM, "payer": "0x" + "66" * 20},
     {"success": False, "transaction": "0xabc", "network": EVM},
+    Receipt(success=True, transaction="", network=EVM),
     MalformedError("invalid_settlement", "HTML instead of JSON"),
     UnavailableError("facilitator_unavailable", "204"),
     TimeoutError("no answer"),
@@ -112,7 +126,7 @@ async def test_A03_only_a_whole_success_serves(shop: Any, flow: str, lie: Any) -
     def tell(pay_id: str, truth: Receipt) -> Receipt:
         if isinstance(lie, Exception):
             raise lie
-        return parse_receipt(lie)
+        return lie if isinstance(lie, Receipt) else parse_receipt(lie)
 
     shop.bank.script = [tell]
     response = await client.get("/report", headers=header)
@@ -266,10 +280,10 @@ async def test_handlers_that_hang_are_given_up(shop: Any) -> None:
 
 async def test_an_answer_too_long_to_withhold_is_not_sold(shop: Any) -> None:
     @shop.app.get("/huge")
-    async def huge() -> Response:
-        return Response(b"x" * 5000)
+    async def huge() -> StreamingResponse:
+        return StreamingResponse(iter([b"x" * 5000] * 200))
 
-    client = shop.open({"GET /huge": "$0.01"})
+    client = shop.open({"GET /huge": "$0.01"}, handler_timeout_seconds=5)
     shop.paywall.till._answer_limit = 1000
     response = await client.get("/huge", headers=shop.payer.pay(await shop.challenge("/huge")))
     assert (response.status_code, response.json()["error"]["code"]) == (500, "answer_too_large")

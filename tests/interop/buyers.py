@@ -105,8 +105,8 @@ def _auth(cell: Cell, town: Town, buyer: Party) -> X402Auth:
 
 @dataclass
 class _Witness:
-    """Sees every reply of the seller before the client does. Hides the v2 challenge from a client that is to pay in v1, and lets a
-    stalled chain go on once somebody has been told to wait."""
+    """Sees every reply of the seller before the client does. Hides the v2 challenge from a client that is to pay in
+    v1, and lets a stalled chain go on once somebody has been told to wait."""
 
     cell: Cell
     town: Town
@@ -144,7 +144,8 @@ def _by_us(cell: Cell, goods: Goods, auth: X402Auth, till: _Witness) -> str:
 def _by_openai(goods: Goods, auth: X402Auth, till: _Witness) -> str:
     """The SDK as it comes, default retries included, on httpx."""
     hooks = {"response": [till.see]}
-    http = httpx.Client(auth=auth, event_hooks=hooks, timeout=CALL_SECONDS_MAX, trust_env=False)
+    # The SDK works with httpx as well, and its annotations name httpx2 only.
+    http: Any = httpx.Client(auth=auth, event_hooks=hooks, timeout=CALL_SECONDS_MAX, trust_env=False)
     with openai.OpenAI(base_url=f"{goods.base}/api/v1", api_key="none", http_client=http) as sdk:
         answer = sdk.chat.completions.create(**_wanted(goods))
         if isinstance(answer, openai.Stream):

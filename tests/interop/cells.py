@@ -1,4 +1,4 @@
-"""The cells of the interop matrix: which client pays which seller, settled by whom, on which chain, in which version."""
+"""The cells of the interop matrix: who pays which seller, settled by whom, on which chain, in which version."""
 
 from __future__ import annotations
 
@@ -80,40 +80,38 @@ def _on_both(client: Client, server: Server, facilitator: Facilitator, version: 
 
 _OFFICIAL = (Client.PYTHON, Client.FETCH)
 
-CELLS: tuple[Cell, ...] = tuple(
-    [
-        *(cell for client in _OFFICIAL for cell in _on_both(client, Server.GATEWAY, Facilitator.OURS)),
-        *(
-            cell
-            for client in (Client.FETCH_V1, *_OFFICIAL)
-            for cell in _on_both(client, Server.GATEWAY_ALPHA, Facilitator.OURS, version=1)
-        ),
-        Cell(Client.PYTHON, Server.GATEWAY_STREAM, Facilitator.OURS, SOLANA_DEVNET),
-        Cell(Client.FETCH, Server.GATEWAY_STREAM, Facilitator.OURS, BASE_SEPOLIA),
-        *_on_both(Client.OURS, Server.GATEWAY, Facilitator.OURS),
-        *_on_both(Client.OURS, Server.GATEWAY_ALPHA, Facilitator.OURS, version=1),
-        Cell(Client.OPENAI, Server.GATEWAY, Facilitator.OURS, BASE_SEPOLIA),
-        Cell(Client.OPENAI_ASYNC, Server.GATEWAY, Facilitator.OURS, SOLANA_DEVNET),
-        Cell(Client.OPENAI_STREAM, Server.GATEWAY_STREAM, Facilitator.OURS, SOLANA_DEVNET),
-        Cell(Client.OPENAI_ASYNC_STREAM, Server.GATEWAY_STREAM, Facilitator.OURS, BASE_SEPOLIA),
-        Cell(Client.OPENAI, Server.GATEWAY, Facilitator.OURS_STALLED, BASE_SEPOLIA),
-        Cell(Client.OPENAI_ASYNC, Server.GATEWAY, Facilitator.OURS_STALLED, BASE_SEPOLIA),
-        *_on_both(Client.OURS, Server.GATEWAY, Facilitator.PYTHON),
-        *_on_both(Client.OURS, Server.GATEWAY, Facilitator.TYPESCRIPT),
-        *_on_both(Client.OURS, Server.GATEWAY_ALPHA, Facilitator.PYTHON, version=1),
-        *_on_both(Client.FETCH_V1, Server.GATEWAY_ALPHA, Facilitator.TYPESCRIPT, version=1),
-        *_on_both(Client.OURS, Server.FASTAPI, Facilitator.OURS),
-        *_on_both(Client.OURS, Server.EXPRESS, Facilitator.OURS),
-        *(
-            cell
-            for client in _OFFICIAL
-            for server in (Server.FASTAPI, Server.EXPRESS)
-            for cell in _on_both(client, server, Facilitator.OURS)
-        ),
-        Cell(Client.PYTHON, Server.PAYWALL, Facilitator.OURS, BASE_SEPOLIA),
-        Cell(Client.FETCH, Server.PAYWALL, Facilitator.OURS, SOLANA_DEVNET),
-        Cell(Client.FETCH_V1, Server.PAYWALL, Facilitator.OURS, BASE_SEPOLIA, version=1),
-    ]
+CELLS: tuple[Cell, ...] = (
+    *(cell for client in _OFFICIAL for cell in _on_both(client, Server.GATEWAY, Facilitator.OURS)),
+    *(
+        cell
+        for client in (Client.FETCH_V1, *_OFFICIAL)
+        for cell in _on_both(client, Server.GATEWAY_ALPHA, Facilitator.OURS, version=1)
+    ),
+    Cell(Client.PYTHON, Server.GATEWAY_STREAM, Facilitator.OURS, SOLANA_DEVNET),
+    Cell(Client.FETCH, Server.GATEWAY_STREAM, Facilitator.OURS, BASE_SEPOLIA),
+    *_on_both(Client.OURS, Server.GATEWAY, Facilitator.OURS),
+    *_on_both(Client.OURS, Server.GATEWAY_ALPHA, Facilitator.OURS, version=1),
+    Cell(Client.OPENAI, Server.GATEWAY, Facilitator.OURS, BASE_SEPOLIA),
+    Cell(Client.OPENAI_ASYNC, Server.GATEWAY, Facilitator.OURS, SOLANA_DEVNET),
+    Cell(Client.OPENAI_STREAM, Server.GATEWAY_STREAM, Facilitator.OURS, SOLANA_DEVNET),
+    Cell(Client.OPENAI_ASYNC_STREAM, Server.GATEWAY_STREAM, Facilitator.OURS, BASE_SEPOLIA),
+    Cell(Client.OPENAI, Server.GATEWAY, Facilitator.OURS_STALLED, BASE_SEPOLIA),
+    Cell(Client.OPENAI_ASYNC, Server.GATEWAY, Facilitator.OURS_STALLED, BASE_SEPOLIA),
+    *_on_both(Client.OURS, Server.GATEWAY, Facilitator.PYTHON),
+    *_on_both(Client.OURS, Server.GATEWAY, Facilitator.TYPESCRIPT),
+    *_on_both(Client.OURS, Server.GATEWAY_ALPHA, Facilitator.PYTHON, version=1),
+    *_on_both(Client.FETCH_V1, Server.GATEWAY_ALPHA, Facilitator.TYPESCRIPT, version=1),
+    *_on_both(Client.OURS, Server.FASTAPI, Facilitator.OURS),
+    *_on_both(Client.OURS, Server.EXPRESS, Facilitator.OURS),
+    *(
+        cell
+        for client in _OFFICIAL
+        for server in (Server.FASTAPI, Server.EXPRESS)
+        for cell in _on_both(client, server, Facilitator.OURS)
+    ),
+    Cell(Client.PYTHON, Server.PAYWALL, Facilitator.OURS, BASE_SEPOLIA),
+    Cell(Client.FETCH, Server.PAYWALL, Facilitator.OURS, SOLANA_DEVNET),
+    Cell(Client.FETCH_V1, Server.PAYWALL, Facilitator.OURS, BASE_SEPOLIA, version=1),
 )
 """The matrix. Every cell has something of ours in it."""
 
@@ -128,8 +126,5 @@ matrix is ours."""
 
 
 def matching(pattern: str) -> list[Cell]:
-    """The cells of the matrix whose name contains `pattern`, or fits it where it has shell wildcards."""
-    wanted = pattern.lower()
-    if not any(mark in wanted for mark in "*?["):
-        wanted = f"*{wanted}*"
-    return [cell for cell in CELLS if fnmatchcase(cell.name.lower(), wanted)]
+    """The cells of the matrix whose name contains `pattern`, which may have shell wildcards."""
+    return [cell for cell in CELLS if fnmatchcase(cell.name.lower(), f"*{pattern.lower()}*")]

@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from tests.interop.install import SOURCES, find_node
 from tests.interop.matrix import Outcome
 
-HEAD = ("Client", "Server", "Facilitator", "Network", "Version", "Atomic USDC", "Result")
+PAID = "µUSDC"
+HEAD = ("Client", "Server", "Facilitator", "Network", "x402", PAID, "Result")
 
 _PAGE = """\
 # Paying and being paid by software nobody here wrote
@@ -28,13 +31,17 @@ scripts/interop                # the table on a terminal, with the environment t
 scripts/interop --json --cells "x402-fetch*solana"
 ```
 
-Each cell is one purchase between separate programs, over HTTP, on real chains in miniature: a Solana VM and an EVM
-with Base Sepolia's chain id (`x402 devnet up` runs the same). It is green only if all of this holds:
+Each cell is one purchase over HTTP on local chains: a Solana VM and an EVM with Base Sepolia's chain id, the same that
+`x402 devnet up` runs. Every official party is a process of its own; ours have a port each and share one process. A
+cell is green only if all of this holds:
 
-- the buyer has the right answer, and its replies were exactly 402 and then 200 (402, 503, 200 where it says so);
-- one payment was presented, in the header of the protocol's version that the cell names; our clients signed once;
+- the buyer has the right answer, and the seller's replies were 402 and then 200 (402, 503, 200 where it says so);
+- the payment came in the header of the version that the cell names, and our clients signed no second one;
 - the receipt names the network, the payer, and a transaction that the chain knows and that did not fail;
-- the buyer has less, and the seller more, by exactly the price in the challenge, and no facilitator's USDC moved.
+- the buyer has less, and the seller more, by exactly the price that was asked, and no facilitator's USDC moved.
+
+A cell that fails stays in the table, with the reason. The column µUSDC is what left the buyer, in millionths of a
+dollar.
 
 {table}
 
@@ -87,11 +94,13 @@ def row(outcome: Outcome) -> tuple[str, ...]:
 
 def table(outcomes: Sequence[Outcome]) -> Table:
     """The matrix for a terminal."""
-    drawn = Table(title=summary(outcomes), title_justify="left", header_style="bold")
+    drawn = Table(
+        box=SIMPLE_HEAD, caption=summary(outcomes), caption_justify="left", header_style="bold", pad_edge=False
+    )
     for name in HEAD:
-        drawn.add_column(name, overflow="fold", justify="right" if name == "Atomic USDC" else "left")
+        drawn.add_column(name, overflow="fold", justify="right" if name == PAID else "left")
     for outcome in outcomes:
-        drawn.add_row(*row(outcome), style=None if outcome.ok else "red")
+        drawn.add_row(*(escape(text) for text in row(outcome)), style="green" if outcome.ok else "red")
     return drawn
 
 

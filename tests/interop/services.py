@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tests.interop.five_lines import seller
@@ -41,9 +40,7 @@ class Services:
         self.model = await self._serve(model_app(0.0))
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._exit.aclose()
 
     @property
@@ -54,9 +51,7 @@ class Services:
     async def facilitator(self) -> str:
         """The URL of a facilitator for both chains."""
         ledger = await self._ledger("facilitator")
-        return await self._serve(
-            facilitator_app(self._parties, self._evm_rpc, self._svm_rpc, ledger, self._telemetry)
-        )
+        return await self._serve(facilitator_app(self._parties, self._evm_rpc, self._svm_rpc, ledger, self._telemetry))
 
     async def hasty_facilitator(self, signer: EvmSigner) -> str:
         """The URL of a facilitator for the EVM that answers "pending" when the chain takes its time."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from x402.cli.screen import AsJson, err, out, wants_json, working, write_json
+from x402.cli.screen import AsJson, err, out, shown, wants_json, working, write_answer, write_json
 
 if TYPE_CHECKING:
     from x402.client.chat import Chat
@@ -42,7 +42,6 @@ def models(base_url: _BaseUrl = "", as_json: AsJson = False) -> None:
     if as_json:
         write_json(listed)
         return
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
@@ -54,11 +53,11 @@ def models(base_url: _BaseUrl = "", as_json: AsJson = False) -> None:
         stated = model.get("pricing")
         pricing = stated if isinstance(stated, dict) else {}
         table.add_row(
-            escape(str(model.get("id", "?"))),
-            escape(str(model.get("display_name") or model.get("name") or "")),
+            shown(str(model.get("id", "?"))),
+            shown(str(model.get("display_name") or model.get("name") or "")),
             _per_million(pricing.get("prompt"), pricing.get("unit")),
             _per_million(pricing.get("completion"), pricing.get("unit")),
-            escape(f"{model.get('context_length') or ''}"),
+            shown(f"{model.get('context_length') or ''}"),
         )
     out().print(table)
 
@@ -96,7 +95,6 @@ def quote(
     if heard.free:
         console.print("[bold green]free[/]: this model answers without a payment")
         return
-    from rich.markup import escape
 
     from x402 import networks
     from x402.cli.explain import money
@@ -107,9 +105,9 @@ def quote(
     for offer in heard.offers:
         network = networks.find(offer.network)
         where = network.title if network else offer.network
-        console.print(f"  {escape(money(offer.amount, offer.network, offer.asset))} on {escape(where)}")
+        console.print(f"  {shown(money(offer.amount, offer.network, offer.asset))} on {shown(where)}")
     price = "" if heard.usd is None else f" --max {tariff.plain(heard.usd)}"
-    err().print(f"[dim]nothing was paid.[/] [bold]Next:[/] x402 chat … --model {escape(model)}{price}")
+    err().print(f"[dim]nothing was paid.[/] [bold]Next:[/] x402 chat … --model {shown(model)}{price}")
 
 
 def chat(
@@ -151,13 +149,12 @@ def chat(
         write_json({**answer, "receipt": answer["receipt"].as_json() if answer["receipt"] else None, "paid": paid})
         return
     if not stream:
-        typer.echo(answer["text"])
+        write_answer(answer["text"])
     err().print(_receipt_line(answer["receipt"], paid, local=_is_local(base_url)), soft_wrap=True)
 
 
 def bill(rows: Any) -> Any:
     """Quote lines as a table, the bound set apart."""
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
@@ -166,9 +163,9 @@ def bill(rows: Any) -> Any:
     table.add_column(justify="right")
     table.add_column(justify="right")
     for row in rows[:-1]:
-        table.add_row(row.units, escape(row.item), f"[dim]{escape(row.rate)}[/]", row.usd)
+        table.add_row(row.units, shown(row.item), f"[dim]{shown(row.rate)}[/]", row.usd)
     last = rows[-1]
-    table.add_row("", f"[bold]{escape(last.item)}[/]", "", f"[bold]{last.usd}[/]")
+    table.add_row("", f"[bold]{shown(last.item)}[/]", "", f"[bold]{last.usd}[/]")
     return table
 
 
@@ -217,7 +214,7 @@ def _streamed(caller: Chat, question: dict[str, Any]) -> dict[str, Any]:
         stream = caller.stream(**question)
     with stream:
         for chunk in stream:
-            typer.echo(chunk.text, nl=False)
+            write_answer(chunk.text, end="")
     typer.echo()
     return {"text": stream.text, "receipt": stream.receipt}
 
@@ -247,7 +244,6 @@ def _is_local(base_url: str) -> bool:
 def _receipt_line(receipt: Receipt | None, paid: dict[str, str] | None, *, local: bool) -> str:
     if receipt is None:
         return "[dim]no receipt: the seller asked for no payment, or sent none[/]"
-    from rich.markup import escape
 
     from x402 import networks
 
@@ -255,8 +251,8 @@ def _receipt_line(receipt: Receipt | None, paid: dict[str, str] | None, *, local
     where = network.title if network else receipt.network
     price = f"${paid['usd']} " if paid else ""
     link = network.transaction_url(receipt.transaction) if network and not local else ""
-    words = f"[green]paid[/] {price}on {escape(where)} · {receipt.outcome} · {escape(receipt.transaction)}"
-    return words + (f"\n[dim]{escape(link)}[/]" if link else "")
+    words = f"[green]paid[/] {price}on {shown(where)} · {receipt.outcome} · {shown(receipt.transaction)}"
+    return words + (f"\n[dim]{shown(link)}[/]" if link else "")
 
 
 def _per_million(price: object, unit: object) -> str:

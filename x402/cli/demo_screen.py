@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table
@@ -16,7 +15,7 @@ from x402.cli import tariff
 from x402.cli.buy import bill
 from x402.cli.demo_purchases import PURCHASES, Seen
 from x402.cli.explain import span, usd
-from x402.cli.screen import out
+from x402.cli.screen import out, shown
 from x402.devnet.town_books import Balances, Verdict
 from x402.devnet.town_parties import Role
 from x402.money import show_units
@@ -92,22 +91,22 @@ class Screen:
             words = f"{self._number} answers for {show_units(total, 6)} USDC"
             console.print(f"[bold green]✓ Chains and ledgers agree to the unit:[/] {words}.")
         for problem in verdict.problems:
-            console.print(f"[bold red]✗ {escape(problem)}[/]")
+            console.print(f"[bold red]✗ {shown(problem)}[/]")
 
     def _ask(self, seen: Seen) -> None:
         self._number += 1
         console = out()
         console.print()
-        title = f"[bold]{self._number}/{len(PURCHASES)}[/] {escape(seen.purchase.title)}"
+        title = f"[bold]{self._number}/{len(PURCHASES)}[/] {shown(seen.purchase.title)}"
         console.print(Rule(title, align="left", style="dim"))
         purchase = seen.purchase
-        self._line("ask", f"[bold]{escape(purchase.prompt)}[/]  [dim]{purchase.model}[/]")
+        self._line("ask", f"[bold]{shown(purchase.prompt)}[/]  [dim]{purchase.model}[/]")
 
     def _challenge(self, seen: Seen) -> None:
         if seen.challenge is None:
             return
         where = "body of v1" if seen.challenge.version == 1 else "PAYMENT-REQUIRED"
-        self._line("402", f"{escape(_prices(seen.challenge))}  [dim]{where}[/]", style="yellow")
+        self._line("402", f"{shown(_prices(seen.challenge))}  [dim]{where}[/]", style="yellow")
         if seen.quote is not None:
             out().print(Padding(bill(tariff.rows(seen.quote)), (0, 0, 0, _LABEL + 4)))
 
@@ -126,7 +125,7 @@ class Screen:
 
     def _settled(self, seen: Seen) -> None:
         transaction = str(seen.facts[-1].attributes.get("transaction", ""))
-        self._line("settle", f"on chain in [bold]{escape(_short(transaction, 40))}[/]", style="green")
+        self._line("settle", f"on chain in [bold]{shown(_short(transaction, 40))}[/]", style="green")
 
     def _chunk(self, seen: Seen) -> None:
         """Write as it comes, broken between words at the margin."""
@@ -149,7 +148,7 @@ class Screen:
             self._column = 0
             out().print()
         else:
-            self._line("answer", escape(seen.text.replace("\n", " ")), style="cyan")
+            self._line("answer", shown(seen.text.replace("\n", " ")), style="cyan")
 
     def _receipt(self, seen: Seen) -> None:
         if seen.receipt is None:

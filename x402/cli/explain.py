@@ -26,11 +26,20 @@ _QUOTE_TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A group of facts under a title, and what is wrong in it."""
+    """A group of facts under a title, and what is wrong in it. A fact without a name continues the one before it."""
 
     title: str
     facts: tuple[tuple[str, str], ...]
     problems: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The section for programs."""
+        facts: dict[str, str] = {}
+        last = ""
+        for name, value in self.facts:
+            last = name or last
+            facts[last] = f"{facts[last]}; {value}" if last in facts else value
+        return {"title": self.title, "facts": facts, "problems": list(self.problems)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +63,7 @@ class Explanation:
         return {
             "kind": self.kind,
             "summary": self.summary,
-            "sections": [
-                {"title": section.title, "facts": dict(section.facts), "problems": list(section.problems)}
-                for section in self.sections
-            ],
+            "sections": [section.as_json() for section in self.sections],
             "problems": list(self.all_problems),
             "message": dict(self.message),
         }

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from x402.cli.screen import err, wants_json, write_json
+from x402.cli.screen import err, shown, wants_json, write_json
 from x402.errors import (
     ApiError,
     ConflictError,
@@ -98,17 +98,16 @@ def report(error: X402Error, *, as_json: bool) -> None:
     if as_json:
         write_json({"error": {**error.as_json(), "next": next_step(error)}})
         return
-    from rich.markup import escape
 
     console = err()
     offers = _offers(error)
     # The message repeats what the offers say one by one below it.
     words = error.message.partition(": ")[0] if offers else error.message
-    console.print(f"[bold red]✗ {escape(words)}[/] [dim]({escape(error.code)})[/]")
+    console.print(f"[bold red]✗ {shown(words)}[/] [dim]({shown(error.code)})[/]")
     for offer in offers:
-        console.print(f"  [dim]·[/] {escape(_offer_words(offer))}")
+        console.print(f"  [dim]·[/] {shown(_offer_words(offer))}")
     console.print(f"  {_MOVED[error.moved]}")
-    console.print(f"  [bold]Next:[/] {escape(next_step(error))}")
+    console.print(f"  [bold]Next:[/] {shown(next_step(error))}")
 
 
 def _offers(error: X402Error) -> list[dict[str, Any]]:

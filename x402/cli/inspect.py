@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from x402.cli.screen import AsJson, out, working, write_json
+from x402.cli.screen import AsJson, out, shown, working, write_json
 
 if TYPE_CHECKING:
     from x402.cli.explain import Explanation
@@ -56,23 +56,22 @@ def inspect(
 
 def show(explanation: Explanation) -> None:
     """Print an explanation as one small table per section."""
-    from rich.markup import escape
     from rich.table import Table
 
     console = out()
-    console.print(f"[bold]{escape(explanation.summary)}[/]")
+    console.print(f"[bold]{shown(explanation.summary)}[/]")
     for section in explanation.sections:
         console.print()
-        console.print(f"[bold cyan]{escape(section.title)}[/]")
+        console.print(f"[bold cyan]{shown(section.title)}[/]")
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in section.facts:
-            table.add_row("  " + escape(name), escape(value))
+            table.add_row("  " + shown(name), shown(value))
         console.print(table)
         for problem in section.problems:
-            console.print(f"  [yellow]! {escape(problem)}[/]")
+            console.print(f"  [yellow]! {shown(problem)}[/]")
     if explanation.problems:
         console.print()
         for problem in explanation.problems:
-            console.print(f"[yellow]! {escape(problem)}[/]")
+            console.print(f"[yellow]! {shown(problem)}[/]")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _JSON = "x402.json"
 _NARROW, _WIDE = 60, 110
+_OBEYED = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+"""Unicode categories of what moves cursors, turns writing around or has no shape."""
 
 
 def _remember(context: typer.Context, wanted: bool) -> bool:
@@ -65,9 +68,29 @@ def err() -> Console:
     return _console(sys.stderr)
 
 
+def printable(text: str) -> str:
+    """Text from others without what a terminal would obey: control and format characters become visible marks."""
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(mark) in _OBEYED and mark not in "\n\t" else mark
+        for mark in text
+    )
+
+
+def shown(text: str) -> str:
+    """Any text, from whomever, as rich prints it: as it is."""
+    from rich.markup import escape
+
+    return escape(printable(text))
+
+
+def write_answer(text: str, *, end: str = "\n") -> None:
+    """A model's words on standard output: as they are into a pipe, harmless on a terminal."""
+    typer.echo((printable(text) if sys.stdout.isatty() else text) + end, nl=False)
+
+
 def write_json(value: Mapping[str, Any] | list[Any]) -> None:
     """One JSON document on standard output."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(value, indent=2))
 
 
 @contextmanager

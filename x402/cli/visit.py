@@ -23,8 +23,13 @@ def visit(url: str, *, method: str, data: str, now: int) -> Explanation:
     `method` and `data` default to GET without a body, and to POST of JSON with one. Raises `UnavailableError` when
     nobody answers, `MalformedError` for a URL that is none and for a 402 that cannot be read.
     """
-    if not urlsplit(url).hostname:
-        raise MalformedError("invalid_url", "the URL names no host")
+    try:
+        parts = urlsplit(url)
+        fits = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise MalformedError("invalid_url", "the URL cannot be used: it names no host, or a port that cannot be")
     verb = (method or ("POST" if data else "GET")).upper()
     headers = {"Content-Type": "application/json"} if data else {}
     try:
@@ -36,7 +41,7 @@ def visit(url: str, *, method: str, data: str, now: int) -> Explanation:
         raise MalformedError("invalid_url", f"the URL cannot be used: {error}") from error
     except (httpx.HTTPError, httpx.StreamError) as error:
         raise UnavailableError(
-            "url_unavailable", f"{urlsplit(url).netloc} did not answer: {str(error) or type(error).__name__}"
+            "url_unavailable", f"{parts.netloc} did not answer: {str(error) or type(error).__name__}"
         ) from error
     return _explain(response, body, now)
 

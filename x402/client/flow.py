@@ -27,7 +27,7 @@ from x402.client.journal import Journal, Record
 from x402.client.owner import Call
 from x402.client.verdict import Reply, Verdict, judge, origin
 from x402.client.wallet import Wallet
-from x402.errors import DeclinedError, MalformedError, UnavailableError, X402Error
+from x402.errors import DeclinedError, MalformedError, UnavailableError
 from x402.wire.challenge import BalanceEmpty, Challenge, read_challenge
 from x402.wire.headers import PAYMENT_RESPONSE, X_PAYMENT_RESPONSE
 from x402.wire.receipt import Receipt, read_receipt
@@ -178,11 +178,7 @@ def _sign(wanted: Wanted, terms: Terms, call: Call, challenge: Challenge, url: s
     )  # fmt: skip
     pay_id = payment.subject.pay_id
     yield from _do(partial(journal.hold, payment.subject, host=host, usd=choice.usd, limits=terms.limits, call=call))
-    try:
-        signed = yield from _do(payment.sign)
-    except X402Error:
-        yield from _do(partial(journal.release, pay_id, "never signed"))
-        raise
+    signed = yield from _do(payment.sign)
     return (yield from _do(partial(journal.expose, pay_id, signed.header_name, signed.as_header())))
 
 

@@ -99,6 +99,7 @@ class Journal:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._opened_by = 0
+        self._inherited: list[sqlite3.Connection] = []
 
     def hold(self, subject: Subject, *, host: str, usd: Decimal, limits: Limits, call: Call) -> None:
         """Reserve an amount, before anything is signed; all limits are checked in the same transaction.
@@ -253,9 +254,11 @@ class Journal:
                 raise
 
     def _open(self) -> sqlite3.Connection:
-        """The connection of this process; one inherited through a fork is never used."""
-        if self._connection is not None and (self._opened_by == os.getpid() or self.path == IN_MEMORY):
-            return self._connection
+        """The connection of this process; one inherited through a fork is neither used nor closed."""
+        if self._connection is not None:
+            if self._opened_by == os.getpid() or self.path == IN_MEMORY:
+                return self._connection
+            self._inherited.append(self._connection)
         if self.path != IN_MEMORY:
             file = Path(self.path)
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

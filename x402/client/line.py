@@ -66,17 +66,21 @@ class Line:
     headers: dict[str, str] = field(repr=False)
 
     def create(self, model: str, messages: Any, params: dict[str, Any]) -> Steps[Completion]:
+        """The steps of one whole answer."""
         response = yield from self._answer(self._chat(model, messages, params | {"stream": False}))
         return read_completion(response.headers.multi_items(), response.content, receipt_of(response))
 
     def open_stream(self, model: str, messages: Any, params: dict[str, Any]) -> Steps[Any]:
+        """The steps that open a stream; the response is read by the caller."""
         return (yield from self._answer(self._chat(model, messages, params | {"stream": True}, stream=True)))
 
     def models(self) -> Steps[list[Fields]]:
+        """The steps of listing what is sold."""
         response = yield from self._answer(Exchange("GET", self._url("models"), self.headers))
         return read_models(response.content)
 
     def quote(self, model: str, messages: Any, params: dict[str, Any]) -> Steps[Quotation]:
+        """The steps of asking a price without paying it."""
         response = yield self._chat(model, messages, params, pay=False)
         return read_quotation(response.status_code, response.headers.multi_items(), response.content)
 

@@ -13,12 +13,12 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
@@ -148,8 +148,8 @@ class Town:
     async def start(self) -> None:
         """Bring everything up; when it returns, the first payment can be made."""
         self.directory = self._make_directory()
-        await asyncio.gather(self._start_evm(), self._start_svm())
-        await asyncio.gather(self._fund_evm(), self._fund_svm())
+        await _together(self._start_evm(), self._start_svm())
+        await _together(self._fund_evm(), self._fund_svm())
         self.parties.buyer.save(self.wallet_file)
         self.gateway_ledger = await self._ledger("gateway")
         self.facilitator_ledger = await self._ledger("facilitator")
@@ -229,15 +229,16 @@ class Town:
         return directory
 
     async def _start_evm(self) -> None:
+        # Stopping what does not run is harmless, so a start that is interrupted is undone like any other.
+        self._exit.push_async_callback(self.evm.stop)
         try:
             await self.evm.start(self._ports.evm)
         except OSError as error:
             raise UnavailableError("port_taken", f"port {self._ports.evm} cannot be used: {error}") from None
-        self._exit.push_async_callback(self.evm.stop)
 
     async def _start_svm(self) -> None:
-        await self.svm.start(self._ports.svm)
         self._exit.push_async_callback(self.svm.stop)
+        await self.svm.start(self._ports.svm)
 
     async def _fund_evm(self) -> None:
         parties = self.parties
@@ -255,6 +256,13 @@ class Town:
 
     async def _serve(self, app: object, port: int) -> str:
         return await self._exit.enter_async_context(serving(app, listen(port)))  # type: ignore[arg-type]
+
+
+async def _together(*works: Coroutine[Any, Any, None]) -> None:
+    """Do several things at once; when it returns or raises, none of them is still going on."""
+    for result in await asyncio.gather(*works, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
 
 
 async def _paid(ledger: SqlLedger, party: Party) -> dict[str, int]:

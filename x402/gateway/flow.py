@@ -112,12 +112,8 @@ class Till:
         task = asyncio.create_task(self._work(_Call(pay_id, payment, fingerprint, offer, handler, reply)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        try:
-            return await asyncio.shield(reply)
-        except asyncio.CancelledError:
-            # The caller is gone; the sale goes on without a reader.
-            reply.cancel()
-            raise
+        # A caller that is cancelled takes its own wait with it, never the sale.
+        return await reply
 
     async def drain(self, timeout: float) -> None:
         """Wait up to `timeout` seconds for the sales at work; what is left then is in the ledger, to be reconciled."""
@@ -133,28 +129,21 @@ class Till:
             if job is None:
                 job = await self.register.claim(call.payment, call.fingerprint, await call.offer())
             answered = await self._proceed(job, call)
+            if answered is not None:
+                call.answer(answered)
         except asyncio.CancelledError:
             call.reply.cancel()
             raise
         except X402Error as error:
-            self._close(call, error=Refusal(error))
+            call.fail(Refusal(error))
         except UnlawfulEvent:
             # Another process has moved this payment on while we held it.
-            self._close(call, error=Refusal(in_use(same_request=True)))
+            call.fail(Refusal(in_use(same_request=True)))
         except Exception as error:  # noqa: BLE001 - it belongs to the caller, who waits for the reply
-            self._close(call, error=error)
-        else:
-            self._close(call, reply=answered)
-        finally:
-            self._at_work.pop(call.pay_id, None)
-
-    def _close(self, call: _Call, *, reply: Reply | None = None, error: Exception | None = None) -> None:
-        # First out of work, then answered: whoever has the answer may send the payment again at once.
-        self._at_work.pop(call.pay_id, None)
-        if error is not None:
             call.fail(error)
-        elif reply is not None:
-            call.answer(reply)
+        finally:
+            # Nobody who waits runs before this: whoever has the answer may send the payment again at once.
+            self._at_work.pop(call.pay_id, None)
 
     async def _proceed(self, job: Job, call: _Call) -> Reply | None:
         """Go on from wherever the payment stands. None when the reply has been given on the way."""

@@ -153,7 +153,7 @@ class Offers:
         if network.family != networks.SOLANA:
             return kept
         fee_payer = theirs.extra.get("feePayer")
-        if fee_payer not in await self._kinds.fee_payers(ours.network):
+        if not isinstance(fee_payer, str) or fee_payer not in await self._kinds.fee_payers(ours.network):
             _differs("extra.feePayer")
         return kept.model_copy(update={"extra": {**kept.extra, "feePayer": fee_payer}})
 

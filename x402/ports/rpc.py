@@ -78,12 +78,11 @@ class JsonRpc:
             for _, future in batch:
                 _fail(future, error)
             return
-        except BaseException as error:
+        except BaseException:
+            # Whatever ends this flight, nobody may wait for it for ever.
             for _, future in batch:
                 _fail(future, UnavailableError("rpc_unavailable", "the request to the node was abandoned"))
-            if isinstance(error, asyncio.CancelledError):
-                raise
-            return
+            raise
         for body, future in batch:
             _resolve(future, replies.get(body["id"]))
 

@@ -37,6 +37,7 @@ class Landed:
 
     @property
     def meta(self) -> dict[str, Json]:
+        """The status metadata, unpacked."""
         meta: dict[str, Json] = json.loads(zlib.decompress(self.packed_meta))
         return meta
 

@@ -44,6 +44,7 @@ class RpcError(Exception):
         self.data = data
 
     def as_json(self) -> Json:
+        """The error object as it travels."""
         error: dict[str, Json] = {"code": self.code, "message": self.message}
         if self.data is not None:
             error["data"] = self.data
@@ -65,15 +66,18 @@ class Params:
         return len(self._values) > index and self._values[index] is not None
 
     def text(self, index: int) -> str:
+        """A string."""
         value = self.at(index)
         if not isinstance(value, str):
             raise invalid(f"Invalid params: expected a string at position {index}.")
         return value
 
     def number(self, index: int) -> int:
+        """A u64."""
         return unsigned(self.at(index), f"position {index}")
 
     def address(self, index: int) -> Pubkey:
+        """An account address."""
         return address(self.at(index))
 
     def texts(self, index: int, limit: int) -> list[str]:
@@ -95,6 +99,7 @@ class Params:
         return value
 
     def at(self, index: int) -> Any:
+        """Whatever stands at `index`, which must be there."""
         if len(self._values) <= index:
             raise invalid("`params` should have at least " + f"{index + 1} argument(s)")
         return self._values[index]
@@ -108,6 +113,7 @@ def unsigned(value: Any, name: str) -> int:
 
 
 def flag(config: Mapping[str, Any], name: str) -> bool:
+    """A boolean out of a configuration object; false when it is missing."""
     value = config.get(name)
     if value is None:
         return False
@@ -117,6 +123,7 @@ def flag(config: Mapping[str, Any], name: str) -> bool:
 
 
 def word(config: Mapping[str, Any], name: str, default: str) -> str:
+    """A string out of a configuration object."""
     value = config.get(name)
     if value is None:
         return default
@@ -126,6 +133,7 @@ def word(config: Mapping[str, Any], name: str, default: str) -> str:
 
 
 def address(value: Any) -> Pubkey:
+    """An account address out of JSON."""
     if not isinstance(value, str):
         raise invalid("Invalid param: not a string")
     try:

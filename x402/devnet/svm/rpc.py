@@ -71,6 +71,7 @@ def read_json(body: bytes | str) -> Any:
 
 
 def write_json(value: Json) -> bytes:
+    """Compact JSON bytes."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
