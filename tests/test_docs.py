@@ -132,7 +132,9 @@ def test_control_what_is_not_there_is_noticed(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# One heading\n[a](page.md#one-heading) [b](page.md#two) [c](other.md) [d](https://example.com)\n")
     assert broken_links(page) == ["page.md#two", "other.md"]
-    text = "`x402/quote.py` `x402/none.py` `tests/test_docs.py::test_gone` `tests/test_docs.py::broken_links` `x402 demo`"
+    text = (
+        "`x402/quote.py` `x402/none.py` `tests/test_docs.py::test_gone` `tests/test_docs.py::broken_links` `x402 demo`"
+    )
     assert missing_places(text) == ["x402/none.py", "tests/test_docs.py::test_gone"]
 
 

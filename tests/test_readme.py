@@ -7,8 +7,8 @@ block that can't be run carries `<!-- not run: reason -->` before it. An app tha
 
 from __future__ import annotations
 
-import asyncio
 import ast
+import asyncio
 import os
 import re
 import secrets

@@ -21,6 +21,7 @@ from x402.devnet.town_books import Balances, Sums, audit
 from x402.devnet.town_parties import NETWORKS, Parties, Role
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET
+from x402.telemetry import Fact
 
 QUESTION = [{"role": "user", "content": "Is anybody there?"}]
 
@@ -82,8 +83,8 @@ async def test_money_adds_up_after_real_purchases() -> None:
 async def test_facts_are_heard_and_a_failing_observer_changes_nothing() -> None:
     heard: list[str] = []
 
-    def broken(_: object) -> None:
-        raise RuntimeError("an observer's defect")
+    def broken(fact: Fact) -> None:
+        raise RuntimeError(f"an observer's defect at {fact.name}")
 
     async with Town(engine="py-evm", observers=[broken, lambda fact: heard.append(fact.name)]) as town:
         journal = Journal(IN_MEMORY, clock=lambda: int(time.time()))

@@ -18,6 +18,7 @@ from x402.facilitator.service import unix_now
 from x402.facilitator.settle import LocalFacilitator
 from x402.facilitator.signer import EvmSigner, SvmSigner
 from x402.facilitator.svm_rail import SvmRail
+from x402.lifecycle import Outcome
 from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET
 from x402.ports import Ledger
 from x402.ports.evm import RpcEvmChain
@@ -26,8 +27,10 @@ from x402.ports.svm import RpcSvmChain
 from x402.schemes import eip712, exact_evm
 from x402.wire.challenge import Requirement
 from x402.wire.payment import Payment
+from x402.wire.receipt import Receipt
 
 CHAIN_ID = 84532
+BRIEF = 0.3
 
 
 class Meddled:
@@ -162,3 +165,30 @@ def cancel_call(payer: EvmPayer, payment: Payment) -> bytes:
     selector = eip712.keccak(b"cancelAuthorization(address,bytes32,uint8,bytes32,bytes32)")[:4]
     words = eip712.address_word(auth.payer) + auth.nonce + eip712.uint256(signature[64]) + signature[:64]
     return selector + words
+
+
+async def absent(*_: Any, **__: Any) -> None:
+    """What a node says about something that it has not seen."""
+
+
+async def settle_on(shop: EvmShop, ledger: SqlLedger, payment: Any, seconds: float = BRIEF, **instead: Any) -> Receipt:
+    """Settle through a node that misbehaves in these methods."""
+    rail = shop.rail(ledger, Meddled(shop.chain, **instead))
+    return await facilitator([rail], ledger, seconds).settle(payment, shop.offer)
+
+
+async def healthy(shop: EvmShop, ledger: SqlLedger) -> LocalFacilitator:
+    """A facilitator whose node is well again; proves that nothing jams the signer."""
+    party = facilitator([shop.rail(ledger)], ledger)
+    assert (await party.settle(shop.pay(), shop.offer)).success
+    return party
+
+
+async def settles_soon(party: LocalFacilitator, shop: EvmShop) -> bool:
+    """Whether a fresh payment settles, in a few tries of the same bytes."""
+    payment = shop.pay()
+    for _ in range(10):
+        receipt = await party.settle(payment, shop.offer)
+        if receipt.outcome is not Outcome.PENDING:
+            break
+    return receipt.success

@@ -25,6 +25,8 @@ from x402.wire.payment import Payment, read_payment
 from x402.wire.receipt import Receipt
 
 _TIMEOUT_SECONDS = 30.0
+_READING_SECONDS = 14.0
+"""How long the demo goes at a reader's pace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +106,13 @@ Tell = Callable[[str, Seen], None]
 class Shopper:
     """Buys, one purchase at a time, and tells each step. Give `hear` to the town as an observer.
 
-    `pauses` are seconds to wait after a step, so that people can read along.
+    `pauses` are seconds to wait after a step, so that people can read along; on a slow machine they are soon given up.
     """
 
     def __init__(self, tell: Tell, pauses: Mapping[str, float] | None = None) -> None:
         self._tell = tell
         self._pauses = pauses or {}
+        self._hurry_at = time.monotonic() + _READING_SECONDS
         self._seen: Seen | None = None
         self._began = self._waited = 0.0
 
@@ -161,7 +164,7 @@ class Shopper:
     async def _step(self, step: str, seen: Seen) -> None:
         self._tell(step, seen)
         pause = self._pauses.get(step, 0)
-        if pause:
+        if pause and time.monotonic() < self._hurry_at:
             await asyncio.sleep(pause)
             self._waited += pause
 

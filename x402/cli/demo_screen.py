@@ -116,8 +116,8 @@ class Screen:
         offer = seen.offer
         evm = offer.network.startswith(networks.EIP155)
         what = "EIP-3009" if evm else "SPL transfer"
-        life = f", dead in {span(offer.max_timeout_seconds)}" if evm else ""
-        words = f"{what}: {usd(offer.amount)} → {_short(offer.pay_to)}{life}"
+        life = f" for {span(offer.max_timeout_seconds)}" if evm else ""
+        words = f"{what} {usd(offer.amount)} → {_short(offer.pay_to, 10)}{life}"
         self._line("sign", f"{words}  [dim]{seen.payment.header_name}[/]")
 
     def _verified(self, seen: Seen) -> None:
@@ -161,8 +161,7 @@ class Screen:
             words.append(f"paid {usd(seen.offer.amount)}")
         if isinstance(charge, dict) and str(charge.get("actual", "")).isdecimal():
             words.append(f"used {usd(int(charge['actual']))}")
-        chunks = f" in {len(seen.chunks)} chunks" if seen.chunks else ""
-        words.append(f"{usage.get('prompt_tokens', '?')} + {usage.get('completion_tokens', '?')} tokens{chunks}")
+        words.append(f"{usage.get('prompt_tokens', '?')} + {usage.get('completion_tokens', '?')} tokens")
         words.append(f"{seen.milliseconds} ms")
         self._line("receipt", ", ".join(words), style="green")
 

@@ -312,8 +312,8 @@ async def _send_plain(send: Send, plain: Plain) -> None:
 
 
 async def _send_reply(send: Send, reply: Reply) -> None:
-    await asgi.send_head(send, reply.status, paid_headers(reply))
     async with aclosing(reply.chunks) as chunks:
+        await asgi.send_head(send, reply.status, paid_headers(reply))
         async for chunk in chunks:
             await asgi.send_piece(send, chunk, more=True)
     await asgi.send_piece(send, b"", more=False)

@@ -22,7 +22,7 @@ class Fact:
 class Observer(Protocol):
     """Somebody who wants to know. Must be quick, and must not block."""
 
-    def __call__(self, fact: Fact) -> None: ...
+    def __call__(self, fact: Fact, /) -> None: ...
 
 
 class Telemetry:

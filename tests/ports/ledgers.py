@@ -1,0 +1,60 @@
+"""Rows, files and child processes for tests of the ledger."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from x402.lifecycle import (
+    Entry,
+    Intended,
+    Party,
+    Subject,
+    begin,
+)
+from x402.ports.ledger import SqlLedger
+
+ME = Party.FACILITATOR
+NETWORK = "eip155:84532"
+
+
+def subject(name: str = "pay", amount: int = 1000) -> Subject:
+    """A payment of that name."""
+    return Subject(name, NETWORK, "0xasset", "0xpayer", "0xpayee", amount, 99, "print", {"deep": {"json": [1, None]}})
+
+
+def intended(name: str = "pay", nonce: int = 5, amount: int = 1000) -> Entry:
+    """The facilitator's first memory of it."""
+    stage = Intended("0xtx", b"\x00raw\xff", 2**200, "0xsender", nonce)
+    return begin(ME, subject(name, amount), stage)
+
+
+def url(path: Path) -> str:
+    """A ledger file in a test's directory."""
+    return f"sqlite:///{path / 'ledger.sqlite'}"
+
+
+async def logged(ledger: SqlLedger) -> list[tuple[str, str]]:
+    """Every event with its payment, in order."""
+    from sqlalchemy import select
+
+    from x402.ports.schema import events
+
+    query = select(events.c.event, events.c.pay_id).order_by(events.c.seq)
+    return await ledger._do(lambda connection: [(row.event, row.pay_id) for row in connection.execute(query)])
+
+
+def child(code: str, *arguments: str) -> subprocess.Popen[str]:
+    """A Python process that can import our tests."""
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=root,
+    )
