@@ -27,7 +27,7 @@ from typing import Any, Self, TypeVar
 import httpx
 import pytest
 
-from x402 import Chat, Wallet
+from x402 import ApiError, Chat, Wallet
 from x402.devnet.town import FUEL_WEI, Town
 from x402.devnet.town_serving import listen, serving
 from x402.facilitator.signer import EvmSigner
@@ -246,12 +246,19 @@ def test_every_block_says_what_it_is(page: Path) -> None:
             ast.parse(block.text)
 
 
+SELLS_NOTHING = r"""printf '[[models]]\nname = "a"\npricing = { prompt = 1, completion = 1 }\n' > prices.toml
+export X402_PRICES=prices.toml X402_EVM_PAY_TO=$PAY_TO X402_FACILITATOR_URL=$FACILITATOR X402_GATEWAY_PORT=4033
+x402 gateway &
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ("```python\nassert GATEWAY == 'elsewhere'\n```\n", "AssertionError"),
         ("```sh\nx402 wallet show --file nowhere.toml\n```\n", "exit code 3"),
         ("```sh\ncat missing | sort\n```\n", "exit code 1"),
+        (f"```sh\n{SELLS_NOTHING}```\n", "model_unavailable"),
     ],
 )
 def test_control_an_example_that_fails_is_noticed(
@@ -260,7 +267,7 @@ def test_control_an_example_that_fails_is_noticed(
     page = reader.folder / "page.md"
     page.write_text(f"# A page\n\n{text}")
     monkeypatch.setattr("tests.test_readme.ROOT", reader.folder)
-    with pytest.raises(AssertionError) as failure:
+    with pytest.raises((AssertionError, ApiError)) as failure:
         reader.read(page)
     assert told in failure.exconly()
     page.write_text(f"# A page\n\n<!-- not run: it fails -->\n{text}")

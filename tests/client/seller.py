@@ -13,6 +13,8 @@ import httpx
 import httpx2
 
 from x402 import networks
+from x402.client.auth import X402Auth
+from x402.lifecycle import State
 from x402.wire.challenge import Challenge, Requirement, Resource
 from x402.wire.receipt import Receipt
 
@@ -208,3 +210,8 @@ class Seat:
 
 
 SEATS = [Seat(library, blocking) for library in (httpx, httpx2) for blocking in (True, False)]
+
+
+def states(auth: X402Auth) -> list[State]:
+    """Where each payment of a journal stands, newest first."""
+    return [record.state for record in auth.journal.history()]
