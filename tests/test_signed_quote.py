@@ -53,7 +53,7 @@ def test_a_signed_quote_reads_back(order: Order, listed: PriceList, issued: int,
     quoted = quote(order, listed)
     token = sign(quoted, key=KEY, request_digest=DIGEST, issued_at=issued, ttl_seconds=ttl)
     assert read(token, keys=[KEY], now=issued + ttl - 1, request_digest=DIGEST) == quoted
-    assert Quote.peek(token) == quoted == quote(order, listed)
+    assert peek(token).quote == quoted == quote(order, listed)
     content = peek(token)
     assert (content.request_digest, content.issued_at, content.expires_at) == (DIGEST, issued, issued + ttl)
     assert sign(content.quote, key=KEY, request_digest=DIGEST, issued_at=issued, ttl_seconds=ttl) == token
@@ -96,7 +96,7 @@ def test_a_later_format_is_named() -> None:
 
 def test_keys_rotate() -> None:
     token = signed()
-    assert read(token, keys=[OTHER_KEY, KEY], now=NOW, request_digest=DIGEST) == Quote.peek(token)
+    assert read(token, keys=[OTHER_KEY, KEY], now=NOW, request_digest=DIGEST) == peek(token).quote
     with pytest.raises(MalformedError) as caught:
         read(token, keys=[OTHER_KEY], now=NOW, request_digest=DIGEST)
     assert caught.value.code == "invalid_quote"
@@ -108,7 +108,7 @@ def test_weak_keys_are_refused(keys: list[bytes]) -> None:
         read(signed(), keys=keys, now=NOW, request_digest=DIGEST)
     for key in keys[-1:]:
         with pytest.raises(MisconfiguredError):
-            sign(Quote.peek(signed()), key=key, request_digest=DIGEST, issued_at=NOW, ttl_seconds=TTL)
+            sign(peek(signed()).quote, key=key, request_digest=DIGEST, issued_at=NOW, ttl_seconds=TTL)
 
 
 def test_a_quote_expires() -> None:
@@ -193,7 +193,7 @@ FORGERIES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("forgery", FORGERIES, ids=str)
 def test_a_buyer_sees_through_a_forged_quote(forgery: dict[str, Any]) -> None:
     honest = content_of(signed())
-    assert peek(token_of(honest)).quote == Quote.peek(signed())
+    assert peek(token_of(honest)).quote == peek(signed()).quote
     with pytest.raises(MalformedError) as caught:
         peek(token_of(honest | forgery))
     assert caught.value.code == "invalid_quote"
@@ -224,7 +224,7 @@ def test_a_body_that_is_no_quote_is_refused(text: str) -> None:
 @example("é.A")
 @example("A" * TOKEN_LIMIT + ".A")
 def test_no_text_makes_the_reader_raise_anything_else(text: str) -> None:
-    for attempt in (peek, Quote.peek, lambda token: read(token, keys=[KEY], now=NOW, request_digest=DIGEST)):
+    for attempt in (peek, lambda token: read(token, keys=[KEY], now=NOW, request_digest=DIGEST)):
         with pytest.raises(MalformedError):
             attempt(text)
 

@@ -149,7 +149,8 @@ def _units(number: Decimal, decimals: int) -> int | None:
         return coefficient * 10 ** min(shift, _DIGITS_BEYOND_ANY_ASSET)
     if -shift > len(digits):
         return None
-    whole, rest = divmod(coefficient, 10**-shift)
+    divisor: int = 10**-shift
+    whole, rest = divmod(coefficient, divisor)
     return None if rest else whole
 
 

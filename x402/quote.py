@@ -1,8 +1,8 @@
 """What one request costs at most, what it did cost, and the signed quote that holds the price still in between.
 
 The same pure functions serve both sides: the seller prices a request with `quote(order, prices)`, the buyer reads the
-seller's token with `Quote.peek(token)` and, given the price list, computes the very same value. All sums are exact
-decimals of atomic USDC (6 decimals); there is one rounding, up, at the end (design D10, D11; aimo §2.4).
+seller's token with `signed_quote.peek(token)` and, given the price list, computes the very same value. All sums are
+exact decimals of atomic USDC (6 decimals); there is one rounding, up, at the end (design D10, D11; aimo §2.4).
 
 A quote is kept by nobody. The seller signs it, it rides in the challenge's `extra["quote"]` and comes back with the
 payment, so a flood of quotes costs no memory (fault G02), and the digest of the request inside it stops a cheap quote
@@ -189,13 +189,6 @@ class Quote:
             rows.append((line.item, min(used, line.units), line.rate))
         lines = itemise(rows)
         return Charge(lines, add_up(lines), self.bound, tuple(over))
-
-    @staticmethod
-    def peek(token: str) -> Quote:
-        """The quote in a token, unauthenticated: what a buyer without the key can check (`signed_quote.peek`)."""
-        from x402.signed_quote import peek
-
-        return peek(token).quote
 
 
 def quote(order: Order, prices: PriceList) -> Quote:

@@ -101,7 +101,7 @@ class FacilitatorSettings(Settings):
     evm_rpc_url: str = Field("", validation_alias=_named("X402_EVM_RPC_URL", "EVM_RPC_URL"))
     """The node of `evm_network`; the network's public node when empty."""
     svm_rpc_url: str = Field("", validation_alias=_named("X402_SVM_RPC_URL", "SVM_RPC_URL"))
-    ledger: str = Field("sqlite:///x402-facilitator.sqlite", validation_alias=_named("X402_LEDGER", "DATABASE_URL"))
+    ledger: str = Field("sqlite:///x402-facilitator.sqlite", validation_alias=_named("X402_LEDGER"))
     settle_timeout_seconds: int = Field(30, ge=1, le=300, validation_alias=_named("X402_SETTLE_TIMEOUT_SECONDS"))
     reconcile_seconds: int = Field(10, ge=1, le=3600, validation_alias=_named("X402_RECONCILE_SECONDS"))
     mainnet: bool = Field(False, validation_alias=_named("X402_MAINNET"))

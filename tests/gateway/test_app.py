@@ -13,8 +13,8 @@ import pytest
 from x402.devnet.model import ECHO, FREE, STORY, demo_catalogue
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.gateway.app import catalogue_of, create_app
-from x402.quote import Quote
 from x402.settings import GatewaySettings
+from x402.signed_quote import peek
 
 EVM, SVM = "eip155:84532", "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"
 
@@ -40,7 +40,7 @@ async def test_a_plain_answer_is_paid_by_quote(
     assert unpaid.status_code == 402
     challenge = town.challenge_of(unpaid)
     assert challenge.resource.url == f"https://gateway.example{base}/chat/completions"
-    quoted = Quote.peek(challenge.accepts[0].extra["quote"])
+    quoted = peek(challenge.accepts[0].extra["quote"]).quote
     assert (quoted.model, quoted.bound, quoted.output_tokens) == (ECHO, challenge.accepts[0].amount, 50)
     assert "paymentFlow" not in challenge.accepts[0].extra
     header = shop.payer.pay(challenge, network, version=version)

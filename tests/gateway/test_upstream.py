@@ -17,7 +17,7 @@ from x402.devnet.model import ECHO, STORY, demo_catalogue
 from x402.devnet.model import create_app as create_model
 from x402.gateway.catalogue import Catalogue, Provider, Upstream
 from x402.lifecycle import Party, State
-from x402.quote import Quote
+from x402.signed_quote import peek
 
 EVM, SVM = "eip155:84532", "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"
 
@@ -35,7 +35,7 @@ def body(**members: Any) -> dict[str, Any]:
 async def test_the_quoted_bound_holds_upstream(shop: Any, town: Any, make: Make) -> None:
     client = make()
     challenge = town.challenge_of(await client.post("/api/v1/chat/completions", json=body(model=STORY)))
-    quoted = Quote.peek(challenge.accepts[0].extra["quote"])
+    quoted = peek(challenge.accepts[0].extra["quote"]).quote
     header = shop.payer.pay(challenge)
     answer = (await client.post("/api/v1/chat/completions", json=body(model=STORY), headers=header)).json()
     assert answer["usage"]["completion_tokens"] == quoted.output_tokens == 256

@@ -100,6 +100,10 @@ async def test_fund_gives_from_the_faucet_of_a_local_devnet(person: Person, stre
     assert [row["gas"] for row in given.json["accounts"]] == ["0.1 ETH", "0.1 SOL"]
     again = await person.run("fund", "--local", *street.nodes, "--wallet", "poor.toml", "--usdc", "2.5", "--json")
     assert [row["usdcAtomic"] for row in again.json["accounts"]] == [5_000_000, 5_000_000]
+    dead = await person.run("fund", "--evm-rpc", "http://127.0.0.1:9", "--svm-rpc", street.svm_rpc)
+    assert (dead.code, "Base Sepolia: the node did not answer" in dead.err) == (7, True)
+    swapped = await person.run("fund", "--evm-rpc", street.svm_rpc, "--svm-rpc", street.evm_rpc, "--json")
+    assert swapped.code in (3, 7)
     public = await person.run("fund", *street.nodes, "--usdc", "1")
     assert (public.code, "--local" in public.err) == (2, True)
 

@@ -18,6 +18,7 @@ from x402 import networks
 from x402.client.auth import X402Auth
 from x402.client.chat import AsyncChat
 from x402.quote import Quote
+from x402.signed_quote import peek
 from x402.telemetry import Fact
 from x402.wire.challenge import BalanceEmpty, Challenge, Requirement, read_challenge
 from x402.wire.headers import PAYMENT_REQUIRED
@@ -189,7 +190,7 @@ class Shopper:
             return
         seen.challenge = heard
         token = next((offer.extra["quote"] for offer in heard.accepts if "quote" in offer.extra), None)
-        seen.quote = Quote.peek(token) if isinstance(token, str) else None
+        seen.quote = peek(token).quote if isinstance(token, str) else None
         await self._step("challenge", seen)
 
 

@@ -51,7 +51,7 @@ def facilitator(host: _Host = None, port: _Port = None, ledger: _Ledger = None, 
 
     settings = FacilitatorSettings.read(**_given(host=host, port=port, ledger=ledger, mainnet=mainnet or None))
     # Contradictions are told in one sentence here, before a server is started that would bury them in a traceback.
-    rails = build_rails(settings, SqlLedger("sqlite://"))
+    rails = build_rails(settings, SqlLedger(settings.ledger))
     titles = " and ".join(_title(rail.network) for rail in rails)
     _run(create_app(settings), settings.host, settings.port, f"facilitator for {titles}")
 

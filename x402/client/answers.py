@@ -14,6 +14,7 @@ from x402.client.verdict import retry_after
 from x402.errors import ApiError, MalformedError, Moved
 from x402.money import show_units
 from x402.quote import Quote
+from x402.signed_quote import peek
 from x402.wire.challenge import BalanceEmpty, Challenge, Requirement, read_challenge
 from x402.wire.headers import REQUEST_ID, Pairs, decode_header, values
 from x402.wire.receipt import Receipt, parse_receipt
@@ -269,6 +270,6 @@ def _moved(error: Mapping[str, Any], moved: Moved) -> Moved:
 
 def _peek(token: str) -> Quote | None:
     try:
-        return Quote.peek(token)
+        return peek(token).quote
     except MalformedError:
         return None

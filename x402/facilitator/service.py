@@ -121,9 +121,10 @@ class _Service:
             own = SqlLedger(self._settings.ledger)
             rails = build_rails(self._settings, own)
             await own.start()
-            telemetry = Telemetry([log_facts(), count_facts(self._registry)])
             timeout = self._settings.settle_timeout_seconds
+            telemetry = Telemetry([log_facts()])
             self._facilitator = LocalFacilitator(rails, own, telemetry=telemetry, settle_timeout_seconds=timeout)
+        self._facilitator.telemetry.observe(count_facts(self._registry))
         watch = asyncio.create_task(self._watch(self._facilitator))
         try:
             yield

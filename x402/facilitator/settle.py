@@ -58,7 +58,7 @@ class LocalFacilitator:
     ) -> None:
         self.rails = {rail.network: rail for rail in rails}
         self.ledger = ledger
-        self._telemetry = telemetry or Telemetry()
+        self.telemetry = telemetry or Telemetry()
         self._timeout = settle_timeout_seconds
         self._flights: dict[str, dict[str, asyncio.Task[Receipt]]] = {}
 
@@ -67,9 +67,9 @@ class LocalFacilitator:
         try:
             checked = await self._rail(requirement).check(payment, requirement)
         except (RefusedError, MalformedError) as error:
-            self._telemetry.emit("verify.refused", network=requirement.network, reason=error.code)
+            self.telemetry.emit("verify.refused", network=requirement.network, reason=error.code)
             return Verification.invalid(error.code, error.message, _payer(error))
-        self._telemetry.emit("verify.valid", network=requirement.network)
+        self.telemetry.emit("verify.valid", network=requirement.network)
         return Verification.valid(checked.subject.payer)
 
     async def settle(self, payment: Payment, requirement: Requirement) -> Receipt:
@@ -235,9 +235,9 @@ class LocalFacilitator:
             return entry
         facts = {"network": subject.network, "pay_id": subject.pay_id}
         if isinstance(stage, Refused):
-            self._telemetry.emit("settle.refused", **facts, reason=stage.reason)
+            self.telemetry.emit("settle.refused", **facts, reason=stage.reason)
         else:
-            self._telemetry.emit("settle.settled", **facts, transaction=stage.transaction, amount=subject.amount)
+            self.telemetry.emit("settle.settled", **facts, transaction=stage.transaction, amount=subject.amount)
         return after
 
     def _answer(self, entry: Entry) -> Receipt:
@@ -249,15 +249,15 @@ class LocalFacilitator:
         if isinstance(stage, Reversed):
             return Receipt.refused("reversed", "a chain reorganisation undid the transfer", network, payer)
         transaction = stage.transaction if isinstance(stage, Intended) else ""
-        self._telemetry.emit("settle.pending", network=network, pay_id=entry.subject.pay_id)
+        self.telemetry.emit("settle.pending", network=network, pay_id=entry.subject.pay_id)
         return Receipt.pending(transaction, network, payer)
 
     def _doubt(self, subject: Subject, error: UnavailableError) -> Receipt:
-        self._telemetry.emit("settle.pending", network=subject.network, pay_id=subject.pay_id)
+        self.telemetry.emit("settle.pending", network=subject.network, pay_id=subject.pay_id)
         return Receipt.pending("", subject.network, subject.payer, error.message)
 
     def _refuse(self, requirement: Requirement, error: RefusedError | MalformedError) -> Receipt:
-        self._telemetry.emit("settle.refused", network=requirement.network, reason=error.code)
+        self.telemetry.emit("settle.refused", network=requirement.network, reason=error.code)
         return Receipt.refused(error.code, error.message, requirement.network, _payer(error))
 
     def _rail(self, requirement: Requirement) -> Rail:

@@ -16,6 +16,7 @@ from x402.gateway.sale import PaidRequest, Sale
 from x402.gateway.terms import FREE, Flow, Price, Terms
 from x402.gateway.upstream import UpstreamAnswer, UpstreamFailed
 from x402.quote import Quote, quote
+from x402.signed_quote import peek
 from x402.wire.strict import parse_object
 
 
@@ -68,7 +69,7 @@ class ChatCounter:
         token = None if sale is None else sale.requirement.extra.get("quote")
         if isinstance(token, str):
             # Its signature was checked when the payment was taken.
-            return Ordered(request, model, Quote.peek(token))
+            return Ordered(request, model, peek(token).quote)
         try:
             quoted = quote(request.order(model.price), self._router.catalogue.prices)
         except MalformedError as error:

@@ -22,6 +22,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from x402 import networks
 from x402.errors import MisconfiguredError, UnavailableError, X402Error
 from x402.gateway import asgi
 from x402.gateway.asgi import App, Message, Receive, Scope, Send
@@ -287,10 +288,11 @@ def _addresses(pay_to: str | Mapping[str, str], network: str | Sequence[str] | N
         if not wanted:
             raise MisconfiguredError("no_network", "name the network of pay_to: network='base', or pay_to={'base': …}")
         return dict.fromkeys(wanted, pay_to)
-    missing = [name for name in wanted if name not in pay_to]
+    addresses = {networks.to_caip2(name): address for name, address in pay_to.items()}
+    missing = [name for name in wanted if networks.to_caip2(name) not in addresses]
     if missing:
         raise MisconfiguredError("no_network", f"pay_to has no address on {', '.join(missing)}")
-    return {name: pay_to[name] for name in wanted} if wanted else pay_to
+    return {name: addresses[networks.to_caip2(name)] for name in wanted} if wanted else pay_to
 
 
 def _is_preflight(method: str, headers: Sequence[tuple[str, str]]) -> bool:

@@ -44,6 +44,8 @@ class SqlLedger:
     """
 
     def __init__(self, url: str = "sqlite://", *, clock: Clock = _wall_clock) -> None:
+        if not url.startswith("sqlite"):
+            raise MisconfiguredError("unsupported_ledger", "the ledger is SQLite for now: sqlite:///path/to/file")
         self._url = url
         self._clock = clock
         self._jobs: queue.SimpleQueue[tuple[Callable[[Connection], Any], asyncio.Future[Any]]] = queue.SimpleQueue()
@@ -272,8 +274,6 @@ def _unavailable(error: Exception) -> UnavailableError:
 
 
 def _open(url: str) -> Connection:
-    if not url.startswith("sqlite"):
-        raise MisconfiguredError("unsupported_ledger", "the ledger is SQLite for now: sqlite:///path/to/file")
     engine = create_engine(url, poolclass=StaticPool, connect_args={"timeout": 30, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")

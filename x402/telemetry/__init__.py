@@ -29,8 +29,12 @@ class Telemetry:
     """Passes facts on to every observer. `failures` counts facts that an observer could not take."""
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
-        self._observers = tuple(observers)
+        self._observers = list(observers)
         self.failures = 0
+
+    def observe(self, observer: Observer) -> None:
+        """Add an observer; it hears every fact from now on."""
+        self._observers.append(observer)
 
     def emit(self, name: str, **attributes: str | int) -> None:
         """Tell all observers one fact."""
