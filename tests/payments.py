@@ -75,7 +75,7 @@ class SvmPayer:
 
 def evm_requirement(pay_to: str = "", amount: int = 1000, **members: Any) -> Requirement:
     """An offer in USDC on Base Sepolia."""
-    shape = {
+    shape: dict[str, Any] = {
         "scheme": "exact",
         "network": BASE_SEPOLIA,
         "amount": amount,
@@ -89,7 +89,7 @@ def evm_requirement(pay_to: str = "", amount: int = 1000, **members: Any) -> Req
 
 def svm_requirement(pay_to: str, fee_payer: str, amount: int = 1000, **members: Any) -> Requirement:
     """An offer in USDC on Solana devnet."""
-    shape = {
+    shape: dict[str, Any] = {
         "scheme": "exact",
         "network": SOLANA_DEVNET,
         "amount": amount,

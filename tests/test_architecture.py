@@ -159,7 +159,7 @@ def violations(root: Path) -> list[str]:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             name = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
-            if name.endswith(AMBIENT):
+            if isinstance(node, ast.Attribute) and name.endswith(AMBIENT):
                 found.append(f"{path.relative_to(root)}:{node.lineno}: {name}")
     return found
 

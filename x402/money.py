@@ -146,10 +146,10 @@ def _units(number: Decimal, decimals: int) -> int | None:
         return 0
     shift = exponent + decimals
     if shift >= 0:
-        return coefficient * 10 ** min(shift, _DIGITS_BEYOND_ANY_ASSET)
+        return coefficient * int(10 ** min(shift, _DIGITS_BEYOND_ANY_ASSET))
     if -shift > len(digits):
         return None
-    divisor: int = 10**-shift
+    divisor = int(10**-shift)
     whole, rest = divmod(coefficient, divisor)
     return None if rest else whole
 

@@ -29,14 +29,15 @@ def test_mainnet_is_refused_unless_it_is_meant() -> None:
     assert build(evm_private_key=key, svm_private_key=None) == [BASE_SEPOLIA]
     assert build(evm_private_key=key, svm_private_key=solana) == [BASE_SEPOLIA, SOLANA_DEVNET]
     assert build(evm_private_key=key, svm_private_key=None, evm_network="base", mainnet=True) == ["eip155:8453"]
-    for code, members in {
+    cases: dict[str, dict[str, Any]] = {
         "mainnet_refused": {"evm_private_key": key, "svm_private_key": None, "evm_network": "base"},
         "mixed_networks": {"evm_private_key": key, "svm_private_key": solana, "evm_network": "base", "mainnet": True},
         "no_signer": {"evm_private_key": None, "svm_private_key": None},
         "invalid_network": {"evm_private_key": key, "svm_private_key": None, "evm_network": "solana"},
         "invalid_signer": {"evm_private_key": SecretStr(KEY + ","), "svm_private_key": None},
         "no_rpc": {"evm_private_key": key, "svm_private_key": None, "evm_network": "avalanche-fuji"},
-    }.items():
+    }
+    for code, members in cases.items():
         with pytest.raises(MisconfiguredError) as refused:
             build(**members)
         assert refused.value.code == code

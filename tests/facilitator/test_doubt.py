@@ -164,7 +164,7 @@ async def test_E01_absence_is_no_verdict_before_the_last_moment(evm: EvmShop, le
 def _says(result: Any) -> Any:
     """A port method that always answers this; the authorization's state only, so that verifying still works."""
 
-    async def method(to: str, data: bytes, **how: Any) -> CallResult:
+    async def method(to: str, data: bytes, **how: Any) -> Any:
         return result
 
     return method

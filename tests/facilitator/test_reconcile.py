@@ -12,6 +12,7 @@ from solders.keypair import Keypair
 from tests.facilitator.world import EvmShop, Meddled, SvmShop, facilitator, ledger_at, unreachable
 from x402.errors import UnavailableError
 from x402.facilitator import reconcile
+from x402.facilitator.rail import Rail
 from x402.facilitator.signer import EvmSigner, SvmSigner
 from x402.lifecycle import Intended, Outcome, Party, State, Subject, begin
 from x402.networks import BASE_SEPOLIA
@@ -32,7 +33,7 @@ async def die(*_: Any, **__: Any) -> Any:
 async def test_A06_killed_between_the_intent_and_the_send(evm: EvmShop, svm: SvmShop, tmp_path: Path) -> None:
     payments = [(evm.pay(), evm.offer), (await svm.pay(), svm.offer)]
     async with ledger_at(tmp_path) as ledger:
-        rails = [evm.rail(ledger, Meddled(evm.chain, send=die)), svm.rail(Meddled(svm.chain, send=die))]
+        rails: list[Rail] = [evm.rail(ledger, Meddled(evm.chain, send=die)), svm.rail(Meddled(svm.chain, send=die))]
         for payment, offer in payments:
             with pytest.raises(PowerCut):
                 await facilitator(rails, ledger).settle(payment, offer)
@@ -54,7 +55,10 @@ async def test_A06_killed_between_the_intent_and_the_send(evm: EvmShop, svm: Svm
 async def test_A06_killed_after_the_send(evm: EvmShop, svm: SvmShop, tmp_path: Path) -> None:
     payments = [(evm.pay(), evm.offer), (await svm.pay(), svm.offer)]
     async with ledger_at(tmp_path) as ledger:
-        rails = [evm.rail(ledger, Meddled(evm.chain, receipt=die)), svm.rail(Meddled(svm.chain, status=die))]
+        rails: list[Rail] = [
+            evm.rail(ledger, Meddled(evm.chain, receipt=die)),
+            svm.rail(Meddled(svm.chain, status=die)),
+        ]
         for payment, offer in payments:
             with pytest.raises(PowerCut):
                 await facilitator(rails, ledger).settle(payment, offer)
@@ -89,7 +93,7 @@ async def test_A22_the_same_answer_after_a_restart_without_any_chain(
     nowhere = Meddled(object(), **dict.fromkeys(("code", "call", "simulate", "receipt", "status"), unreachable))
     async with ledger_at(tmp_path) as ledger:
         # The keys were changed as well: what was settled stays settled.
-        rails = [
+        rails: list[Rail] = [
             evm.rail(ledger, nowhere, [EvmSigner("33" * 32)]),
             svm.rail(nowhere, [SvmSigner(Keypair())]),
         ]

@@ -72,7 +72,7 @@ async def test_the_same_interface_as_in_process(evm: EvmShop, svm: SvmShop, ledg
 
 async def test_A03_control_a_well_formed_success_is_believed() -> None:
     for spelling in (GOOD, GOOD | {"network": "base-sepolia"}, GOOD | {"payer": PAYER.address.lower()}):
-        assert await settled(says(**spelling)) == Receipt.settled(HASH, BASE_SEPOLIA, spelling["payer"])
+        assert await settled(says(**spelling)) == Receipt.settled(HASH, BASE_SEPOLIA, str(spelling["payer"]))
     bare = {name: GOOD[name] for name in ("success", "transaction", "network")}
     assert (await settled(says(**bare))).outcome is Outcome.SETTLED
     assert (await settled(says(**GOOD, unknown={"member": 1}, errorReason=None))).success

@@ -300,7 +300,7 @@ async def test_the_service_from_settings_alone(evm: EvmShop, svm: SvmShop, tmp_p
     spare = Keypair()
     await svm.world.fund(str(spare.pubkey()), 0, 10**9)
     await evm.world.fund(EvmSigner(KEY).address, 0, 10**18)
-    members = {
+    members: dict[str, Any] = {
         "evm_private_key": SecretStr(KEY),
         "svm_private_key": SecretStr(str(spare)),
         "evm_rpc_url": evm.world.url,

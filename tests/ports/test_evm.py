@@ -120,7 +120,8 @@ async def test_D14_another_chain() -> None:
     with pytest.raises(MisconfiguredError) as refused:
         await port.check_chain_id()
     assert refused.value.code == "wrong_chain"
-    for junk in (None, "1", 84532, "0x", "0xzz", {}, "-0x14a34"):
+    replies: tuple[Any, ...] = (None, "1", 84532, "0x", "0xzz", {}, "-0x14a34")
+    for junk in replies:
         node.says["eth_chainId"] = junk
         with pytest.raises(UnavailableError):
             await port.check_chain_id()
@@ -223,8 +224,9 @@ async def test_reverts_are_told_from_failures() -> None:
         port, _ = chain(eth_call=Failure(3, "execution reverted", data))
         result = await port.call(HASH[:42], b"")
         assert (result.succeeded, result.revert) == (False, text)
-    for data in (None, "0x", "0x08c379a0", "0xzz", 5, [], encoded[:100], "0x08c379a0" + "ff" * 64):
-        port, _ = chain(eth_call=Failure(-32000, "execution reverted: why", data))
+    unreadable: tuple[Any, ...] = (None, "0x", "0x08c379a0", "0xzz", 5, [], encoded[:100], "0x08c379a0" + "ff" * 64)
+    for junk in unreadable:
+        port, _ = chain(eth_call=Failure(-32000, "execution reverted: why", junk))
         result = await port.call(HASH[:42], b"")
         assert not result.succeeded
     port, _ = chain(eth_call=Failure(-32603, "header not found"))

@@ -44,13 +44,14 @@ async def test_replies_are_matched_by_id_not_by_order() -> None:
         return httpx.Response(200, json=[{"id": call["id"], "result": call["method"]} for call in reversed(calls)])
 
     rpc = JsonRpc(URL, client=httpx.AsyncClient(transport=httpx.MockTransport(answer)))
-    assert await asyncio.gather(rpc.call("a"), rpc.call("b"), rpc.call("c")) == ["a", "b", "c"]
+    assert list(await asyncio.gather(*(rpc.call(name) for name in "abc"))) == ["a", "b", "c"]
 
 
 async def test_one_bad_call_leaves_the_others_alone() -> None:
     node = Node(good=1, bad=Failure(-32000, "no", {"why": 1}))
     rpc = node.rpc
-    good, bad = await asyncio.gather(rpc.call("good"), rpc.call("bad"), return_exceptions=True)
+    outcomes = await asyncio.gather(rpc.call("good"), rpc.call("bad"), return_exceptions=True)
+    good, bad = list[Any](outcomes)
     assert good == 1
     assert isinstance(bad, RpcError)
     assert (bad.code, bad.message, bad.data) == (-32000, "no", {"why": 1})

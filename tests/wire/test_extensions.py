@@ -106,7 +106,8 @@ def test_only_extensions_on_both_sides_are_compared_and_of_them_only_info() -> N
     assert altered(advertised, {}) is None
     assert altered(advertised, {"other": {"info": {"a": 2}}}) is None
     assert altered(advertised, {"k": {"info": {"a": 1}}}) is None
-    for gone in ({}, {"info": {}}, {"info": None}, {"info": [1]}, None, "a", {"Info": {"a": 1}}):
+    changed: tuple[Any, ...] = ({}, {"info": {}}, {"info": None}, {"info": [1]}, None, "a", {"Info": {"a": 1}})
+    for gone in changed:
         assert altered(advertised, {"k": gone}) == "k.info.a"
     assert ECHO_MISMATCH == "extension_echo_mismatch"
 

@@ -14,7 +14,6 @@ from x402.wire.challenge import parse_challenge, read_challenge
 from x402.wire.headers import (
     EXPOSED_HEADERS,
     EXTENSION_RESPONSES,
-    HEADER_LIMIT,
     PAYMENT_HEADERS,
     PAYMENT_REQUIRED,
     PAYMENT_RESPONSE,
@@ -28,6 +27,7 @@ from x402.wire.headers import (
 )
 from x402.wire.payment import parse_payment, read_payment
 from x402.wire.receipt import parse_receipt, read_receipt
+from x402.wire.strict import HEADER_LIMIT
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "headers.json"
 VECTORS = {vector["name"]: vector for vector in json.loads(FIXTURE.read_text())["vectors"]}
