@@ -12,7 +12,8 @@ from solders.hash import Hash
 from solders.keypair import Keypair
 
 from x402 import networks
-from x402.cli.explain import Explanation, explain, span
+from x402.cli.explain import explain
+from x402.cli.explanation import Explanation, span
 from x402.client.wallet import Wallet
 from x402.errors import MalformedError
 from x402.price import ModelPrice, PriceList, PriceUnit, Rate

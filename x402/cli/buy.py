@@ -97,7 +97,7 @@ def quote(
         return
 
     from x402 import networks
-    from x402.cli.explain import money
+    from x402.cli.explanation import money
 
     if heard.quote is not None:
         console.print(bill(tariff.rows(heard.quote)))

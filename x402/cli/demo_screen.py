@@ -14,7 +14,7 @@ from x402 import networks
 from x402.cli import tariff
 from x402.cli.buy import bill
 from x402.cli.demo_purchases import PURCHASES, Seen
-from x402.cli.explain import span, usd
+from x402.cli.explanation import span, usd
 from x402.cli.screen import out, shown
 from x402.devnet.town_books import Balances, Verdict
 from x402.devnet.town_parties import Role

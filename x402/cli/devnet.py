@@ -70,7 +70,8 @@ async def _up(state: Path | None, any_port: bool, engine: str, as_json: bool) ->
             town = await running.enter_async_context(Town(ports=ports, state=state, engine=engine))  # type: ignore[arg-type]
         seconds = time.monotonic() - began
         if as_json:
-            typer.echo(json.dumps({"urls": town.urls.as_json(), "buyer": _buyer(town), "seconds": f"{seconds:.2f}"}))
+            shown = {"urls": town.urls.as_json(), "buyer": _buyer(town), "seller": town.parties.pay_to}
+            typer.echo(json.dumps(shown | {"seconds": f"{seconds:.2f}"}))
         else:
             show(town, f"up in {seconds:.1f} s")
         await asyncio.Event().wait()
@@ -115,6 +116,10 @@ def show(town: Town, words: str) -> None:
         console.print(f"  [cyan]{title}[/]  {address}", soft_wrap=True)
         console.print(f"    [dim]key  {key}[/]", soft_wrap=True)
     console.print()
+    console.print("[bold]A seller[/] [dim](an address on each chain that can be paid)[/]")
+    for network, address in town.parties.pay_to.items():
+        console.print(f"  [cyan]{_title(network)}[/]  {address}", soft_wrap=True)
+    console.print()
     console.print("[bold]In another terminal[/]")
     for line in (
         f"export X402_WALLET_FILE={town.wallet_file}",
@@ -123,6 +128,12 @@ def show(town: Town, words: str) -> None:
         'x402 chat "Tell me a story" --model demo/story-1 --max 0.01 --stream',
     ):
         console.print(f"  {line}", soft_wrap=True)
+
+
+def _title(network: str) -> str:
+    from x402 import networks
+
+    return networks.get(network).title
 
 
 def _buyer(town: Town) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from x402 import networks, signed_quote
 from x402.cli import tariff
-from x402.cli.explain import Explanation, Section, compact, deadline, money, span, title_of, usd
+from x402.cli.explanation import Explanation, Section, compact, deadline, money, span, title_of, usd
 from x402.client.choose import AUTHORIZATION, UPFRONT, Buyer, Policy, choose
 from x402.errors import DeclinedError, MalformedError
 from x402.signed_quote import SignedQuote

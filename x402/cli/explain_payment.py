@@ -10,7 +10,7 @@ from solders.pubkey import Pubkey
 from solders.signature import Signature
 
 from x402 import networks
-from x402.cli.explain import Explanation, Section, compact, deadline, money, title_of
+from x402.cli.explanation import Explanation, Section, compact, deadline, money, title_of
 from x402.errors import MalformedError, RefusedError
 from x402.money import Asset
 from x402.schemes import exact_evm, exact_svm_layout, subject

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from x402 import networks
-from x402.cli.explain import Explanation, Section, compact, title_of
+from x402.cli.explanation import Explanation, Section, compact, title_of
 from x402.lifecycle import Outcome
 from x402.wire.facilitation import parse_supported, parse_verification
 from x402.wire.receipt import parse_receipt

@@ -11,7 +11,7 @@ import typer
 from x402.cli.screen import AsJson, out, shown, working, write_json
 
 if TYPE_CHECKING:
-    from x402.cli.explain import Explanation
+    from x402.cli.explanation import Explanation
 
 
 def inspect(

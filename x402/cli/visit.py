@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from x402.cli.explain import Explanation, Section, explain_message
+from x402.cli.explain import explain_message
+from x402.cli.explanation import Explanation, Section
 from x402.errors import MalformedError, UnavailableError
 from x402.wire.challenge import BalanceEmpty, read_challenge
 from x402.wire.headers import PAYMENT_REQUIRED, decode_header, only

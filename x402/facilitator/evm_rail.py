@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from x402.chain import EvmReceipt
-from x402.errors import MisconfiguredError, RefusedError, UnavailableError
+from x402.errors import Mender, MisconfiguredError, RefusedError, UnavailableError
 from x402.facilitator.rail import Checked
 from x402.facilitator.signer import EvmSigner
 from x402.lifecycle import Entry, Intended, Refused, Settled, Subject
@@ -95,7 +95,7 @@ class EvmRail:
         )
         exact_evm_rules.judge_signature(signed, code)
         if not deployed:
-            raise RefusedError("asset_not_deployed_contract", f"no token lives at {asset}")
+            raise RefusedError("asset_not_deployed_contract", f"no token lives at {asset}", mender=Mender.SELLER)
         exact_evm_rules.judge_simulation(signed, simulated)
         return Checked(evm_subject(signed, payment, requirement), payment, requirement)
 

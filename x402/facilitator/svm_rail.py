@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from x402.errors import Mender, MisconfiguredError, RefusedError, UnavailableError
+from x402.errors import MisconfiguredError, RefusedError, UnavailableError
 from x402.facilitator.rail import Checked
 from x402.facilitator.signer import SvmSigner
 from x402.lifecycle import Entry, Intended, Refused, Settled, Subject
 from x402.ports import NotSent, SvmChain
-from x402.schemes import exact_svm, exact_svm_rules, exact_svm_settlement
+from x402.schemes import exact_svm, exact_svm_reasons, exact_svm_rules, exact_svm_settlement
 from x402.schemes.exact_svm_layout import SignedTransfer
 from x402.schemes.exact_svm_rules import SvmLimits
 from x402.schemes.subject import ANY_FEE, recall, subject_of, svm_subject
@@ -85,7 +85,8 @@ class SvmRail:
             raise problem
         if simulation.error is not None:
             reason, message = exact_svm_settlement.explain(simulation.error)
-            raise RefusedError(reason, message, mender=Mender.PAYER, details={"payer": signed.transfer.payer})
+            mender = exact_svm_reasons.REASONS[reason].mender
+            raise RefusedError(reason, message, mender=mender, details={"payer": signed.transfer.payer})
         return Checked(svm_subject(signed, payment, requirement), payment, requirement)
 
     async def prepare(self, checked: Checked) -> Intended:

@@ -28,7 +28,7 @@ from x402.gateway.counter import PriceRule
 from x402.gateway.paywall import Paywall
 from x402.gateway.price_file import read_catalogue
 from x402.gateway.replies import error_reply
-from x402.gateway.router import Router
+from x402.gateway.router import Router, servable
 from x402.gateway.upstream import UpstreamClient
 from x402.ports import Clock, Ledger
 from x402.settings import GatewaySettings, secret
@@ -63,6 +63,11 @@ def create_app(
     settings = settings or GatewaySettings.read()
     now = clock or _wall_clock
     catalogue = catalogue or catalogue_of(settings, now=now())
+    idle = [model.id for model in catalogue.models if not servable(model)]
+    if idle:
+        raise MisconfiguredError(
+            "no_upstream", f"no provider can be asked for {', '.join(idle)}: [models.params] is missing"
+        )
     registry = CollectorRegistry()
     observers = [count_facts(registry), *([] if telemetry is None else [_passed_on(telemetry)])]
     facts = Telemetry(observers)

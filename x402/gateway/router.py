@@ -37,7 +37,7 @@ class Router:
             problem = refused("model", error.message, code=error.code, status=404 if missing else 400)
             problem.details = error.details
             raise problem from error
-        if not _servable(model):
+        if not servable(model):
             raise refused("model", f"{model.id} has no provider here", code="model_unavailable", status=404)
         return model
 
@@ -49,7 +49,7 @@ class Router:
         `take` gets an answer whose first bytes have come; it raises `UpstreamFailed` to have the next provider asked.
         """
         tried = 0
-        for provider, upstream in _servable(model):
+        for provider, upstream in servable(model):
             body: dict[str, Any] = request.forward(upstream.model, output_tokens)
             try:
                 return await take(await self._client.open(upstream, body, request_id=request_id))
@@ -67,7 +67,7 @@ class Router:
         )
 
 
-def _servable(model: Model) -> list[tuple[Provider, Upstream]]:
+def servable(model: Model) -> list[tuple[Provider, Upstream]]:
     """The providers that can be asked, the cheapest first."""
     able = [(provider, provider.upstream) for provider in model.providers if provider.upstream is not None]
     return sorted(able, key=lambda pair: (pair[0].price.completion.atomic, pair[0].price.prompt.atomic))
