@@ -17,6 +17,7 @@ from solders.keypair import Keypair
 
 from tests.facilitator.world import EvmShop, Meddled, SvmShop, facilitator, unreachable
 from tests.payments import EvmPayer, as_version_1, evm_requirement, with_payload
+from x402.errors import MisconfiguredError
 from x402.facilitator.evm_rail import EvmRail
 from x402.facilitator.service import create_app, unix_now
 from x402.facilitator.settle import LocalFacilitator
@@ -317,3 +318,15 @@ async def test_the_service_from_settings_alone(evm: EvmShop, svm: SvmShop, tmp_p
         assert KEY not in page
     async with serving(**members) as client:
         assert (await client.post("/settle", json=body(payment, evm.offer))).json() == first
+
+
+async def test_metrics_of_a_facilitator_that_was_given(evm: EvmShop, ledger: SqlLedger) -> None:
+    party = facilitator([evm.rail(ledger)], ledger)
+    async with serving(party) as client:
+        assert (await client.post("/settle", json=body(evm.pay(), evm.offer))).json()["success"] is True
+        assert 'fact="settle.settled"' in (await client.get("/metrics")).text
+
+
+def test_a_ledger_of_another_kind_is_refused_before_anything_starts() -> None:
+    with pytest.raises(MisconfiguredError, match="SQLite"):
+        SqlLedger("postgresql://somewhere/else")

@@ -9,16 +9,20 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from x402.devnet.model import ECHO, FREE, STORY, demo_catalogue
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.gateway.app import catalogue_of, create_app
+from x402.gateway.paywall import Paywall
+from x402.gateway.price_file import read_catalogue
 from x402.settings import GatewaySettings
 from x402.signed_quote import peek
 
 EVM, SVM = "eip155:84532", "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"
 
 
+PAYEE = "0x" + "1" * 40
 HELLO = [{"role": "user", "content": "Hello, world!"}]
 
 
@@ -229,3 +233,21 @@ def test_mainnet_is_refused_unless_it_is_meant() -> None:
     with pytest.raises(MisconfiguredError, match="X402_MAINNET"):
         create_app(GatewaySettings.model_construct(), **options)
     assert create_app(GatewaySettings.model_construct(mainnet=True), **options)
+
+
+def test_a_model_that_nobody_serves_stops_the_start() -> None:
+    environment: dict[str, str] = {}
+    text = '[[models]]\nname = "ours/idle"\n[models.pricing]\nprompt = "1"\ncompletion = "2"\n'
+    idle = read_catalogue(text, environment=environment, now=1_800_000_000)
+    with pytest.raises(MisconfiguredError, match="ours/idle"):
+        create_app(
+            GatewaySettings.model_construct(), catalogue=idle, facilitator="http://f", pay_to={EVM: "0x" + "1" * 40}
+        )
+
+
+def test_one_network_has_two_names() -> None:
+    seller = {"base-sepolia": PAYEE}
+    for name in (EVM, "base-sepolia"):
+        assert Paywall(FastAPI(), pay_to=seller, facilitator="http://f", network=name)
+    with pytest.raises(MisconfiguredError, match="no address on base"):
+        Paywall(FastAPI(), pay_to=seller, facilitator="http://f", network="base")

@@ -136,7 +136,7 @@ class Shopper:
                 httpx.AsyncClient(
                     transport=transport, event_hooks=hooks, timeout=_TIMEOUT_SECONDS, trust_env=False
                 ) as client,
-                AsyncChat(base_url, auth=auth, http_client=client) as chat,
+                AsyncChat(base_url, auth=auth, http_client=client, api_key="") as chat,
             ):
                 await (self._stream(chat, seen) if purchase.stream else self._whole(chat, seen))
         finally:

@@ -153,7 +153,7 @@ class _Caller:
         url = base_url or settings.base_url
         if not url.startswith(("http://", "https://")):
             raise MisconfiguredError("no_base_url", "name the seller's URL, or set X402_BASE_URL")
-        key = api_key or secret(settings.api_key)
+        key = secret(settings.api_key) if api_key is None else api_key
         headers = {"Accept": "application/json, text/event-stream"}
         self._line = Line(url, patience_seconds, headers | ({"Authorization": f"Bearer {key}"} if key else {}))
         if wallet is None and auth is None and http_client is None and not key and settings.has_wallet:
