@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.chains import EvmWorld, SvmWorld
+
+# How quick a machine is proves nothing about the code. Under CI hypothesis takes the same cases in every run.
+settings.register_profile("x402", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("x402")
 
 
 @pytest.fixture(scope="session")
