@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from x402.chain import EvmReceipt
 from x402.errors import Mender, MisconfiguredError, RefusedError, UnavailableError
-from x402.facilitator.rail import Checked
+from x402.facilitator.rail import Checked, prove, send_again
 from x402.facilitator.signer import EvmSigner
 from x402.lifecycle import Entry, Intended, Refused, Settled, Subject
-from x402.ports import Clock, EvmChain, Ledger, NotSent
+from x402.ports import Clock, EvmChain, Ledger
 from x402.schemes import exact_evm, exact_evm_rules
 from x402.schemes.exact_evm import SignedAuthorization
 from x402.schemes.subject import evm_subject, recall
@@ -151,7 +151,7 @@ class EvmRail:
             return await self._spender(signed, height)
         if spent is False and now > intended.last_valid + _EXPIRY_MARGIN_SECONDS:
             return _refusal("invalid_exact_evm_payload_authorization_valid_before")
-        await self._send_again(intended)
+        await send_again(self, intended)
         return None
 
     async def release(self, intended: Intended) -> None:
@@ -210,21 +210,9 @@ class EvmRail:
                 return Settled(receipt.transaction, receipt.block)
         return _refusal("invalid_exact_evm_nonce_already_used") if used or cancelled else None
 
-    async def _send_again(self, intended: Intended) -> None:
-        """The same bytes again. A refusal now proves nothing: an earlier copy may be in another pool."""
-        try:
-            await self.submit(intended)
-        except NotSent:
-            return
-
     async def _prove(self) -> None:
-        """Nothing is judged by a node that may serve another chain (fault D14)."""
-        if self._proven:
-            return
-        try:
-            await self.start()
-        except MisconfiguredError as error:
-            raise UnavailableError(error.code, error.message) from error
+        if not self._proven:
+            await prove(self)
 
     def _gas_limit(self, signed: SignedAuthorization) -> int:
         """The same for simulation and settlement, so that what passed the one has enough for the other (D05)."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from x402.errors import MisconfiguredError, UnavailableError
 from x402.lifecycle import Entry, Intended, Refused, Settled, Subject
+from x402.ports import NotSent
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Kind
 from x402.wire.payment import Payment
@@ -81,3 +83,20 @@ class Rail(Protocol):
         Raises `UnavailableError` when the chain can't be asked.
         """
         ...
+
+
+async def send_again(rail: Rail, intended: Intended) -> None:
+    """The same bytes again. A refusal now proves nothing: an earlier copy may have landed, or be in another pool
+    (fault C16)."""
+    try:
+        await rail.submit(intended)
+    except NotSent:
+        return
+
+
+async def prove(rail: Rail) -> None:
+    """Nothing is judged by a node that may serve another chain (fault D14). Raises `UnavailableError`."""
+    try:
+        await rail.start()
+    except MisconfiguredError as error:
+        raise UnavailableError(error.code, error.message) from error

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from x402.errors import MisconfiguredError, RefusedError, UnavailableError
-from x402.facilitator.rail import Checked
+from x402.facilitator.rail import Checked, prove, send_again
 from x402.facilitator.signer import SvmSigner
 from x402.lifecycle import Entry, Intended, Refused, Settled, Subject
-from x402.ports import NotSent, SvmChain
+from x402.ports import SvmChain
 from x402.schemes import exact_svm, exact_svm_reasons, exact_svm_rules, exact_svm_settlement
 from x402.schemes.exact_svm_layout import SignedTransfer
 from x402.schemes.exact_svm_rules import SvmLimits
@@ -123,7 +123,7 @@ class SvmRail:
                 return await self._expired(intended)
             if remaining <= 0:
                 return None
-            await self._rebroadcast(intended)
+            await send_again(self, intended)
         if status.error is not None:
             reason, message = exact_svm_settlement.explain(status.error, landed=True)
             return Refused(reason, message, intended.transaction)
@@ -158,21 +158,9 @@ class SvmRail:
             return None
         return Refused("invalid_exact_svm_transaction_failed", "the transaction's blockhash expired before it landed")
 
-    async def _rebroadcast(self, intended: Intended) -> None:
-        """The same bytes again (fault C16). A refusal now proves nothing: an earlier copy may have landed."""
-        try:
-            await self.submit(intended)
-        except NotSent:
-            return
-
     async def _prove(self) -> None:
-        """Nothing is judged by a node that may serve another chain (fault D14)."""
-        if self._proven:
-            return
-        try:
-            await self.start()
-        except MisconfiguredError as error:
-            raise UnavailableError(error.code, error.message) from error
+        if not self._proven:
+            await prove(self)
 
     def _signed(self, payment: Payment, requirement: Requirement) -> SignedTransfer:
         managed = frozenset(self._signers)
