@@ -246,7 +246,12 @@ def test_every_block_says_what_it_is(page: Path) -> None:
             ast.parse(block.text)
 
 
-SELLS_NOTHING = r"""printf '[[models]]\nname = "a"\npricing = { prompt = 1, completion = 1 }\n' > prices.toml
+SELLS_NOTHING = r"""cat > prices.toml <<END
+[[models]]
+name = "a"
+pricing = { prompt = 1, completion = 1 }
+params = { api_base = "http://127.0.0.1:9/v1" }
+END
 export X402_PRICES=prices.toml X402_EVM_PAY_TO=$PAY_TO X402_FACILITATOR_URL=$FACILITATOR X402_GATEWAY_PORT=4033
 x402 gateway &
 """

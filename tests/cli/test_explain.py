@@ -146,10 +146,13 @@ def test_a_payment_says_who_pays_whom_until_when() -> None:
     assert "expired" in " ".join(explain(encode_header(evm_payment()), now=NOW + 301).all_problems)
 
 
-def test_a_forged_signature_is_found_out() -> None:
+@pytest.mark.parametrize("first", range(8))
+def test_a_forged_signature_is_found_out(first: int) -> None:
+    # About half of these are the signature of another key, the other half of no key at all.
     genuine = evm_payment()["payload"]["signature"]
-    forged = "0x" + "01" + genuine[4:]
+    forged = f"0x{int(genuine[2:4], 16) ^ (1 << first):02x}{genuine[4:]}"
     assert "not the payer's" in " ".join(explain(encode_header(evm_payment(signature=forged)), now=NOW).all_problems)
+    assert "not the payer's" not in " ".join(explain(encode_header(evm_payment()), now=NOW).all_problems)
 
 
 def test_a_solana_payment_is_read_from_its_transaction() -> None:

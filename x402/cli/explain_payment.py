@@ -108,8 +108,9 @@ def _authorization(payload: dict[str, Any], asset: Asset, offer: Requirement | N
     recovered = signed.recovered
     if recovered == auth.payer:
         proof = "the payer's own"
-    elif len(signed.signature) == 65 and recovered is not None:
-        proof = f"made by {recovered}: a forgery, unless the payer is a contract that accepts it"
+    elif len(signed.signature) == 65:
+        maker = f"made by {recovered}" if recovered else "made by no key at all"
+        proof = f"{maker}: a forgery, unless the payer is a contract that accepts it"
         problems.append("the signature is not the payer's key's")
     else:
         proof = "of a smart wallet: only the chain can check it"

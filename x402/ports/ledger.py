@@ -65,7 +65,12 @@ class SqlLedger:
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._thread = threading.Thread(target=self._run, args=(ready,), name="x402-ledger", daemon=True)
         self._thread.start()
-        await ready
+        try:
+            await ready
+        except asyncio.CancelledError:
+            # Nobody will close what nobody knows to be open.
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Finish what is queued and close the database."""
