@@ -226,6 +226,16 @@ class TestSvm:
         assert found.proof == Released("expired unused")
         assert old.spent(DAY_SECONDS) == 0
 
+    async def test_another_payment_of_the_same_words_is_not_this_one(self, svm_devnet: SvmWorld) -> None:
+        world, journal = await SvmShop.open(svm_devnet), Journal(":memory:", clock=past(400))
+        offer = world.offer.model_copy(update={"extra": world.offer.extra | {"memo": "invoice7"}})
+        lost = world.payer.pay(offer, (await world.chain.blockhash()).hash)
+        await svm_devnet.advance(1)
+        expose(journal, lost, offer)
+        await land(world, world.payer.pay(offer, (await world.chain.blockhash()).hash))
+        await svm_devnet.advance(200)
+        assert (await ask(journal, svm=world.chain)).proof == Released("expired unused")
+
     async def test_E01_absence_is_no_verdict_without_history(self, svm_devnet: SvmWorld) -> None:
         world, journal = await SvmShop.open(svm_devnet), Journal(":memory:", clock=past(7 * 3600))
         expose(journal, await world.pay(), world.offer)
