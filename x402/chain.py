@@ -82,12 +82,25 @@ class TokenBalance:
 
 @dataclass(frozen=True, slots=True)
 class SvmTransaction:
-    """A landed Solana transaction with the token balances that it changed."""
+    """A landed Solana transaction with the token balances that it changed; `signatures` are all that it carries."""
 
     signature: str
     slot: int
     error: str | None
     balances: tuple[TokenBalance, ...]
+    signatures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SvmListed:
+    """A transaction as a list of an account's transactions names it.
+
+    `time` is the block's unix second, None when the node has none; `memo` are its memos, `""` when the node shows none.
+    """
+
+    signature: str
+    time: int | None
+    memo: str = ""
 
 
 @dataclass(frozen=True, slots=True)

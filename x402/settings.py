@@ -63,6 +63,8 @@ class ClientSettings(Settings):
 
     svm_rpc_url: str = Field("", validation_alias=_named("X402_SVM_RPC_URL", "SVM_RPC_URL"))
     """Where a recent blockhash is asked for when an offer brings none; the network's public node when empty."""
+    evm_rpc_url: str = Field("", validation_alias=_named("X402_EVM_RPC_URL", "EVM_RPC_URL"))
+    """The EVM node that `x402 resolve` asks; the network's public node when empty."""
     journal: str = Field("", validation_alias=_named("X402_JOURNAL"))
     """The file that remembers payments; `:memory:` keeps nothing; empty means `$XDG_STATE_HOME/x402/journal.sqlite`."""
     state_home: Path | None = Field(None, validation_alias=_named("XDG_STATE_HOME"))

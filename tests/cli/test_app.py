@@ -16,6 +16,8 @@ COMMANDS = [
     ("models",),
     ("quote",),
     ("inspect",),
+    ("history",),
+    ("resolve",),
     ("wallet", "new"),
     ("wallet", "show"),
     ("gateway",),

@@ -108,6 +108,17 @@ class TestRows:
             hold(journal, Call(), f"p{number}")
         assert [record.pay_id for record in journal.history(2)] == ["p2", "p1"]
 
+    def test_history_of_one_host_and_of_what_is_open(self, journal: Journal) -> None:
+        call = Call()
+        for number in range(4):
+            expose(journal, call, f"p{number}", host="b.test" if number == 1 else "a.test")
+        journal.conclude("p3", event=Event.SETTLE, stage=Settled(TRANSACTION))
+        journal.release("p2", "proven dead")
+        assert [record.pay_id for record in journal.history(1, host="b.test")] == ["p1"]
+        assert [record.pay_id for record in journal.history(unresolved=True)] == ["p1", "p0"]
+        assert [record.pay_id for record in journal.history(host="a.test", unresolved=True)] == ["p0"]
+        assert journal.history(host="%.test") == []
+
 
 class TestOwnership:
     def test_what_a_living_call_owns_is_not_recalled(self, journal: Journal) -> None:
@@ -124,6 +135,16 @@ class TestOwnership:
         assert journal.recall("f1", Call()) is None
         del call
         assert journal.recall("f1", Call()) is not None
+
+    def test_what_dead_calls_held_is_buried_and_nothing_else(self, journal: Journal) -> None:
+        living, dead = Call(), Call()
+        hold(journal, living, "living")
+        hold(journal, dead, "dead")
+        expose(journal, dead, "exposed")
+        assert journal.bury() == []
+        del dead
+        assert [(record.pay_id, record.state) for record in journal.bury()] == [("dead", State.RELEASED)]
+        assert [record.pay_id for record in journal.unresolved()] == ["living", "exposed"]
 
     def test_leaving_releases_what_was_only_held(self, journal: Journal) -> None:
         call = Call()

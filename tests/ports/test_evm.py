@@ -55,6 +55,7 @@ async def test_reads_of_a_real_chain(evm_devnet: EvmWorld) -> None:
     fees = await chain.fees()
     assert 0 <= fees.priority_fee <= fees.max_fee
     assert abs(await chain.now() - time.time()) < 600
+    assert 0 < await chain.time_of(0) <= await chain.time_of(await chain.block_number()) <= await chain.now()
     assert await chain.block_number() > 0
     assert await chain.receipt(HASH, timeout=0.05) is None
     assert not await chain.knows(HASH)
@@ -82,6 +83,9 @@ async def test_a_transfer_on_a_real_chain(evm_devnet: EvmWorld) -> None:
     assert [one for one, _ in found] == [transaction]
     assert found[0][1].topics[0] == AUTHORIZATION_USED_TOPIC
     assert await chain.logs(evm_asset().address, signed.canceled_topics(), 0) == []
+    topics, block = signed.used_topics(), receipt.block
+    assert await chain.logs(evm_asset().address, topics, block, block) == found
+    assert await chain.logs(evm_asset().address, topics, 0, block - 1) == []
     spent = await chain.call(evm_asset().address, exact_evm.authorization_state_call(signed.authorization))
     assert int.from_bytes(spent.data, "big") == 1
     again = await chain.call(evm_asset().address, signed.calldata(), sender=sender.address)
@@ -306,6 +310,7 @@ def test_whatever_a_node_answers_is_typed(junk: Any) -> None:
             "receipt": port.receipt(HASH, timeout=0.01),
             "logs": port.logs(evm_asset().address, signed.used_topics(), 0),
             "now": port.now(),
+            "time_of": port.time_of(1),
             "block_number": port.block_number(),
             "check": port.check_chain_id(),
         }

@@ -79,6 +79,14 @@ async def test_a_transfer_on_a_real_cluster(svm_devnet: SvmWorld) -> None:
     landed = await chain.transaction(signature)
     assert landed is not None
     assert {one.after - one.before for one in landed.balances} == {250, -250}
+    assert landed.signatures[0] == signature
+    assert len(landed.signatures) == 2
+    [account] = {one.account for one in landed.balances if one.after < one.before}
+    [listed] = [one for one in await chain.signatures_of(account) if one.signature == signature]
+    assert listed.memo.startswith("[32] ")
+    assert listed.time is not None
+    [earlier] = await chain.signatures_of(account, limit=1, before=signature)
+    assert earlier.signature != signature
     # The same bytes again are no failure; an overdraft provably went nowhere.
     await chain.send(raw, signature)
     greedy = svm_requirement(str(seller.pubkey()), sponsor.address, 10**6)
@@ -241,6 +249,7 @@ def test_whatever_a_node_answers_is_typed(junk: Any) -> None:
             "send": port.send(b"raw", SIGNATURE),
             "status": port.status(SIGNATURE, timeout=0.01),
             "transaction": port.transaction(SIGNATURE),
+            "signatures_of": port.signatures_of(KEY),
         }
         results = await asyncio.gather(*calls.values(), return_exceptions=True)
         for name, result in zip(calls, results, strict=True):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from x402.cli import buy, demo, devnet, inspect, serve, wallet
+from x402.cli import buy, demo, devnet, history, inspect, serve, wallet
 from x402.cli.failures import Reporting
 from x402.cli.screen import prose
 
@@ -48,5 +48,7 @@ app.add_typer(wallet.app, name="wallet", rich_help_panel=_BUY)
 app.command("models", help=prose(buy.models), rich_help_panel=_BUY)(buy.models)
 app.command("quote", help=prose(buy.quote), rich_help_panel=_BUY)(buy.quote)
 app.command("chat", help=prose(buy.chat), rich_help_panel=_BUY)(buy.chat)
+app.command("history", help=prose(history.history), rich_help_panel=_BUY)(history.history)
+app.command("resolve", help=prose(history.resolve), rich_help_panel=_BUY)(history.resolve)
 app.command("gateway", help=prose(serve.gateway), rich_help_panel=_RUN)(serve.gateway)
 app.command("facilitator", help=prose(serve.facilitator), rich_help_panel=_RUN)(serve.facilitator)

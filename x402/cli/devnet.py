@@ -124,6 +124,7 @@ def show(town: Town, words: str) -> None:
     for line in (
         f"export X402_WALLET_FILE={town.wallet_file}",
         f"export X402_BASE_URL={urls.chat} X402_SVM_RPC_URL={urls.svm_rpc}",
+        f"export X402_EVM_RPC_URL={urls.evm_rpc}",
         "x402 models",
         'x402 chat "Tell me a story" --model demo/story-1 --max 0.01 --stream',
     ):

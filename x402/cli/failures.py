@@ -62,6 +62,7 @@ _NEXT_BY_CODE = {
     "amount_exceeds_cap": "the same command with a higher --max, if the price is right: x402 quote shows its lines",
     "budget_exceeded": "the same command later, or with a higher X402_MAX_PER_DAY",
     "model_not_found": "x402 models",
+    "no_node": "x402 resolve --rpc NETWORK=URL",
     "port_taken": "the same command with another --port",
     "state_in_use": "the same command with another --state directory",
     "unrecognised": "x402 inspect --help      (lists what it can read)",

@@ -110,7 +110,7 @@ class Journal:
         call.engaged = True
         entry = replace(lifecycle.begin(Party.CLIENT, subject, Held()), created_at=now, updated_at=now)
         with self._transaction() as db:
-            self._bury(db, now)
+            self._bury(db)
             limits.check(usd, host, lambda seconds, where: _spent(db, now - seconds, where))
             db.execute(
                 "INSERT INTO payments (pay_id, state, network, asset, payer, payee, host, amount, usd_micros,"
@@ -182,10 +182,16 @@ class Journal:
             row = db.execute("SELECT * FROM payments WHERE pay_id = ?", (pay_id,)).fetchone()
             return _record(row) if row is not None else None
 
-    def history(self, limit: int = 100) -> Sequence[Record]:
-        """The latest payments, newest first."""
+    def history(self, limit: int = 100, *, host: str = "", unresolved: bool = False) -> Sequence[Record]:
+        """The latest payments, newest first; those to one host, or those without a known outcome, when asked for."""
+        states = sorted(lifecycle.open_states(Party.CLIENT) if unresolved else State)
+        marks = ", ".join("?" * len(states))
         with self._reading() as db:
-            rows = db.execute("SELECT * FROM payments ORDER BY created_at DESC, rowid DESC LIMIT ?", (limit,))
+            rows = db.execute(
+                f"SELECT * FROM payments WHERE state IN ({marks}) AND ? IN ('', host)"
+                " ORDER BY created_at DESC, rowid DESC LIMIT ?",
+                (*states, host, limit),
+            )
             return [_record(row) for row in rows]
 
     def unresolved(self) -> Sequence[Record]:
@@ -207,6 +213,11 @@ class Journal:
             rows = db.execute("SELECT state, SUM(usd_micros) AS micros FROM payments GROUP BY state")
             return {State(row["state"]): _dollars(row["micros"]) for row in rows}
 
+    def bury(self) -> Sequence[Record]:
+        """Release what was only held by calls that have died, and return it: it never left this machine."""
+        with self._transaction() as db:
+            return [_record(_row(db, pay_id)) for pay_id in self._bury(db)]
+
     def close(self) -> None:
         """Let go of the file."""
         with self._lock:
@@ -214,11 +225,13 @@ class Journal:
                 self._connection.close()
             self._connection = None
 
-    def _bury(self, db: sqlite3.Connection, now: int) -> None:
+    def _bury(self, db: sqlite3.Connection) -> list[str]:
         """Release what dead calls held: the signed header is written before it leaves, so this never left."""
-        for row in db.execute("SELECT * FROM payments WHERE owner <> '' AND state = ?", (State.HELD,)).fetchall():
-            if not is_live(row["owner"]):
-                self._abandon(db, row)
+        held = db.execute("SELECT * FROM payments WHERE owner <> '' AND state = ?", (State.HELD,)).fetchall()
+        dead = [row for row in held if not is_live(row["owner"])]
+        for row in dead:
+            self._abandon(db, row)
+        return [row["pay_id"] for row in dead]
 
     def _abandon(self, db: sqlite3.Connection, row: sqlite3.Row) -> None:
         if row["state"] == State.HELD:

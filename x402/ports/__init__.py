@@ -16,6 +16,7 @@ from x402.chain import (
     EvmReceipt,
     Log,
     SvmAccount,
+    SvmListed,
     SvmSimulation,
     SvmStatus,
     SvmTransaction,
@@ -132,8 +133,14 @@ class EvmChain(Protocol):
         """
         ...
 
-    async def logs(self, address: str, topics: Sequence[str | None], from_block: int) -> Sequence[tuple[str, Log]]:
-        """Matching events with the transaction hash of each."""
+    async def logs(
+        self, address: str, topics: Sequence[str | None], from_block: int, to_block: int | None = None
+    ) -> Sequence[tuple[str, Log]]:
+        """Matching events with the transaction hash of each, up to the latest block unless told otherwise."""
+        ...
+
+    async def time_of(self, block: int) -> int:
+        """A block's timestamp, unix seconds."""
         ...
 
     async def now(self) -> int:
@@ -169,6 +176,10 @@ class SvmChain(Protocol):
         ...
 
     async def transaction(self, signature: str) -> SvmTransaction | None: ...
+
+    async def signatures_of(self, address: str, *, limit: int = 1000, before: str = "") -> Sequence[SvmListed]:
+        """The confirmed transactions that name an account, newest first, at most 1000; `before` pages on."""
+        ...
 
 
 class Clock(Protocol):

@@ -120,8 +120,11 @@ class RpcEvmChain:
     async def receipt(self, transaction: str, *, timeout: float) -> EvmReceipt | None:
         return await self._receipts.wait(transaction, timeout)
 
-    async def logs(self, address: str, topics: Sequence[str | None], from_block: int) -> Sequence[tuple[str, Log]]:
-        query = {"address": address, "topics": list(topics), "fromBlock": hex(from_block), "toBlock": "latest"}
+    async def logs(
+        self, address: str, topics: Sequence[str | None], from_block: int, to_block: int | None = None
+    ) -> Sequence[tuple[str, Log]]:
+        last = "latest" if to_block is None else hex(to_block)
+        query = {"address": address, "topics": list(topics), "fromBlock": hex(from_block), "toBlock": last}
         found = await self._ask("eth_getLogs", query)
         if not isinstance(found, list):
             raise UnavailableError("rpc_unavailable", "the node's log list is no list")
@@ -129,6 +132,9 @@ class RpcEvmChain:
 
     async def now(self) -> int:
         return _quantity(_member(await self._ask("eth_getBlockByNumber", "latest", False), "timestamp"))
+
+    async def time_of(self, block: int) -> int:
+        return _quantity(_member(await self._ask("eth_getBlockByNumber", hex(block), False), "timestamp"))
 
     async def block_number(self) -> int:
         return _quantity(await self._ask("eth_blockNumber"))

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from x402.chain import Blockhash, SvmAccount, SvmSimulation, SvmStatus, SvmTransaction, TokenBalance
+from x402.chain import Blockhash, SvmAccount, SvmListed, SvmSimulation, SvmStatus, SvmTransaction, TokenBalance
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.ports import NotSent
 from x402.ports.rpc import JsonRpc, RpcError, Watch
@@ -84,6 +84,13 @@ class RpcSvmChain:
         value = await self._ask("getTransaction", signature, config)
         return None if value is None else _transaction(signature, value)
 
+    async def signatures_of(self, address: str, *, limit: int = 1000, before: str = "") -> Sequence[SvmListed]:
+        page = {"before": before} if before else {}
+        found = await self._ask("getSignaturesForAddress", address, {"limit": limit, **page, **_COMMITMENT})
+        if not isinstance(found, list):
+            raise UnavailableError("rpc_unavailable", "the node sent no list where one belongs")
+        return [_listed(one) for one in found]
+
     async def _ask(self, method: str, *params: Any) -> Any:
         try:
             return await self.rpc.call(method, *params)
@@ -155,9 +162,16 @@ def _status(value: Any) -> SvmStatus | None:
     return SvmStatus(_integer(_member(value, "slot")), confirmation, error)
 
 
+def _listed(value: Any) -> SvmListed:
+    signature, time = _member(value, "signature"), value.get("blockTime")
+    if not isinstance(signature, str):
+        raise UnavailableError("rpc_unavailable", "the node sent no signature where one belongs")
+    return SvmListed(signature, None if time is None else _integer(time), str(value.get("memo") or ""))
+
+
 def _transaction(signature: str, value: Any) -> SvmTransaction:
-    meta = _member(value, "meta")
-    accounts = _texts(_member(_member(_member(value, "transaction"), "message"), "accountKeys"))
+    meta, body = _member(value, "meta"), _member(value, "transaction")
+    accounts = _texts(_member(_member(body, "message"), "accountKeys"))
     loaded = _optional(meta, "loadedAddresses", {})
     accounts += _texts(_optional(loaded, "writable", [])) + _texts(_optional(loaded, "readonly", []))
     before, after = (_by_index(_optional(meta, name, [])) for name in ("preTokenBalances", "postTokenBalances"))
@@ -175,7 +189,8 @@ def _transaction(signature: str, value: Any) -> SvmTransaction:
                 after=_token_units(after.get(index)),
             )
         )
-    return SvmTransaction(signature, _integer(_member(value, "slot")), _error(_member(meta, "err")), tuple(balances))
+    slot, error = _integer(_member(value, "slot")), _error(_member(meta, "err"))
+    return SvmTransaction(signature, slot, error, tuple(balances), tuple(_texts(_optional(body, "signatures", []))))
 
 
 def _optional(value: Any, name: str, absent: Any) -> Any:
