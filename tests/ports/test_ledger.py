@@ -16,8 +16,10 @@ from x402.lifecycle import (
     Delivered,
     Entry,
     Event,
+    Owed,
     Party,
     Refused,
+    Served,
     Settled,
     Settling,
     State,
@@ -25,6 +27,7 @@ from x402.lifecycle import (
     begin,
 )
 from x402.ports import Answer
+from x402.ports.audit import stage_of
 from x402.ports.ledger import SqlLedger
 
 
@@ -71,6 +74,34 @@ async def test_answers_are_kept_and_replaced() -> None:
         assert await ledger.answer("pay") == first
         await ledger.keep_answer("pay", replace(first, complete=True))
         assert await ledger.answer("pay") == replace(first, complete=True)
+
+
+async def test_only_answers_that_were_delivered_in_time_are_forgotten() -> None:
+    now = 10
+    walk = (
+        (Event.SERVE, Served()),
+        (Event.SUBMIT, Settling()),
+        (Event.SETTLE, Settled("0xtx")),
+        (Event.FAIL, Owed("0xtx", "why")),
+        (Event.DELIVER, Delivered("0xtx")),
+    )
+    async with SqlLedger(clock=lambda: now) as ledger:
+        for steps in range(len(walk) + 1):
+            await ledger.begin(begin(Party.GATEWAY, subject(f"{steps}"), Claimed()))
+            await ledger.keep_answer(f"{steps}", Answer(200, (), b"body"))
+            for event, stage in walk[:steps]:
+                await ledger.advance(Party.GATEWAY, f"{steps}", event, stage)
+        await ledger.keep_answer("stranger", Answer(200, (), b"body"))
+        assert await ledger.forget_answers(9) == 0
+        assert await ledger.answer("5") is not None
+        assert await ledger.forget_answers(10) == 1
+        assert await ledger.answer("5") is None
+        for name in ("0", "1", "2", "3", "4", "stranger"):
+            assert await ledger.answer(name) is not None
+        assert await ledger.forget_answers(10) == 0
+        entry = await ledger.find(Party.GATEWAY, "5")
+        assert entry is not None
+        assert entry.state is State.DELIVERED
 
 
 # One winner.
@@ -170,7 +201,7 @@ async def test_events_rebuild_the_state(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "ledger.sqlite") as raw:
         rebuilt: dict[tuple[str, str], tuple[str, str]] = {}
         for party, pay_id, after, stage in raw.execute("SELECT party, pay_id, after, stage FROM events ORDER BY seq"):
-            rebuilt[party, pay_id] = (after, stage)
+            rebuilt[party, pay_id] = (after, stage_of(stage))
         kept = {
             (party, pay_id): (state, stage)
             for party, pay_id, state, stage in raw.execute("SELECT party, pay_id, state, stage FROM payments")

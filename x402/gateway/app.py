@@ -96,6 +96,7 @@ def create_app(
         ledger=ledger if ledger is not None else settings.ledger,
         public_url=settings.public_url if public_url is None else public_url,
         max_timeout_seconds=settings.max_timeout_seconds,
+        answer_retention_seconds=settings.answer_retention_seconds,
         quote_keys=settings.quote_keys,
         clock=now,
         telemetry=facts,

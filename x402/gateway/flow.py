@@ -197,6 +197,9 @@ class Till:
         if answer is not None:
             await self.register.delivered(job, transaction, None)
             return _reply(job, answer, transaction)
+        # Under `authorization` it was kept before the money moved, so another process has delivered and forgotten it.
+        if job.sale.flow is Flow.AUTHORIZATION and await self.register.is_delivered(job):
+            return await self._replay(job, transaction)
         job.sale.receipt = job.receipt(transaction)
         recording = Recording(limit=self._answer_limit, withhold=False)
 
@@ -256,7 +259,7 @@ class Till:
 
         SETTLING is asked about again; a settled payment whose answer is kept counts as delivered, one without is
         owed; a claim that was never submitted is released once its signature is dead. Payments at work are left
-        alone.
+        alone. Answers that were delivered longer ago than they are kept are forgotten.
         """
         undecided = 0
         for entry in await self.register.ledger.unresolved(self.register.party):
@@ -270,6 +273,7 @@ class Till:
                 undecided += 1
             finally:
                 self._at_work.pop(pay_id, None)
+        await self.register.forget_answers()
         return undecided
 
     async def _resolve(self, job: Job) -> bool:

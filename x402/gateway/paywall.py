@@ -29,7 +29,7 @@ from x402.gateway.asgi import App, Message, Receive, Scope, Send
 from x402.gateway.counter import Counter, Free, PriceRule
 from x402.gateway.flow import Till
 from x402.gateway.offers import Offers
-from x402.gateway.register import Register
+from x402.gateway.register import ANSWER_RETENTION_SECONDS, Register
 from x402.gateway.replies import Plain, error_reply, guarded, paid_headers
 from x402.gateway.route_keys import RouteKey
 from x402.gateway.routes import PRICE_MARK, attach
@@ -59,7 +59,8 @@ class Paywall:
     function of the `PaidRequest` that returns one; FastAPI routes may say `Depends(paid("$0.01"))` instead. `pay_to`
     is an address per network, or one address together with `network`. `facilitator` settles: a URL, or an object.
     `ledger` remembers: a file (default `x402-gateway.sqlite` in the working directory), or an object that is open.
-    `public_url` is how clients reach the app; it is never taken from a request (fault B19).
+    `public_url` is how clients reach the app; it is never taken from a request (fault B19). A delivered answer is kept
+    for `answer_retention_seconds`, for the same payment to be sent again; 0 keeps none.
 
     Contradictions raise `MisconfiguredError`, those about routes when the app starts. Use its lifespan: it opens the
     ledger and reconciles what a crash left open.
@@ -80,6 +81,7 @@ class Paywall:
         body_limit: int = BODY_LIMIT,
         quote_keys: Sequence[bytes] = (),
         handler_timeout_seconds: float = 600.0,
+        answer_retention_seconds: int = ANSWER_RETENTION_SECONDS,
         reconcile_seconds: float = RECONCILE_SECONDS,
         clock: Clock = _wall_clock,
         telemetry: Telemetry | None = None,
@@ -92,7 +94,13 @@ class Paywall:
         )
         self._owned: list[Any] = []
         known = self._facilitator(facilitator)
-        register = Register(known, self._ledger(ledger), clock=clock, telemetry=telemetry)
+        register = Register(
+            known,
+            self._ledger(ledger),
+            clock=clock,
+            telemetry=telemetry,
+            answer_retention_seconds=answer_retention_seconds,
+        )
         self.till = Till(register, handler_timeout_seconds=handler_timeout_seconds)
         offers = Offers(known, seller, clock=clock)
         self.counter = Counter(self.till, offers, flow=Flow(flow), any_origin=not public_url)

@@ -6,10 +6,11 @@ insert, three outcomes, and a settlement counts only when it names the transacti
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from x402 import networks
-from x402.errors import ConflictError, MalformedError, PendingError, RefusedError, UnavailableError
+from x402.errors import ConflictError, MalformedError, MisconfiguredError, PendingError, RefusedError, UnavailableError
 from x402.gateway.offers import flow_of
 from x402.gateway.problem import AT_WORK
 from x402.gateway.sale import Refusal, Sale
@@ -38,6 +39,7 @@ from x402.wire.payment import Payment
 from x402.wire.receipt import Receipt
 
 ME = Party.GATEWAY
+ANSWER_RETENTION_SECONDS = 600
 
 
 @dataclass(slots=True)
@@ -77,17 +79,30 @@ class Job:
 
 
 class Register:
-    """One seller's memory of payments, and its facilitator."""
+    """One seller's memory of payments, and its facilitator.
+
+    `answer_retention_seconds` is how long a delivered answer is kept for the same payment; 0 keeps none. Raises
+    `MisconfiguredError` for a negative one.
+    """
 
     party = ME
 
     def __init__(
-        self, facilitator: Facilitator, ledger: Ledger, *, clock: Clock, telemetry: Telemetry | None = None
+        self,
+        facilitator: Facilitator,
+        ledger: Ledger,
+        *,
+        clock: Clock,
+        telemetry: Telemetry | None = None,
+        answer_retention_seconds: int = ANSWER_RETENTION_SECONDS,
     ) -> None:
+        if answer_retention_seconds < 0:
+            raise MisconfiguredError("invalid_settings", "answer_retention_seconds: at least 0")
         self.facilitator = facilitator
         self.ledger = ledger
         self.clock = clock
         self._telemetry = telemetry or Telemetry()
+        self._retention = answer_retention_seconds
 
     async def known(self, pay_id: str, payment: Payment, fingerprint: str) -> Job | None:
         """The job of a payment that was seen before, or None. Raises `ConflictError` unless the request and the
@@ -188,6 +203,19 @@ class Register:
             self.emit("sale.delivery_failed", job.entry.subject)
         else:
             self.emit("sale.delivered", job.entry.subject)
+            if not self._retention:
+                # When the ledger is away now, the next reconciliation forgets it.
+                with suppress(UnavailableError):
+                    await self.forget_answers()
+
+    async def forget_answers(self) -> int:
+        """Delete what was delivered longer ago than answers are kept; returns how many answers that were."""
+        return await self.ledger.forget_answers(self.clock() - self._retention)
+
+    async def is_delivered(self, job: Job) -> bool:
+        """Whether the ledger says by now, perhaps by another process, that the answer went out."""
+        entry = await self.ledger.find(ME, job.pay_id)
+        return entry is not None and entry.state is State.DELIVERED
 
     async def owe(self, job: Job, transaction: str, reason: str) -> None:
         """Note that the money moved and nothing was delivered: the same payment may ask again."""

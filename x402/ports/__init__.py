@@ -66,6 +66,13 @@ class Ledger(Protocol):
 
     async def answer(self, pay_id: str) -> Answer | None: ...
 
+    async def forget_answers(self, before: int) -> int:
+        """Delete the answers that the gateway delivered at unix second `before` or earlier; returns how many.
+
+        An answer that is still to go out is never deleted, however old it is.
+        """
+        ...
+
     async def reserve_nonce(self, network: str, signer: str, chain_nonce: int) -> int:
         """The signer's next transaction nonce: never lower than the chain's, never handed out twice."""
         ...

@@ -19,13 +19,14 @@ from contextlib import suppress
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, create_engine, event, func, insert, select, update
+from sqlalchemy import Connection, Row, create_engine, delete, event, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.lifecycle import STAGES, Entry, Event, Party, Stage, State, Subject, advance, open_states
 from x402.ports import Answer, Clock, nonce_book
+from x402.ports.audit import BEGIN, attest
 from x402.ports.schema import SCHEMA_VERSION, answers, events, metadata, payments, upsert, versions
 
 T = TypeVar("T")
@@ -137,6 +138,15 @@ class SqlLedger:
 
         return await self._do(read)
 
+    async def forget_answers(self, before: int) -> int:
+        # DELIVERED is terminal, so a row was last written when its answer went out.
+        delivered = (
+            select(payments.c.pay_id)
+            .where(payments.c.party == str(Party.GATEWAY), payments.c.pay_id == answers.c.pay_id)
+            .where(payments.c.state == str(State.DELIVERED), payments.c.updated_at <= before)
+        )
+        return await self._do(lambda connection: connection.execute(delete(answers).where(delivered.exists())).rowcount)
+
     async def reserve_nonce(self, network: str, signer: str, chain_nonce: int) -> int:
         return await self._do(lambda connection: nonce_book.reserve(connection, network, signer, chain_nonce))
 
@@ -155,18 +165,21 @@ class SqlLedger:
         now = self._clock()
         subject = entry.subject
         stage, raw = _dump_stage(entry.stage)
+        constants = {
+            "network": subject.network,
+            "asset": subject.asset,
+            "payer": subject.payer,
+            "payee": subject.payee,
+            "amount": str(subject.amount),
+            "expires_at": subject.expires_at,
+            "fingerprint": subject.fingerprint,
+            "record": json.dumps(dict(subject.record), separators=(",", ":")),
+        }
         statement = upsert(connection, payments).values(
             party=str(entry.party),
             pay_id=subject.pay_id,
             state=str(entry.state),
-            network=subject.network,
-            asset=subject.asset,
-            payer=subject.payer,
-            payee=subject.payee,
-            amount=str(subject.amount),
-            expires_at=subject.expires_at,
-            fingerprint=subject.fingerprint,
-            record=json.dumps(dict(subject.record), separators=(",", ":")),
+            **constants,
             stage=stage,
             raw=raw,
             created_at=now,
@@ -174,7 +187,7 @@ class SqlLedger:
         )
         won = connection.execute(statement.on_conflict_do_nothing()).rowcount == 1
         if won:
-            self._log(connection, entry, "begin", stage, now)
+            self._log(connection, entry, BEGIN, attest(stage, constants), now)
             return Entry(entry.party, subject, entry.stage, now, now), True
         older = _find(connection, entry.party, subject.pay_id)
         if older is None:
@@ -219,7 +232,8 @@ class SqlLedger:
             return
         _tell(ready, None, None)
         with connection:
-            while True:
+            stopping = False
+            while not stopping:
                 batch = [self._jobs.get()]
                 while batch[-1] is not _STOP and len(batch) < _BATCH:
                     try:
@@ -228,8 +242,8 @@ class SqlLedger:
                         break
                 stopping = batch[-1] is _STOP
                 self._commit(connection, [job for job in batch if job is not _STOP])
-                if stopping:
-                    return
+        # Only the pool closes the file; then SQLite leaves one file behind, without a WAL.
+        connection.engine.dispose()
 
     def _commit(
         self, connection: Connection, batch: list[tuple[Callable[[Connection], Any], asyncio.Future[Any]]]

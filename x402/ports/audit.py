@@ -1,0 +1,318 @@
+"""Whether a ledger agrees with itself: its rows against its append-only events, and both against the invariants.
+
+Everything here is a function of rows as they stand in the tables, whatever they hold: nothing is read, and nothing in
+a row is trusted. The invariants are those of faults page §2:
+
+    I1   one payment is paid by one transaction, and one transaction pays one payment
+    I4   who has paid is served, or stands visibly among those who are owed, and can be served by the same payment
+    I5   the books add up: every row is what its events say, to the byte
+    I10  amounts are integers
+    I12  states follow the law, and only forward
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+from x402 import networks
+from x402.errors import MalformedError
+from x402.lifecycle import BEGINNING, LAW, STAGES, Event, Party, State
+from x402.money import parse_atomic
+
+BEGIN = "begin"
+"""The event that no arrow stands for: the first memory of a payment."""
+
+OVERDUE_SECONDS = 600
+_SUBJECT = "subject"
+CONSTANTS = ("network", "asset", "payer", "payee", "amount", "expires_at", "fingerprint", "record")
+_PAID = frozenset({State.SETTLED, State.DELIVERED, State.FINAL, State.OWED, State.REFUNDED})
+"""States in which a transaction has moved the money, for good as far as the party knows."""
+_OPEN = {
+    Party.GATEWAY: frozenset({State.SETTLING, State.SETTLED, State.OWED}),
+    Party.FACILITATOR: frozenset({State.INTENDED}),
+    Party.CLIENT: frozenset[State](),
+}
+_AT_ONCE = frozenset({State.SETTLED, State.OWED})
+"""Open from their first second on: the money has moved. The others only once they take too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentRow:
+    """A row of `payments`; `constants` are its columns that never change, by name."""
+
+    party: str
+    pay_id: str
+    state: str
+    stage: str
+    created_at: int
+    updated_at: int
+    constants: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """A row of `events`."""
+
+    event: str
+    after: str
+    stage: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A payment with its events, oldest first; no payment when only events are left of it."""
+
+    party: str
+    pay_id: str
+    payment: PaymentRow | None
+    events: tuple[EventRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """An invariant that does not hold, and where."""
+
+    invariant: str
+    party: str
+    pay_id: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Obligation:
+    """What somebody still has to do: deliver, refund, or find out. Times in unix seconds, amount in atomic units."""
+
+    party: str
+    pay_id: str
+    state: str
+    since: int
+    network: str
+    asset: str
+    amount: str
+    transaction: str
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """How many payments stand in one state, and the sum of their atomic amounts."""
+
+    payments: int
+    units: int
+
+
+@dataclass(slots=True)
+class Audit:
+    """What an audit found. `totals` go by party, network, asset and state.
+
+    `unattested` counts payments of an older program, whose first event does not repeat what was signed.
+    """
+
+    payments: int = 0
+    events: int = 0
+    unattested: int = 0
+    violations: list[Violation] = field(default_factory=list)
+    obligations: list[Obligation] = field(default_factory=list)
+    totals: dict[tuple[str, str, str, str], Total] = field(default_factory=dict)
+
+
+def attest(stage: str, constants: Mapping[str, Any]) -> str:
+    """The first event's text: the stage, and what never changes about the payment, its record as a digest."""
+    repeated = {name: constants[name] for name in CONSTANTS if name != "record"}
+    repeated["record_sha256"] = _digest(constants["record"])
+    return json.dumps({**json.loads(stage), _SUBJECT: repeated}, separators=(",", ":"))
+
+
+def audit(
+    histories: Iterable[History], *, now: int, overdue_seconds: int = OVERDUE_SECONDS, batched: bool = False
+) -> Audit:
+    """Check a whole ledger.
+
+    What is undecided for longer than `overdue_seconds` at unix second `now` is an obligation. With `batched` several
+    payments may share one EVM transaction, as they do behind a facilitator that batches; never on Solana.
+    """
+    found = Audit()
+    paid: dict[tuple[str, str, str], str] = {}
+    payers: dict[tuple[str, str], tuple[str, str]] = {}
+    for history in histories:
+        found.events += len(history.events)
+        if history.payment is not None:
+            found.payments += 1
+            found.unattested += not _attested(history)
+        wrong = [*_lawless(history), *_unlike(history), *_amount(history), *_unserved(history, now, overdue_seconds)]
+        wrong += _paid_twice(history, paid, payers, batched=batched)
+        found.violations += [Violation(invariant, history.party, history.pay_id, words) for invariant, words in wrong]
+        if history.payment is not None:
+            _count(found.totals, history.payment)
+            found.obligations += _owed(history.payment, now, overdue_seconds)
+    return found
+
+
+def transaction_of(stage: str) -> str:
+    """The transaction that a stage names, or `""`."""
+    return str(_members(stage).get("transaction") or "")
+
+
+def stage_of(stage: str) -> str:
+    """The stage that an event's text tells, without what the first one repeats: as it stands in the row."""
+    members = _members(stage)
+    if _SUBJECT not in members:
+        return stage
+    return json.dumps({name: value for name, value in members.items() if name != _SUBJECT}, separators=(",", ":"))
+
+
+_Wrong = Iterator[tuple[str, str]]
+"""Invariants and words."""
+
+
+def _lawless(history: History) -> _Wrong:
+    """I12: the events are a walk along the law, from its beginning."""
+    if history.party not in set(Party):
+        yield "I12", f"there is no party {history.party!r}"
+        return
+    party = Party(history.party)
+    if not history.events:
+        return
+    first = history.events[0]
+    if (first.event, first.after) != (BEGIN, BEGINNING[party]):
+        yield "I12", f"it begins with {first.event!r} as {first.after!r}, not as {BEGINNING[party]}"
+    before = first.after
+    for one in history.events[1:]:
+        known = before in set(State) and one.event in set(Event)
+        after = LAW[party].get(State(before), {}).get(Event(one.event)) if known else None
+        if after is None or one.after != after:
+            yield "I12", f"no arrow {one.event!r} leads from {before!r} to {one.after!r}"
+        before = one.after
+
+
+def _unlike(history: History) -> _Wrong:
+    """I5: the row is what its events make of it, and each stage is one of its state."""
+    row, last = history.payment, history.events[-1] if history.events else None
+    if row is None:
+        yield "I5", "the events tell of a payment that the ledger has no row of"
+        return
+    if last is None:
+        yield "I5", "no event tells how this payment came to be"
+        return
+    begun = history.events[0]
+    rebuilt = {
+        "state": last.after,
+        "stage": stage_of(last.stage),
+        "created_at": begun.at,
+        "updated_at": last.at,
+    }
+    for name, value in rebuilt.items():
+        if getattr(row, name) != value:
+            yield "I5", f"{name} is {getattr(row, name)!r}, and the events make it {value!r}"
+    subject = _members(begun.stage).get(_SUBJECT)
+    for name, value in subject.items() if isinstance(subject, dict) else ():
+        held = _digest(row.constants["record"]) if name == "record_sha256" else row.constants.get(name)
+        if held != value:
+            yield "I5", f"{name} is {held!r}, and was {value!r} when the payment began"
+    for one in history.events:
+        if not _readable(one):
+            yield "I5", f"what {one.event!r} tells can't be read as {one.after!r}"
+
+
+def _amount(history: History) -> _Wrong:
+    """I10: the amount is a whole number of atomic units."""
+    if history.payment is not None:
+        try:
+            parse_atomic(history.payment.constants["amount"])
+        except MalformedError:
+            yield "I10", f"{history.payment.constants['amount']!r} is no amount in atomic units"
+
+
+def _unserved(history: History, now: int, overdue_seconds: int) -> _Wrong:
+    """I4: money that moved for nothing is told, and the same payment can still be served."""
+    row = history.payment
+    if row is None or row.party != Party.GATEWAY or row.state not in _AT_ONCE:
+        return
+    if row.state == State.SETTLED and now - row.updated_at > overdue_seconds:
+        yield "I4", f"settled for {now - row.updated_at} seconds, and neither delivered nor owed"
+    if not _members(row.constants["record"]):
+        yield "I4", "the record of what was paid for can't be read, so the same payment can't be served"
+
+
+def _paid_twice(
+    history: History,
+    paid: dict[tuple[str, str, str], str],
+    payers: dict[tuple[str, str], tuple[str, str]],
+    *,
+    batched: bool,
+) -> _Wrong:
+    """I1: one transaction for one payment, whoever remembers it."""
+    row = history.payment
+    told = {transaction_of(one.stage) for one in history.events if one.after in _PAID}
+    if row is None or (row.state not in _PAID and not told):
+        return
+    network = str(row.constants["network"])
+    if row.state in _PAID:
+        told.add(transaction_of(row.stage))
+    if "" in told:
+        yield "I1", "paid, and no transaction is named"
+    if len(told) > 1:
+        yield "I1", f"paid by {len(told)} transactions: {', '.join(sorted(told))}"
+    if row.state not in _PAID:
+        return
+    transaction = transaction_of(row.stage)
+    other = paid.setdefault((row.party, network, transaction), row.pay_id)
+    shared = batched and network.startswith(networks.EIP155 + ":")
+    if transaction and other != row.pay_id and not shared:
+        yield "I1", f"transaction {transaction} pays for {other} too"
+    party, theirs = payers.setdefault((network, row.pay_id), (row.party, transaction))
+    if theirs != transaction:
+        yield "I1", f"paid by {transaction}, and the {party} says by {theirs}"
+
+
+def _count(totals: dict[tuple[str, str, str, str], Total], row: PaymentRow) -> None:
+    try:
+        units = parse_atomic(row.constants["amount"])
+    except MalformedError:
+        return
+    place = (row.party, str(row.constants["network"]), str(row.constants["asset"]), row.state)
+    older = totals.get(place, Total(0, 0))
+    totals[place] = Total(older.payments + 1, older.units + units)
+
+
+def _owed(row: PaymentRow, now: int, overdue_seconds: int) -> Iterator[Obligation]:
+    if row.party not in set(Party) or row.state not in _OPEN[Party(row.party)]:
+        return
+    if row.state in _AT_ONCE or now - row.updated_at > overdue_seconds:
+        network, asset, amount = (str(row.constants[name]) for name in ("network", "asset", "amount"))
+        transaction = transaction_of(row.stage)
+        yield Obligation(row.party, row.pay_id, row.state, row.updated_at, network, asset, amount, transaction)
+
+
+def _attested(history: History) -> bool:
+    return bool(history.events) and _SUBJECT in _members(history.events[0].stage)
+
+
+def _readable(one: EventRow) -> bool:
+    if one.after not in set(State):
+        return False
+    try:
+        told = set(json.loads(one.stage)) - {_SUBJECT}
+    except (ValueError, TypeError):
+        return False
+    # Signed bytes stand beside the row and in no event.
+    members = [member for member in fields(STAGES[State(one.after)]) if member.name != "raw"]
+    needed = {member.name for member in members if member.default is MISSING}
+    return needed <= told <= {member.name for member in members}
+
+
+def _members(text: object) -> dict[str, Any]:
+    """A JSON object, or an empty one for whatever else stands there."""
+    try:
+        value = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _digest(text: object) -> str:
+    return hashlib.sha256(str(text).encode("utf-8", "surrogatepass")).hexdigest()
