@@ -57,7 +57,7 @@ async def test_reads_of_a_real_chain(evm_devnet: EvmWorld) -> None:
     assert abs(await chain.now() - time.time()) < 600
     assert 0 < await chain.time_of(0) <= await chain.time_of(await chain.block_number()) <= await chain.now()
     assert await chain.block_number() > 0
-    assert await chain.receipt(HASH, timeout=0.05) is None
+    assert await chain.receipt(HASH, timeout=1.0) is None
     assert not await chain.knows(HASH)
     await chain.aclose()
 
@@ -154,7 +154,7 @@ async def test_D14_another_chain() -> None:
 )
 async def test_D14_receipts_of_something_else_are_no_receipts(wrong: Any) -> None:
     port, node = chain(eth_getTransactionReceipt=wrong)
-    assert await port.receipt(HASH, timeout=0.03) is None
+    assert await port.receipt(HASH, timeout=0.5) is None
     node.says["eth_getTransactionReceipt"] = mined(transactionHash=HASH.upper().replace("0X", "0x"), status="0x0")
     receipt = await port.receipt(HASH, timeout=1)
     assert receipt is not None

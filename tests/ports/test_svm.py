@@ -70,7 +70,7 @@ async def test_a_transfer_on_a_real_cluster(svm_devnet: SvmWorld) -> None:
     offer = svm_requirement(str(seller.pubkey()), sponsor.address, 250)
     signature, raw = cosigned(payer.pay(offer, recent.hash), sponsor)
     assert (await chain.simulate(raw, verify_signatures=True)).error is None
-    assert await chain.status(signature, timeout=0.05) is None
+    assert await chain.status(signature, timeout=1.0) is None
     assert await chain.transaction(signature) is None
     await chain.send(raw, signature)
     found = await chain.status(signature, timeout=10)
@@ -121,7 +121,7 @@ async def test_A16_only_what_is_confirmed_decides() -> None:
         None,
     ):
         node.says["getSignatureStatuses"] = around([undecided])
-        assert await port.status(SIGNATURE, timeout=0.03) is None
+        assert await port.status(SIGNATURE, timeout=0.5) is None
     node.says["getSignatureStatuses"] = around([status(err=failure)])
     found = await port.status(SIGNATURE, timeout=1)
     assert found is not None
@@ -140,7 +140,7 @@ async def test_E14_history_is_searched_and_statuses_are_polled_together() -> Non
 async def test_E01_a_status_that_cannot_be_read_is_not_absence(junk: Any) -> None:
     port, _ = chain(getSignatureStatuses=junk)
     with pytest.raises(UnavailableError):
-        await port.status(SIGNATURE, timeout=0.03)
+        await port.status(SIGNATURE, timeout=0.5)
 
 
 @pytest.mark.parametrize(
