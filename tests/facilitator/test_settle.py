@@ -72,15 +72,18 @@ async def test_A04_twenty_at_once_are_one_transaction(evm: EvmShop, svm: SvmShop
 
 
 async def test_A04_replicas_on_one_ledger_are_one_transaction(evm: EvmShop, tmp_path: Path) -> None:
+    spare = await evm.spare_key()
     async with ledger_at(tmp_path) as first, ledger_at(tmp_path) as second:
-        parties = [facilitator([evm.rail(ledger)], ledger) for ledger in (first, second)]
+        rails = evm.rail(first), evm.rail(second, signers=[spare])
+        parties = [facilitator([rail], ledger) for rail, ledger in zip(rails, (first, second), strict=True)]
         payment = evm.pay()
         receipts = await asyncio.gather(*(party.settle(payment, evm.offer) for party in parties * 5))
         assert {receipt.outcome for receipt in receipts} == {Outcome.SETTLED}
         assert len({receipt.transaction for receipt in receipts}) == 1
         # The loser gave its nonce back: the next payment takes it, and nothing waits behind a gap.
-        assert (await parties[1].settle(evm.pay(), evm.offer)).success
-        assert (await evm.received(), await evm.sent()) == (2000, 2)
+        for party in parties:
+            assert (await party.settle(evm.pay(), evm.offer)).success
+        assert (await evm.received(), await evm.sent(spare)) == (3000, 3)
 
 
 async def test_A05_every_spelling_is_the_same_payment_on_the_evm(evm: EvmShop, ledger: SqlLedger) -> None:
@@ -166,8 +169,10 @@ async def test_A24_other_terms_under_a_known_identity_are_refused(evm: EvmShop, 
 
 async def test_A24_other_terms_lose_against_another_replica_too(evm: EvmShop, tmp_path: Path) -> None:
     nonce, dearer = b"\x25" * 32, evm.offer.model_copy(update={"amount": 2000})
+    spare = await evm.spare_key()
     async with ledger_at(tmp_path) as first, ledger_at(tmp_path) as second:
-        one, two = (facilitator([evm.rail(ledger)], ledger) for ledger in (first, second))
+        one = facilitator([evm.rail(first)], first)
+        two = facilitator([evm.rail(second, signers=[spare])], second)
         answers = await asyncio.gather(
             one.settle(evm.pay(nonce=nonce), evm.offer), two.settle(evm.payer.pay(dearer, nonce=nonce), dearer)
         )

@@ -79,13 +79,23 @@ class EvmShop:
         """A fresh payment of the offer."""
         return self.payer.pay(self.offer, **how)
 
+    async def spare_key(self) -> EvmSigner:
+        """Another key that can pay gas: replicas on one ledger send with keys of their own."""
+        spare = EvmSigner(secrets.token_hex(32))
+        await self.world.fund(spare.address, 0, 10**18)
+        return spare
+
     async def received(self) -> int:
         """Atomic USDC of the seller."""
         return await self.world.usdc(self.offer.pay_to)
 
-    async def sent(self) -> int:
-        """How many transactions our key has in blocks."""
-        return int(await self.world.request("eth_getTransactionCount", self.signer.address, "latest"), 16)
+    async def sent(self, *others: EvmSigner) -> int:
+        """How many transactions our key, and those of `others`, have in blocks."""
+        counts = [
+            await self.world.request("eth_getTransactionCount", signer.address, "latest")
+            for signer in (self.signer, *others)
+        ]
+        return sum(int(count, 16) for count in counts)
 
 
 @dataclass
