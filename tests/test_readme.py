@@ -184,7 +184,7 @@ class Reader:
         else:
             raise AssertionError(f"{block}: no service got ready\n{log.read_text()}")
         if said[1] == "gateway":
-            with Chat(f"{said[2]}/api/v1", wallet=Wallet.from_env()) as chat:
+            with Chat(f"{said[2]}/api/v1", wallet=Wallet.from_env(), patience_seconds=8) as chat:
                 model = chat.models()[0].id
                 answer = chat.create(model=model, messages=[{"role": "user", "content": "hi"}], max_tokens=9)
             assert answer.receipt is not None
