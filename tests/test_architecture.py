@@ -13,8 +13,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ROW_0 = {"errors", "money", "networks"}
-ROW_1 = {"chain", "lifecycle", "quote", "price", "signed_quote", "prompt_bound", "telemetry", "settings", "wire"}
-ROW_2 = {"schemes", "ports"}
+ROW_1 = {
+    "chain", "lifecycle", "stages", "confirmation",
+    "quote", "price", "signed_quote", "prompt_bound",
+    "telemetry", "settings", "wire",
+}  # fmt: skip
+ROW_2 = {"schemes", "ports", "evidence"}
 PARTIES = {"client", "gateway", "facilitator"}
 ROW_4 = {"devnet", "cli", "__main__"}
 SEATS = {
@@ -27,7 +31,9 @@ SEATS = {
 SAME_ROW = {
     "money": {"errors"},
     "networks": {"errors", "money"},
-    "wire": {"lifecycle", "chain"},
+    "lifecycle": {"stages"},
+    "wire": {"lifecycle", "stages", "chain"},
+    "evidence": {"schemes", "ports"},
     "quote": {"price", "signed_quote", "prompt_bound"},
     "signed_quote": {"quote", "price"},
     "prompt_bound": {"price"},
@@ -68,6 +74,7 @@ GRANTED: dict[str, set[str]] = {
     "wire": {"pydantic"},
     "settings": PYDANTIC | {"pathlib"},
     "telemetry": OBSERVERS,
+    "evidence": {"asyncio"},
     "ports": WEB | CHAIN | STORE | CLOCK | SYSTEM | OBSERVERS,
     "client.wallet": {"os", "pathlib"},
     "client.journal": {"sqlite3"},

@@ -6,6 +6,7 @@ each in its own ledger, and each memory moves only along its own table:
     client       HELD → EXPOSED → SETTLED                        it signs once, and never forgets what it exposed
     gateway      CLAIMED → SERVED → SETTLING → SETTLED → DELIVERED        flow `authorization`
                  CLAIMED → SETTLING → SETTLED → DELIVERED                 flow `upfront`
+                 ... SETTLED → OWED → REFUNDING → REFUNDED                when no answer came of it
     facilitator  INTENDED → SETTLED → FINAL                      the bytes are durable before they leave
 
 Three rules hold for all of them (faults §0, design §2):
@@ -13,7 +14,7 @@ Three rules hold for all of them (faults §0, design §2):
 1. There are three outcomes, not two: settled, refused, pending. Only a *provable* refusal (nothing was broadcast, or
    what was broadcast can never land) leaves the pending states; a timeout is no event at all.
 2. Every arrow is one durable transaction in the ledger, written before the effect that it announces.
-3. No arrow leads back. A state is a rank, and rank only grows.
+3. No arrow leads back: a state is a rank that only grows, and so does the number of an attempt that is replaced.
 
 `advance()` is the only way to move. The diagrams in the docs are drawn from `LAW`.
 """
@@ -24,7 +25,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, ClassVar, get_args
+from typing import Any
+
+from x402.stages import (
+    Intended,
+    Refunding,
+    Stage,
+    State,
+)
 
 
 class Party(StrEnum):
@@ -35,45 +43,13 @@ class Party(StrEnum):
     FACILITATOR = "facilitator"
 
 
-class State(StrEnum):
-    """What a party knows about a payment."""
-
-    HELD = "held"
-    """Client: the amount is reserved in the budget; nothing is signed."""
-    EXPOSED = "exposed"
-    """Client: signed and journaled; the bytes may have reached the seller, and only evidence releases the amount."""
-    CLAIMED = "claimed"
-    """Gateway: a verified payment belongs to one request, by a unique insert; its handler may run."""
-    SERVED = "served"
-    """Gateway: the handler has answered; the answer is stored and still withheld."""
-    SETTLING = "settling"
-    """Gateway: the facilitator is asked to settle; money may move at any moment."""
-    INTENDED = "intended"
-    """Facilitator: transaction id and signed bytes are durable; they may have left, and the chain has not decided."""
-    SETTLED = "settled"
-    """The money moved: the exact transfer was seen on chain."""
-    DELIVERED = "delivered"
-    """Gateway: paid and answered; the same payment gets the same answer again."""
-    FINAL = "final"
-    """Facilitator: settled beyond the reach of a reorganisation."""
-    OWED = "owed"
-    """Gateway: the money moved and no answer was produced; a redelivery or a refund is due."""
-    REFUNDED = "refunded"
-    """Gateway: what was owed went back to the payer, once."""
-    REVERSED = "reversed"
-    """Facilitator: a reorganisation undid a settled transfer."""
-    REFUSED = "refused"
-    """No money moved for this payment. Proven at gateway and facilitator; at the client it is the seller's word."""
-    RELEASED = "released"
-    """The reservation was given back: never exposed, or provably dead."""
-
-
 class Event(StrEnum):
     """What happened. Each is a fact, never a guess; there is no event for a timeout."""
 
     EXPOSE = "expose"
     SERVE = "serve"
     SUBMIT = "submit"
+    REPLACE = "replace"
     SETTLE = "settle"
     DELIVER = "deliver"
     FINALISE = "finalise"
@@ -102,19 +78,23 @@ _GATEWAY: dict[State, dict[Event, State]] = {
     _S.CLAIMED: {_E.SERVE: _S.SERVED, _E.SUBMIT: _S.SETTLING, _E.RELEASE: _S.RELEASED},
     _S.SERVED: {_E.SUBMIT: _S.SETTLING, _E.RELEASE: _S.RELEASED},
     _S.SETTLING: {_E.SETTLE: _S.SETTLED, _E.REFUSE: _S.REFUSED},
-    _S.SETTLED: {_E.DELIVER: _S.DELIVERED, _E.FAIL: _S.OWED},
-    _S.OWED: {_E.DELIVER: _S.DELIVERED, _E.REFUND: _S.REFUNDED},
-    _S.DELIVERED: {},
+    _S.SETTLED: {_E.DELIVER: _S.DELIVERED, _E.FAIL: _S.OWED, _E.REORGANISE: _S.REVERSED},
+    _S.OWED: {_E.DELIVER: _S.DELIVERED, _E.REFUND: _S.REFUNDING, _E.REORGANISE: _S.REVERSED},
+    # What is owed goes back once: another attempt is signed only when the one before can provably never land.
+    _S.REFUNDING: {_E.REPLACE: _S.REFUNDING, _E.SETTLE: _S.REFUNDED},
+    _S.DELIVERED: {_E.REORGANISE: _S.REVERSED},
     _S.REFUNDED: {},
+    _S.REVERSED: {},
     _S.REFUSED: {},
     _S.RELEASED: {},
 }
 
 _FACILITATOR: dict[State, dict[Event, State]] = {
-    _S.INTENDED: {_E.SETTLE: _S.SETTLED, _E.REFUSE: _S.REFUSED},
+    # Other bytes for the same payment: a higher fee, or another signer. The chain lets only one of them pay.
+    _S.INTENDED: {_E.REPLACE: _S.INTENDED, _E.SETTLE: _S.SETTLED, _E.REFUSE: _S.REFUSED},
     _S.SETTLED: {_E.FINALISE: _S.FINAL, _E.REORGANISE: _S.REVERSED},
+    _S.REVERSED: {_E.FINALISE: _S.FINAL, _E.REFUSE: _S.REFUSED},
     _S.FINAL: {},
-    _S.REVERSED: {},
     _S.REFUSED: {},
 }
 
@@ -161,128 +141,6 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    state: ClassVar[State] = State.HELD
-
-
-@dataclass(frozen=True, slots=True)
-class Exposed:
-    """`header` is the exact value that was, or is about to be, presented; it is presented again, never re-made."""
-
-    state: ClassVar[State] = State.EXPOSED
-    header: str
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    state: ClassVar[State] = State.CLAIMED
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    state: ClassVar[State] = State.SERVED
-
-
-@dataclass(frozen=True, slots=True)
-class Settling:
-    state: ClassVar[State] = State.SETTLING
-
-
-@dataclass(frozen=True, slots=True)
-class Intended:
-    """The transaction that will pay: its id, its signed bytes, and until when the chain could take it.
-
-    `last_valid` is a unix second on EVM networks (`validBefore`) and a block height on Solana.
-    """
-
-    state: ClassVar[State] = State.INTENDED
-    transaction: str
-    raw: bytes
-    last_valid: int
-    sender: str = ""
-    nonce: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """`block` is the EVM block number or Solana slot in which the transfer was seen."""
-
-    state: ClassVar[State] = State.SETTLED
-    transaction: str
-    block: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    state: ClassVar[State] = State.DELIVERED
-    transaction: str
-
-
-@dataclass(frozen=True, slots=True)
-class Final:
-    state: ClassVar[State] = State.FINAL
-    transaction: str
-    block: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Owed:
-    state: ClassVar[State] = State.OWED
-    transaction: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refunded:
-    state: ClassVar[State] = State.REFUNDED
-    transaction: str
-    refund: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reversed:
-    state: ClassVar[State] = State.REVERSED
-    transaction: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """`reason` is canonical, `message` for people, `transaction` the one that provably failed, if there was one."""
-
-    state: ClassVar[State] = State.REFUSED
-    reason: str
-    message: str
-    transaction: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    state: ClassVar[State] = State.RELEASED
-    reason: str
-
-
-Stage = (
-    Held
-    | Exposed
-    | Claimed
-    | Served
-    | Settling
-    | Intended
-    | Settled
-    | Delivered
-    | Final
-    | Owed
-    | Refunded
-    | Reversed
-    | Refused
-    | Released
-)
-"""What is known in each state, one class per state: a field that does not exist yet cannot be read."""
-
-STAGES: Mapping[State, type[Stage]] = MappingProxyType({stage.state: stage for stage in get_args(Stage)})
-
-
-@dataclass(frozen=True, slots=True)
 class Entry:
     """One party's memory of one payment. Times are unix seconds."""
 
@@ -313,7 +171,19 @@ def advance(entry: Entry, event: Event, stage: Stage) -> Entry:
     after = LAW[entry.party].get(entry.state, {}).get(event)
     if after is None or stage.state is not after:
         raise UnlawfulEvent(f"{entry.party}: {event} does not lead from {entry.state} to {stage.state}")
+    if event is Event.REPLACE:
+        _check_attempt(entry.stage, stage)
     return replace(entry, stage=stage)
+
+
+def _check_attempt(before: Stage, after: Stage) -> None:
+    """A replacement is the next attempt, and forgets none of those before it, because each may have left."""
+    if isinstance(before, Intended) and isinstance(after, Intended):
+        if after.attempt == before.attempt + 1 and after.earlier == (*before.earlier, before.transaction):
+            return
+    elif isinstance(before, Refunding) and isinstance(after, Refunding) and after.attempt == before.attempt + 1:
+        return
+    raise UnlawfulEvent("a replacement is the next attempt and remembers those before it")
 
 
 def is_terminal(party: Party, state: State) -> bool:
@@ -322,11 +192,18 @@ def is_terminal(party: Party, state: State) -> bool:
 
 
 def open_states(party: Party) -> frozenset[State]:
-    """States that reconciliation must resolve after a restart: those whose outcome is not known yet."""
+    """States that reconciliation must resolve after a restart: those whose outcome is not known, or not final, yet."""
     unresolved: dict[Party, set[State]] = {
         Party.CLIENT: {State.HELD, State.EXPOSED, State.REFUSED},
-        Party.GATEWAY: {State.CLAIMED, State.SERVED, State.SETTLING, State.SETTLED, State.OWED},
-        Party.FACILITATOR: {State.INTENDED},
+        Party.GATEWAY: {
+            State.CLAIMED,
+            State.SERVED,
+            State.SETTLING,
+            State.SETTLED,
+            State.OWED,
+            State.REFUNDING,
+        },
+        Party.FACILITATOR: {State.INTENDED, State.SETTLED, State.REVERSED},
     }
     return frozenset(unresolved[party])
 
@@ -335,7 +212,7 @@ def outcome(state: State) -> Outcome:
     """The three-valued answer that a facilitator's state gives to everybody else."""
     if state in (State.SETTLED, State.FINAL):
         return Outcome.SETTLED
-    if state in (State.REFUSED, State.REVERSED):
+    if state is State.REFUSED:
         return Outcome.REFUSED
     return Outcome.PENDING
 

@@ -23,8 +23,9 @@ from x402.client.choose import Policy
 from x402.client.journal import Journal
 from x402.client.owner import Call
 from x402.client.wallet import Wallet
-from x402.lifecycle import Event, Refused, Settled
+from x402.lifecycle import Event
 from x402.schemes.subject import subject_of
+from x402.stages import Refused, Settled
 
 CENT = Decimal("0.01")
 TRANSACTION = "0x" + "ab" * 32

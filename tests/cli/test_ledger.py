@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import LiveTown, run
-from x402.lifecycle import Claimed, Delivered, Event, Party, Settled, Settling, Subject, begin
+from x402.lifecycle import Event, Party, Subject, begin
 from x402.networks import BASE_SEPOLIA, get
 from x402.ports.ledger import SqlLedger
+from x402.stages import Claimed, Delivered, Settled, Settling
 
 USDC = get(BASE_SEPOLIA).usd.address
 

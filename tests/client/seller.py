@@ -14,7 +14,7 @@ import httpx2
 
 from x402 import networks
 from x402.client.auth import X402Auth
-from x402.lifecycle import State
+from x402.stages import State
 from x402.wire.challenge import Challenge, Requirement, Resource
 from x402.wire.receipt import Receipt
 

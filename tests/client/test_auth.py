@@ -18,8 +18,8 @@ from x402 import networks
 from x402.client.auth import X402Auth, async_client, client
 from x402.client.wallet import Wallet
 from x402.errors import MalformedError, UnavailableError
-from x402.lifecycle import State
 from x402.schemes import exact_evm_rules, exact_svm
+from x402.stages import State
 from x402.wire.payment import read_payment as parse_header
 from x402.wire.receipt import Receipt
 

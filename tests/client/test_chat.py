@@ -15,8 +15,8 @@ from x402.client.auth import X402Auth
 from x402.client.chat import AsyncChat, Chat
 from x402.client.wallet import Wallet
 from x402.errors import ApiError, DeclinedError, MisconfiguredError, Moved, PendingError, UnavailableError, UnpaidError
-from x402.lifecycle import State
 from x402.networks import BASE_SEPOLIA
+from x402.stages import State
 from x402.wire.receipt import Receipt
 
 from .seller import EVM_KEY, TRANSACTION, Answer, Seat, Seller, asks, delivers, offer, pending, receipt, shop, timeout

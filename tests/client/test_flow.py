@@ -22,7 +22,7 @@ from x402.client.owner import Call
 from x402.client.verdict import Reply
 from x402.client.wallet import Wallet
 from x402.errors import X402Error
-from x402.lifecycle import State
+from x402.stages import State
 
 from .seller import EVM_KEY, NOW, URL, Answer, Clock, asks, delivers, offer, pending, receipt
 

@@ -12,7 +12,7 @@ from x402.client.auth import X402Auth
 from x402.client.choose import Policy
 from x402.client.wallet import Wallet
 from x402.errors import DeclinedError, MalformedError, UnpaidError
-from x402.lifecycle import State
+from x402.stages import State
 
 from .seller import (
     PAYEE,

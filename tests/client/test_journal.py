@@ -21,7 +21,8 @@ from x402.client.budget import DAY_SECONDS, HOUR_SECONDS, Limits
 from x402.client.journal import Journal, Record
 from x402.client.owner import Call, is_live
 from x402.errors import DeclinedError, MalformedError, MisconfiguredError, UnavailableError
-from x402.lifecycle import Event, Refused, Settled, State, Subject, UnlawfulEvent
+from x402.lifecycle import Event, Subject, UnlawfulEvent
+from x402.stages import Refused, Settled, State
 from x402.wire.receipt import Receipt
 
 from .seller import NOW, PAYEE, TRANSACTION, Clock

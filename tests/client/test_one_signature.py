@@ -10,7 +10,7 @@ import pytest
 
 from x402.client.auth import X402Auth
 from x402.errors import Moved, PendingError, UnpaidError
-from x402.lifecycle import State
+from x402.stages import State
 
 from .seller import (
     NOW,

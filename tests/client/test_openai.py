@@ -13,7 +13,7 @@ import pytest
 
 from x402.client.auth import X402Auth
 from x402.errors import DeclinedError, UnpaidError
-from x402.lifecycle import State
+from x402.stages import State
 
 from .seller import Answer, Seat, Seller, asks, delivers, offer, paying, pending, receipt, shop, timeout
 

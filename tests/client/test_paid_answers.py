@@ -13,7 +13,7 @@ from x402.client.auth import X402Auth
 from x402.client.flow import outcome_of
 from x402.client.wallet import Wallet
 from x402.errors import UnavailableError
-from x402.lifecycle import State
+from x402.stages import State
 from x402.wire.receipt import Receipt
 
 from .seller import (

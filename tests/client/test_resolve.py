@@ -21,11 +21,12 @@ from x402.client.journal import Journal
 from x402.client.owner import Call
 from x402.client.resolve import Finding, resolve
 from x402.client.wallet import Wallet
-from x402.lifecycle import Event, Refused, Released, Settled, State
+from x402.lifecycle import Event
 from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET
 from x402.ports import Chains
 from x402.schemes import exact_evm, exact_svm
 from x402.schemes.subject import subject_of
+from x402.stages import Refused, Released, Settled, State
 from x402.wire.challenge import Challenge, Requirement, Resource
 from x402.wire.payment import Payment, read_payment
 

@@ -14,9 +14,10 @@ from x402.errors import UnavailableError
 from x402.facilitator import reconcile
 from x402.facilitator.rail import Rail
 from x402.facilitator.signer import EvmSigner, SvmSigner
-from x402.lifecycle import Intended, Outcome, Party, State, Subject, begin
+from x402.lifecycle import Outcome, Party, Subject, begin
 from x402.networks import BASE_SEPOLIA
 from x402.ports.ledger import SqlLedger
+from x402.stages import Intended, State
 
 ME = Party.FACILITATOR
 

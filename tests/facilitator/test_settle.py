@@ -12,9 +12,10 @@ import pytest
 from tests.facilitator.world import EvmShop, Meddled, SvmShop, facilitator, ledger_at, unreachable
 from tests.payments import EvmPayer, as_version_1, evm_requirement, with_payload
 from x402.errors import UnavailableError
-from x402.lifecycle import Event, Intended, Outcome, Party, Reversed, Settled, State
+from x402.lifecycle import Event, Outcome, Party
 from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET
 from x402.ports.ledger import SqlLedger
+from x402.stages import Intended, Reversed, Settled, State
 from x402.wire.payment import Payment
 
 ME = Party.FACILITATOR

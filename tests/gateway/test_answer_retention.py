@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from x402.errors import MisconfiguredError, UnavailableError
-from x402.lifecycle import Delivered, Event, Party, Settled, Settling, State
+from x402.lifecycle import Event, Party
 from x402.ports import Answer
 from x402.settings import GatewaySettings
+from x402.stages import Delivered, Settled, Settling, State
 from x402.wire.receipt import Receipt
 
 PRICED = {"GET /report": "$0.01"}

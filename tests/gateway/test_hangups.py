@@ -11,7 +11,8 @@ import pytest
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from x402.devnet.town_serving import listen, serving
-from x402.lifecycle import Party, State
+from x402.lifecycle import Party
+from x402.stages import State
 from x402.wire.receipt import Receipt
 
 CHUNKS = 20

@@ -14,7 +14,8 @@ from fastapi.testclient import TestClient
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.gateway.paywall import FREE, PaidRequest, Paywall, Sale, Terms, paid
 from x402.gateway.problem import ApiProblem
-from x402.lifecycle import Party, State
+from x402.lifecycle import Party
+from x402.stages import State
 from x402.wire.challenge import read_challenge
 from x402.wire.facilitation import Kind, Supported, Verification
 from x402.wire.receipt import read_receipt

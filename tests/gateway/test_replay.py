@@ -15,8 +15,9 @@ from x402.gateway.recording import BrokenOff
 from x402.gateway.register import Register
 from x402.gateway.sale import Sale, Sink
 from x402.gateway.terms import Flow, Seller, Terms
-from x402.lifecycle import Party, State
+from x402.lifecycle import Party
 from x402.ports.ledger import SqlLedger
+from x402.stages import State
 from x402.telemetry import Fact, Telemetry
 from x402.wire.challenge import Challenge, Requirement, Resource
 from x402.wire.payment import Payment

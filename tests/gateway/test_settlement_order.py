@@ -15,7 +15,8 @@ from x402.gateway.problem import ApiProblem
 from x402.gateway.register import Register
 from x402.gateway.sale import Refusal, Sale, Sink
 from x402.gateway.terms import Flow, Terms
-from x402.lifecycle import Party, State
+from x402.lifecycle import Party
+from x402.stages import State
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Verification
 from x402.wire.receipt import Receipt, parse_receipt

@@ -16,8 +16,9 @@ from starlette.routing import Route
 from x402.devnet.model import ECHO, STORY, demo_catalogue
 from x402.devnet.model import create_app as create_model
 from x402.gateway.catalogue import Catalogue, Provider, Upstream
-from x402.lifecycle import Party, State
+from x402.lifecycle import Party
 from x402.signed_quote import peek
+from x402.stages import State
 
 EVM, SVM = "eip155:84532", "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1"
 

@@ -7,14 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from x402.lifecycle import (
-    Entry,
-    Intended,
-    Party,
-    Subject,
-    begin,
-)
+from x402.lifecycle import Entry, Party, Subject, begin
 from x402.ports.ledger import SqlLedger
+from x402.stages import Intended
 
 ME = Party.FACILITATOR
 NETWORK = "eip155:84532"

@@ -13,25 +13,11 @@ import pytest
 
 from tests.ports.ledgers import ME, NETWORK, intended, subject, url
 from x402.errors import MalformedError, MisconfiguredError, UnavailableError
-from x402.lifecycle import (
-    Claimed,
-    Delivered,
-    Event,
-    Final,
-    Intended,
-    Owed,
-    Party,
-    Refused,
-    Served,
-    Settled,
-    Settling,
-    Stage,
-    Subject,
-    begin,
-)
+from x402.lifecycle import Event, Party, Subject, begin
 from x402.ports.audit import Audit, History, Obligation, Total, audit, transaction_of
 from x402.ports.ledger import SqlLedger
 from x402.ports.ledger_reading import read_ledger
+from x402.stages import Claimed, Delivered, Final, Intended, Owed, Refused, Served, Settled, Settling, Stage
 
 SHOP = Party.GATEWAY
 BORN = 100

@@ -11,24 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.ports.ledgers import ME, NETWORK, child, intended, logged, subject, url
-from x402.lifecycle import (
-    Claimed,
-    Delivered,
-    Entry,
-    Event,
-    Owed,
-    Party,
-    Refused,
-    Served,
-    Settled,
-    Settling,
-    State,
-    UnlawfulEvent,
-    begin,
-)
+from x402.lifecycle import Entry, Event, Party, UnlawfulEvent, begin
 from x402.ports import Answer
 from x402.ports.audit import stage_of
 from x402.ports.ledger import SqlLedger
+from x402.stages import Claimed, Delivered, Owed, Refused, Served, Settled, Settling, State
 
 
 async def test_what_was_written_is_read_back() -> None:

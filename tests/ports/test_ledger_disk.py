@@ -14,11 +14,9 @@ import pytest
 
 from tests.ports.ledgers import ME, child, intended, logged, subject, url
 from x402.errors import MisconfiguredError, UnavailableError
-from x402.lifecycle import (
-    Event,
-    Settled,
-)
+from x402.lifecycle import Event
 from x402.ports.ledger import SqlLedger
+from x402.stages import Settled
 
 
 async def test_group_commit_shares_commits(tmp_path: Path) -> None:

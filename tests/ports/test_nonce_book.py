@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from tests.ports.ledgers import ME, NETWORK, intended
-from x402.lifecycle import (
-    Event,
-    Refused,
-)
+from x402.lifecycle import Event
 from x402.ports.ledger import SqlLedger
+from x402.stages import Refused
 
 
 async def test_D01_nonces_are_handed_out_once_and_never_below_the_chain() -> None:

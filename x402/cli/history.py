@@ -204,7 +204,7 @@ def _reserved(records: Sequence[Record]) -> Decimal:
 
 def _words(record: Record) -> str:
     """The state for people, with its reason where there is one."""
-    from x402.lifecycle import Refused, Released, State
+    from x402.stages import Refused, Released, State
 
     words, stage = _WORDS[record.state], record.entry.stage
     if isinstance(stage, Refused | Released):
@@ -241,7 +241,7 @@ def _amount(record: Record) -> str:
 
 
 def _transaction(record: Record) -> str:
-    from x402.lifecycle import Settled
+    from x402.stages import Settled
 
     stage = record.entry.stage
     return stage.transaction if isinstance(stage, Settled) else record.receipt.transaction if record.receipt else ""

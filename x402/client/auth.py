@@ -40,9 +40,10 @@ from x402.client.sealed import seal
 from x402.client.verdict import Reply, concerns
 from x402.client.wallet import Wallet
 from x402.errors import UnavailableError, X402Error
-from x402.lifecycle import Event, Settled
+from x402.lifecycle import Event
 from x402.lifecycle import Outcome as Settlement
 from x402.settings import ClientSettings
+from x402.stages import Settled
 from x402.telemetry import Telemetry
 from x402.wire.headers import PAYMENT_HEADERS
 from x402.wire.receipt import Receipt

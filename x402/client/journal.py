@@ -22,8 +22,9 @@ from x402 import lifecycle
 from x402.client.budget import HOUR_SECONDS, Limits
 from x402.client.owner import Call, is_live
 from x402.errors import MisconfiguredError, UnavailableError
-from x402.lifecycle import Entry, Event, Exposed, Held, Party, Released, Stage, State, Subject
+from x402.lifecycle import Entry, Event, Party, Subject
 from x402.money import EXACT_CONTEXT, round_up
+from x402.stages import STAGES, Exposed, Held, Released, Stage, State
 from x402.wire.receipt import Receipt, parse_receipt
 
 IN_MEMORY = ":memory:"
@@ -321,7 +322,7 @@ def _record(row: sqlite3.Row) -> Record:
         amount=int(row["amount"]), expires_at=row["expires_at"], fingerprint=row["fingerprint"],
         record=json.loads(row["record"]),
     )  # fmt: skip
-    stage = lifecycle.STAGES[State(row["state"])](**json.loads(row["stage"]))
+    stage = STAGES[State(row["state"])](**json.loads(row["stage"]))
     receipt = parse_receipt(json.loads(row["receipt"])) if row["receipt"] else None
     entry = Entry(Party.CLIENT, subject, stage, row["created_at"], row["updated_at"])
     return Record(

@@ -26,7 +26,7 @@ from x402.client.answers import (
 from x402.client.events import Comment, EventDecoder
 from x402.client.flow import outcome_of, receipt_of
 from x402.errors import ApiError, Moved, PendingError
-from x402.lifecycle import State
+from x402.stages import State
 from x402.wire.receipt import Receipt
 
 _WAIT_MIN_SECONDS, _WAIT_MAX_SECONDS = 0.2, 10.0

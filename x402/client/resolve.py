@@ -16,10 +16,11 @@ from x402.client.journal import Journal, Record
 from x402.client.resolve_svm import judge as judge_svm
 from x402.client.resolve_svm import read as read_transfer
 from x402.errors import DeclinedError, MalformedError, MisconfiguredError, RefusedError, UnavailableError, X402Error
-from x402.lifecycle import Event, Released, Settled, State, UnlawfulEvent
+from x402.lifecycle import Event, UnlawfulEvent
 from x402.ports import Chains, EvmChain
 from x402.schemes import exact_evm
 from x402.schemes.exact_evm import SignedAuthorization
+from x402.stages import Released, Settled, State
 from x402.wire.payment import Payment, read_payment
 
 _AT_ONCE = 16

@@ -14,11 +14,11 @@ from solders.signature import Signature
 from x402.chain import SvmAccount, SvmTransaction
 from x402.client.journal import Record
 from x402.errors import MalformedError, UnavailableError
-from x402.lifecycle import Released, Settled
 from x402.ports import SvmChain
 from x402.schemes import exact_svm, exact_svm_layout
 from x402.schemes.exact_svm import SignedTransfer
 from x402.schemes.subject import ANY_FEE
+from x402.stages import Released, Settled
 from x402.wire.challenge import Requirement
 from x402.wire.payment import Payment
 

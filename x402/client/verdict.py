@@ -12,7 +12,8 @@ from urllib.parse import urljoin, urlsplit
 
 from x402 import networks
 from x402.errors import MalformedError, Moved, PendingError, UnpaidError, X402Error
-from x402.lifecycle import Event, Outcome, Refused, Settled, Stage, Subject
+from x402.lifecycle import Event, Outcome, Subject
+from x402.stages import Refused, Settled, Stage
 from x402.wire.challenge import BalanceEmpty, read_challenge
 from x402.wire.headers import Pairs, values
 from x402.wire.receipt import PENDING, Receipt, read_receipt

@@ -33,10 +33,11 @@ from x402.devnet.town_parties import NETWORKS, Parties, Role
 from x402.devnet.town_services import facilitator_app, gateway_app, model_app
 from x402.devnet.town_serving import listen, serving
 from x402.errors import MisconfiguredError, UnavailableError
-from x402.lifecycle import Party, State
+from x402.lifecycle import Party
 from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET, get
 from x402.ports.ledger import SqlLedger
 from x402.settings import ClientSettings
+from x402.stages import State
 from x402.telemetry import Observer, Telemetry
 
 READY_SECONDS = 15.0

@@ -10,11 +10,12 @@ from x402.chain import EvmReceipt
 from x402.errors import Mender, MisconfiguredError, RefusedError, UnavailableError
 from x402.facilitator.rail import Checked, prove, send_again
 from x402.facilitator.signer import EvmSigner
-from x402.lifecycle import Entry, Intended, Refused, Settled, Subject
+from x402.lifecycle import Entry, Subject
 from x402.ports import Clock, EvmChain, Ledger
 from x402.schemes import exact_evm, exact_evm_rules
 from x402.schemes.exact_evm import SignedAuthorization
 from x402.schemes.subject import evm_subject, recall
+from x402.stages import Intended, Refused, Settled
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Kind
 from x402.wire.payment import Payment

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from x402.errors import MisconfiguredError, UnavailableError
-from x402.lifecycle import Entry, Intended, Refused, Settled, Subject
+from x402.lifecycle import Entry, Subject
 from x402.ports import NotSent
+from x402.stages import Intended, Refused, Settled
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Kind
 from x402.wire.payment import Payment

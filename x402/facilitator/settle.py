@@ -19,20 +19,9 @@ from collections.abc import Iterable
 from x402 import networks
 from x402.errors import MalformedError, RefusedError, UnavailableError
 from x402.facilitator.rail import Checked, Rail
-from x402.lifecycle import (
-    Entry,
-    Event,
-    Final,
-    Intended,
-    Party,
-    Refused,
-    Reversed,
-    Settled,
-    Subject,
-    UnlawfulEvent,
-    begin,
-)
+from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, begin
 from x402.ports import Ledger, NotSent
+from x402.stages import Final, Intended, Refused, Reversed, Settled
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Kind, Supported, Verification

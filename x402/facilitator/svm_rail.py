@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from x402.errors import MisconfiguredError, RefusedError, UnavailableError
 from x402.facilitator.rail import Checked, prove, send_again
 from x402.facilitator.signer import SvmSigner
-from x402.lifecycle import Entry, Intended, Refused, Settled, Subject
+from x402.lifecycle import Entry, Subject
 from x402.ports import SvmChain
 from x402.schemes import exact_svm, exact_svm_reasons, exact_svm_rules, exact_svm_settlement
 from x402.schemes.exact_svm_layout import SignedTransfer
 from x402.schemes.exact_svm_rules import SvmLimits
 from x402.schemes.subject import ANY_FEE, recall, subject_of, svm_subject
+from x402.stages import Intended, Refused, Settled
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Kind
 from x402.wire.payment import Payment

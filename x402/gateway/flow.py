@@ -25,21 +25,9 @@ from x402.gateway.recording import Recording, split_notes
 from x402.gateway.register import Job, Register, in_use
 from x402.gateway.sale import Handler, Refusal, Reply, whole
 from x402.gateway.terms import Flow
-from x402.lifecycle import (
-    Claimed,
-    Delivered,
-    Event,
-    Owed,
-    Refunded,
-    Refused,
-    Released,
-    Served,
-    Settled,
-    Settling,
-    State,
-    UnlawfulEvent,
-)
+from x402.lifecycle import Event, UnlawfulEvent
 from x402.ports import Answer
+from x402.stages import Claimed, Delivered, Owed, Refunded, Refused, Released, Served, Settled, Settling, State
 from x402.wire.challenge import Requirement
 from x402.wire.payment import Payment
 

@@ -14,24 +14,10 @@ from x402.errors import ConflictError, MalformedError, MisconfiguredError, Pendi
 from x402.gateway.offers import flow_of
 from x402.gateway.problem import AT_WORK
 from x402.gateway.sale import Refusal, Sale
-from x402.lifecycle import (
-    Claimed,
-    Delivered,
-    Entry,
-    Event,
-    Outcome,
-    Owed,
-    Party,
-    Refused,
-    Settled,
-    Settling,
-    Stage,
-    State,
-    Subject,
-    begin,
-)
+from x402.lifecycle import Entry, Event, Outcome, Party, Subject, begin
 from x402.ports import Answer, Clock, Ledger
 from x402.schemes.subject import is_same_payment, recall, subject_of
+from x402.stages import Claimed, Delivered, Owed, Refused, Settled, Settling, Stage, State
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Facilitation, Facilitator

@@ -5,7 +5,7 @@ Every method may raise `UnavailableError` when the other side can't be reached, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,11 +21,48 @@ from x402.chain import (
     SvmStatus,
     SvmTransaction,
 )
-from x402.lifecycle import Entry, Event, Party, Stage, State
+from x402.lifecycle import Entry, Event, Party, Subject
+from x402.stages import Intended, Stage, State
 
 
 class NotSent(Exception):
-    """The node provably refused a transaction: it is in no pool and in no block. Carries the node's words."""
+    """The node provably refused a transaction: it is in no pool and in no block. Carries the node's words.
+
+    `ours` when the sender is at fault (no gas, a used nonce, a bid too low), so that other bytes may still pay.
+    """
+
+    def __init__(self, words: str, *, ours: bool = False) -> None:
+        super().__init__(words)
+        self.ours = ours
+
+
+class NoRoom(Exception):
+    """A claim would leave more open than may be open at once. `scope` is `payer` or `total`, amounts are atomic."""
+
+    def __init__(self, scope: str, open_units: int, room: int) -> None:
+        super().__init__(f"{open_units} units are open, and the limit ({scope}) is {room}")
+        self.scope, self.open_units, self.room = scope, open_units, room
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How much may be unsettled at once on an entry's network and asset, in atomic units, the entry included:
+    for its payer, and for all payers together. None is no limit (fault A08)."""
+
+    payer: int | None = None
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NonceBook:
+    """A signer's nonces: the next one that was never handed out, and those that open settlements hold."""
+
+    next: int
+    held: frozenset[int]
+
+
+Sign = Callable[[int], Intended]
+"""Signs a settlement with the nonce that was reserved for it. Pure: it runs inside a ledger's transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +81,54 @@ class Ledger(Protocol):
     Raises `UnavailableError("ledger_unavailable")` when nothing could be written: then nothing may be sent (E10).
     """
 
-    async def begin(self, entry: Entry) -> tuple[Entry, bool]:
-        """Write a first memory. Returns the row and True for the one winner; the older row and False for the rest."""
+    async def begin(self, entry: Entry, *, lease_seconds: int = 0, room: Room | None = None) -> tuple[Entry, bool]:
+        """Write a first memory. Returns the row and True for the one winner; the older row and False for the rest.
+
+        The winner holds the row's lease for `lease_seconds`. Raises `NoRoom`, having written nothing, when the
+        winner's amount would leave more unsettled (CLAIMED, SERVED, SETTLING) than `room` allows; the sum is taken
+        in the same transaction, so that no two claims share one balance (fault A08).
+        """
+        ...
+
+    async def intend(
+        self, subject: Subject, signer: str, chain_nonce: int, sign: Sign, *, lease_seconds: int = 0
+    ) -> tuple[Entry, bool]:
+        """Reserve `signer`'s next nonce, sign with it, and write the facilitator's first memory, all at once.
+
+        Like `begin`: one winner, and for the rest nothing is reserved. A nonce is never lower than `chain_nonce`,
+        never handed out twice, and never handed out without a durable row that holds it, so that no crash leaves a
+        gap (faults D01, D02, E11). What `sign` raises is raised here, and nothing was written.
+        """
+        ...
+
+    async def replace(
+        self, pay_id: str, attempt: int, signer: str, chain_nonce: int, sign: Sign, *, keep_nonce: bool = False
+    ) -> Entry:
+        """Other bytes for a settlement whose attempt number `attempt` is to be replaced, by the arrow REPLACE.
+
+        With `keep_nonce` the nonce stays the row's own (a higher fee, fault D03); without, the next one of `signer` is
+        reserved as in `intend`, for bytes that provably never left. Raises `UnlawfulEvent` when the row has moved on
+        or is at another attempt, `KeyError` without a row.
+        """
         ...
 
     async def advance(self, party: Party, pay_id: str, event: Event, stage: Stage) -> Entry:
         """Follow one arrow of the law. Raises `UnlawfulEvent` when the row has moved on, `KeyError` without a row."""
+        ...
+
+    async def lease(self, party: Party, pay_id: str, seconds: int) -> bool:
+        """Take or renew the right to work on a row; False while another process holds it. It ends by itself."""
+        ...
+
+    async def end_lease(self, party: Party, pay_id: str) -> None:
+        """Give the right back, if it is still ours."""
+        ...
+
+    async def take_open(self, party: Party, seconds: int, limit: int = 64) -> Sequence[Entry]:
+        """Lease up to `limit` open rows that no other process holds, least recently taken first (SKIP LOCKED).
+
+        Rows that this process holds already, because it works on them, are not given out.
+        """
         ...
 
     async def find(self, party: Party, pay_id: str) -> Entry | None: ...
@@ -67,27 +146,32 @@ class Ledger(Protocol):
     async def answer(self, pay_id: str) -> Answer | None: ...
 
     async def forget_answers(self, before: int) -> int:
-        """Delete the answers that the gateway delivered at unix second `before` or earlier; returns how many.
-
-        An answer that is still to go out is never deleted, however old it is.
+        """Delete the answers of payments that ended (DELIVERED, RELEASED, REFUSED, REFUNDED, REVERSED) at unix second
+        `before` or earlier; returns how many. An answer that may still go out is never deleted, however old it is.
         """
         ...
 
-    async def reserve_nonce(self, network: str, signer: str, chain_nonce: int) -> int:
-        """The signer's next transaction nonce: never lower than the chain's, never handed out twice."""
+    async def failures_of(self, party: Party, payer: str, since: int) -> int:
+        """How many of a payer's payments ended REFUSED with a transaction, or REVERSED, since a unix second: what a
+        payer did after a payment was verified (faults A16, D11)."""
         ...
+
+    async def nonces(self, network: str, signer: str) -> NonceBook: ...
 
     async def return_nonce(self, network: str, signer: str, nonce: int) -> None:
-        """Give back a nonce whose transaction provably never left, so that no gap jams the signer (fault D02)."""
+        """Hand a nonce out again, first of all, unless an open row holds it (fault D02)."""
         ...
 
-    async def mend_nonces(self, network: str, signer: str, chain_nonce: int) -> None:
-        """Hand back every nonce from the chain's on that was handed out and that no open payment holds.
-
-        A crash between `reserve_nonce` and `begin` leaves such a gap, and everything above it would wait for ever
-        (fault D02). For a signer's first use in a process, before anything else is reserved for it.
-        """
+    async def withdraw_nonce(self, network: str, signer: str, nonce: int) -> bool:
+        """Stop handing out a returned nonce; True for the one caller who may now fill the gap itself."""
         ...
+
+    async def spend(self, day: int, accounts: Mapping[str, int], units: int) -> str | None:
+        """Book `units` of fees against every account, all or none: the name of the account whose cap (the value)
+        would be exceeded, or None. `day` is the unix day; negative units give back what was booked too much."""
+        ...
+
+    async def spent(self, day: int, account: str) -> int: ...
 
     async def ping(self) -> None:
         """Prove that a write would succeed."""
@@ -155,6 +239,10 @@ class EvmChain(Protocol):
         ...
 
     async def block_number(self) -> int: ...
+
+    async def finalized(self) -> int:
+        """The highest block that no reorganisation reaches any more (the block tag `finalized`)."""
+        ...
 
 
 class SvmChain(Protocol):

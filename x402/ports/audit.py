@@ -20,8 +20,9 @@ from typing import Any
 
 from x402 import networks
 from x402.errors import MalformedError
-from x402.lifecycle import BEGINNING, LAW, STAGES, Event, Party, State
+from x402.lifecycle import BEGINNING, LAW, Event, Party
 from x402.money import parse_atomic
+from x402.stages import STAGES, State
 
 BEGIN = "begin"
 """The event that no arrow stands for: the first memory of a payment."""

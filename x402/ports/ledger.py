@@ -24,10 +24,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from x402.errors import MisconfiguredError, UnavailableError
-from x402.lifecycle import STAGES, Entry, Event, Party, Stage, State, Subject, advance, open_states
+from x402.lifecycle import Entry, Event, Party, Subject, advance, open_states
 from x402.ports import Answer, Clock, nonce_book
 from x402.ports.audit import BEGIN, attest
 from x402.ports.schema import SCHEMA_VERSION, answers, events, metadata, payments, upsert, versions
+from x402.stages import STAGES, Stage, State
 
 T = TypeVar("T")
 _BATCH = 512

@@ -10,8 +10,9 @@ import json
 
 from sqlalchemy import Connection, delete, func, select
 
-from x402.lifecycle import Party, State
+from x402.lifecycle import Party
 from x402.ports.schema import nonces, payments, returned_nonces, upsert
+from x402.stages import State
 
 
 def reserve(connection: Connection, network: str, signer: str, chain_nonce: int) -> int:

@@ -1,0 +1,67 @@
+"""What a chain proves about one payment, whoever asks: the buyer, the seller, or the facilitator.
+
+A payment is settled when the chain shows that its money moved, whoever sent the transaction, and refused when the chain
+proves that it never will. Whatever lies between is None: absence is never a verdict, and neither is silence (faults
+A10, A11, A23, E01). Nothing here writes anything down, and nothing is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from x402.lifecycle import Subject
+from x402.stages import Refused, Settled
+
+Verdict = Settled | Refused | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How well a transfer stands: the blocks from its own to the newest, both included, 0 when the chain proves that it
+    is gone; and whether no reorganisation reaches it any more."""
+
+    confirmations: int
+    final: bool = False
+
+    @property
+    def gone(self) -> bool:
+        """A reorganisation undid it (fault A16)."""
+        return self.confirmations == 0
+
+
+class Witness(Protocol):
+    """One network, asked about payments. Every method raises `UnavailableError` when the chain can't be asked.
+
+    A payment is named by its `Subject`, whose `record` holds the payment and the requirement as they were presented
+    (`schemes.subject.recall`).
+    """
+
+    network: str
+
+    async def judge(
+        self, subject: Subject, transactions: Sequence[str] = (), *, last_valid: int = 0, timeout: float = 0.0
+    ) -> Verdict:
+        """What became of a payment: settled, provably dead, or None when neither is proven after `timeout` seconds.
+
+        `transactions` are the ids under which it may have landed, as far as they are known; a payment that was
+        settled by others is found without them. `last_valid` is as in `Intended`.
+        """
+        ...
+
+    async def find_settled(self, subject: Subject) -> Settled | None:
+        """The transfer that already settled this very payment, whoever submitted it, or None."""
+        ...
+
+    async def standing(self, subject: Subject, settled: Settled) -> Standing | None:
+        """How well a settled transfer stands by now; None when the node that answered can't know."""
+        ...
+
+    async def balance(self, owner: str, asset: str) -> int:
+        """What an account holds of a token, in atomic units."""
+        ...
+
+
+Witnesses = Mapping[str, Witness]
+"""Who may be asked, by CAIP-2 network."""
