@@ -47,10 +47,15 @@ class NoRoom(Exception):
 @dataclass(frozen=True, slots=True)
 class Room:
     """How much may be unsettled at once on an entry's network and asset, in atomic units, the entry included:
-    for its payer, and for all payers together. None is no limit (fault A08)."""
+    for its payer, and for all payers together. None is no limit (fault A08).
+
+    What the payer settled at unix second `since` or later counts as open for `payer` as well: a balance that was read
+    then may not have known of it.
+    """
 
     payer: int | None = None
     total: int | None = None
+    since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
