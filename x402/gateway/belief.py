@@ -38,6 +38,8 @@ EXPIRY_MARGIN_SECONDS = 120
 """How long after `validBefore` no block can take an authorization any more, whatever a node's clock says."""
 BLOCKHASH_SECONDS = 300
 """How long after it was presented a Solana transaction is dead by any clock; its blockhash serves 60 to 90 seconds."""
+EARLIER_SECONDS = 3600
+"""How long before a claim a stranger may have submitted the payment; no offer lives longer."""
 WITNESS_SECONDS = 2.0
 """How long one request waits for the chain to show a transfer that is on its way."""
 
@@ -84,9 +86,6 @@ NEVER_SENT: Mapping[str, frozenset[str]] = MappingProxyType(
 asked, which no settlement, block, balance or setting can change, and every facilitator looks at them before it
 broadcasts (protocol §2.4, §4.4). An EVM signature is none of them: a wallet's own code may change its mind (D05)."""
 
-PROVEN = "proven"
-"""Member of a refusal's `extra` by which our own facilitator says that it knows the payment dead, or never sent it."""
-
 
 class Belief:
     """Weighs a facilitator's answers about payments that were handed to it.
@@ -116,20 +115,21 @@ class Belief:
         if in_process(facilitator):
             return said
         if isinstance(said, Settled):
-            return await self._checked(subject, said)
-        shown = await self._ask(subject, receipt.transaction)
+            return await self._checked(entry, said)
+        shown = await self._ask(entry, receipt.transaction)
         if shown is not None:
             return shown
         return said if said is not None and self._stands(entry, receipt) else None
 
     async def look(self, facilitator: Facilitator, entry: Entry) -> Verdict:
         """What the chain says of a payment that a foreign facilitator was handed before; None without a witness."""
-        return None if in_process(facilitator) else await self._ask(entry.subject, "")
+        return None if in_process(facilitator) else await self._ask(entry, "")
 
-    async def _checked(self, subject: Subject, said: Settled) -> Verdict:
+    async def _checked(self, entry: Entry, said: Settled) -> Verdict:
+        subject = entry.subject
         if subject.network not in self.witnesses or not self._is_looked_up(subject):
             return said
-        shown = await self._ask(subject, said.transaction)
+        shown = await self._ask(entry, said.transaction)
         if isinstance(shown, Settled):
             return shown
         self._emit("sale.facilitator_lied" if shown is not None else "sale.facilitator_unproven", subject)
@@ -147,16 +147,22 @@ class Belief:
         reason = receipt.error_reason or ""
         if family == networks.SOLANA:
             reason = svm.canonical(reason)
-        if reason in NEVER_SENT[family] or receipt.extra.get(PROVEN) is True:
+        if reason in NEVER_SENT[family] or receipt.proven:
             return True
         return entry.subject.network not in self.witnesses and self._clock() >= dead_at(entry)
 
-    async def _ask(self, subject: Subject, transaction: str) -> Verdict:
+    async def _ask(self, entry: Entry, transaction: str) -> Verdict:
+        subject = entry.subject
         witness = self.witnesses.get(subject.network)
         if witness is None:
             return None
         try:
-            return await witness.judge(subject, (transaction,) if transaction else (), timeout=WITNESS_SECONDS)
+            return await witness.judge(
+                subject,
+                (transaction,) if transaction else (),
+                since=entry.created_at - EARLIER_SECONDS,
+                timeout=WITNESS_SECONDS,
+            )
         except UnavailableError:
             self._emit("sale.witness_unavailable", subject)
             return None

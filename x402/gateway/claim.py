@@ -18,7 +18,6 @@ from x402.gateway.offers import flow_of
 from x402.gateway.policy import Policy, units_of
 from x402.gateway.terms import Flow
 from x402.lifecycle import Entry, Party, Subject, begin
-from x402.money import parse_atomic
 from x402.ports import Clock, Ledger, NoRoom, Room
 from x402.schemes.subject import subject_of
 from x402.stages import Claimed
@@ -93,12 +92,11 @@ class Claims:
 
     async def _balance(self, verdict: Verification, subject: Subject) -> int | None:
         """What the payer holds, from the very look at the chain that verified the payment where there is one."""
+        witness = self.witnesses.get(subject.network)
+        if verdict.balance is not None or witness is None:
+            return verdict.balance
         try:
-            return parse_atomic(verdict.extra.get("balance"))
-        except MalformedError:
-            witness = self.witnesses.get(subject.network)
-        try:
-            return None if witness is None else await witness.balance(subject.payer, subject.asset)
+            return await witness.balance(subject.payer, subject.asset)
         except UnavailableError:
             return None
 

@@ -23,6 +23,8 @@ from x402.errors import MalformedError, Moved, PendingError, RefusedError, Unava
 from x402.gateway.offers import identity_of
 from x402.gateway.problem import ApiProblem, status_of
 from x402.gateway.recording import Recording, split_notes
+from x402.gateway.reconcile import Reconciler
+from x402.gateway.refund import Refunds
 from x402.gateway.register import ME, Job, Register, in_use
 from x402.gateway.running import Offer, Running
 from x402.gateway.sale import Handler, Refusal, Reply, Whole
@@ -63,11 +65,14 @@ class Till:
         *,
         answer_limit: int = ANSWER_LIMIT,
         handler_timeout_seconds: float = HANDLER_TIMEOUT_SECONDS,
+        refunds: Refunds | None = None,
     ) -> None:
         self.register = register
+        self.reconciler = Reconciler(register, refunds)
         self._answer_limit = answer_limit
         self._timeout = handler_timeout_seconds
         self._running: dict[str, Running] = {}
+        self.reconciler.left_alone = self._running
         self._tasks: set[asyncio.Task[None]] = set()
         self._heart: asyncio.Task[None] | None = None
 
@@ -82,6 +87,8 @@ class Till:
             pay_id = identity_of(payment)
         except (RefusedError, MalformedError) as error:
             raise Refusal(error) from error
+        if pay_id in self.reconciler.at_work:
+            raise Refusal(in_use(same_request=True))
         while (running := self._running.get(pay_id)) is not None:
             if running.fingerprint != fingerprint:
                 raise Refusal(in_use(same_request=False))
@@ -121,6 +128,10 @@ class Till:
                 # A ledger that is away keeps everybody else from working as well.
                 with suppress(UnavailableError):
                     await self.register.ledger.lease(ME, pay_id, seconds)
+
+    async def reconcile(self) -> int:
+        """Resolve what a crash or an outage left open; returns how many payments are still undecided."""
+        return await self.reconciler.run()
 
     async def drain(self, timeout: float) -> None:
         """Wait up to `timeout` seconds for the sales at work; what is left then is in the ledger, to be reconciled."""

@@ -160,8 +160,8 @@ class Ledger(Protocol):
         ...
 
     async def failures_of(self, party: Party, payer: str, since: int) -> int:
-        """How many of a payer's payments ended REFUSED with a transaction, or REVERSED, since a unix second: what a
-        payer did after a payment was verified (faults A16, D11)."""
+        """How many of a payer's payments ended REVERSED, or REFUSED after they were verified, since a unix second: at a
+        gateway all that were refused, at a facilitator those with a transaction (faults A16, D11)."""
         ...
 
     async def nonces(self, network: str, signer: str) -> NonceBook: ...
