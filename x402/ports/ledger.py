@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from sqlalchemy import Connection, delete, select, update
@@ -100,11 +100,13 @@ class SqlLedger:
     async def end_lease(self, party: Party, pay_id: str) -> None:
         await self._do(lambda connection: leases.end(connection, party, pay_id, self.holder))
 
-    async def take_open(self, party: Party, seconds: int, limit: int = 64) -> Sequence[Entry]:
+    async def take_open(
+        self, party: Party, seconds: int, limit: int = 64, *, states: Collection[State] = ()
+    ) -> Sequence[Entry]:
         lease = self._lease(seconds)
 
         def take(connection: Connection) -> Sequence[Entry]:
-            return [ledger_rows.entry_of(row) for row in leases.take_open(connection, party, lease, limit)]
+            return [ledger_rows.entry_of(row) for row in leases.take_open(connection, party, lease, limit, states)]
 
         return await self._do(take)
 
