@@ -126,7 +126,7 @@ class Till:
         for task in set(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.register.leases.stop()
+        self.register.leases.stop()
 
     async def _work(self, running: Running) -> None:
         try:
@@ -229,8 +229,10 @@ class Till:
         try:
             whole_answer = await self._serve_paid(job, running, recording, transaction)
         finally:
-            await self._leave(running)
-            await recording.close(broken=not whole_answer)
+            try:
+                await self._leave(running)
+            finally:
+                await recording.close(broken=not whole_answer)
         return None if whole_answer else _reply(job, recording.answer({}), transaction)
 
     async def _serve_paid(self, job: Job, running: Running, recording: Recording, transaction: str) -> bool:

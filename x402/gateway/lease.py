@@ -36,7 +36,7 @@ class Leases:
     def keep(self, pay_id: str) -> None:
         """Renew a lease that was taken on another way."""
         self._held.add(pay_id)
-        if self._beating is None or self._beating.done():
+        if self._beating is None:
             self._beating = asyncio.create_task(self._beat())
 
     async def end(self, pay_id: str) -> None:
@@ -44,18 +44,23 @@ class Leases:
         if pay_id not in self._held:
             return
         self._held.discard(pay_id)
+        if not self._held:
+            self._rest()
         with suppress(UnavailableError):
             await self.ledger.end_lease(Party.GATEWAY, pay_id)
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Renew nothing any more."""
         self._held.clear()
+        self._rest()
+
+    def _rest(self) -> None:
         if self._beating is not None:
             self._beating.cancel()
-            await asyncio.gather(self._beating, return_exceptions=True)
+            self._beating = None
 
     async def _beat(self) -> None:
-        while self._held:
+        while True:
             await asyncio.sleep(self.seconds / _BEATS)
             for pay_id in list(self._held):
                 # A ledger that is away keeps everybody else from working as well.

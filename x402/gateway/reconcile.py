@@ -44,11 +44,13 @@ class Reconciler:
         ledger, leases = self.register.ledger, self.register.leases
         undecided, seen = 0, set[str]()
         while taken := await ledger.take_open(ME, leases.seconds, _AT_ONCE):
+            for entry in taken:
+                leases.keep(entry.subject.pay_id)
             fresh = [entry for entry in taken if entry.subject.pay_id not in seen]
-            ended = await asyncio.gather(*(self._look_at(entry) for entry in taken))
-            undecided += sum(entry in fresh and not end for entry, end in zip(taken, ended, strict=True))
-            # Rows that stay open come back behind all others.
-            if not fresh:
+            undecided += (await asyncio.gather(*(self._look_at(entry) for entry in fresh))).count(False)
+            if len(fresh) < len(taken):
+                # Rows that stay open come back behind all others: the round is complete.
+                await asyncio.gather(*(leases.end(entry.subject.pay_id) for entry in taken))
                 break
             seen |= {entry.subject.pay_id for entry in fresh}
         self.held_elsewhere = sum(
@@ -64,7 +66,6 @@ class Reconciler:
         if pay_id in self.left_alone:
             return True
         self.at_work.add(pay_id)
-        leases.keep(pay_id)
         try:
             return await self._resolve(Job.of(entry))
         except (X402Error, UnlawfulEvent):
