@@ -45,14 +45,16 @@ def facilitator(host: _Host = None, port: _Port = None, ledger: _Ledger = None, 
 
         X402_FACILITATOR_SVM_PRIVATE_KEY=... x402 facilitator --port 4022
     """
-    from x402.facilitator.service import build_rails, create_app
+    from x402.facilitator.outfit import build_door
+    from x402.facilitator.service import build_facilitator, create_app
     from x402.ports.ledger import SqlLedger
     from x402.settings import FacilitatorSettings
 
     settings = FacilitatorSettings.read(**_given(host=host, port=port, ledger=ledger, mainnet=mainnet or None))
     # Contradictions are told in one sentence here, before a server is started that would bury them in a traceback.
-    rails = build_rails(settings, SqlLedger(settings.ledger))
-    titles = " and ".join(_title(rail.network) for rail in rails)
+    networks = list(build_facilitator(settings, SqlLedger(settings.ledger)).rails)
+    build_door(settings, networks)
+    titles = " and ".join(_title(network) for network in networks)
     _run(create_app(settings), settings.host, settings.port, f"facilitator for {titles}")
 
 

@@ -1,9 +1,9 @@
 """What a facilitator spends on fees at most, and on whom: per payer, per caller and in total, per UTC day.
 
-    verify   terms ─▶ ask                       nothing is booked
-    settle   terms ─▶ ask ─▶ admit ─▶ send ─▶ correct
-                              │ the highest fee that the transaction can cost, before it is signed
-                              └ in the ledger, so that replicas share one budget and a restart forgets nothing
+    verify   ask                                 nothing is booked
+    settle   admit ─▶ sign, send ─▶ correct      by what the chain took
+               │ the highest fee that the transaction can cost, before it is signed
+               └ in the ledger, so that replicas share one budget and a restart forgets nothing
 
 Whoever makes a facilitator pay for transactions that move nothing runs out of budget and is refused before anything is
 signed (faults C06-C09, D05, D11, D13, invariant I7). A payment that is known already is none of this file's business:
@@ -12,7 +12,9 @@ it gets its answer again, whatever the budgets say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Coroutine, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -23,7 +25,6 @@ from x402.lifecycle import Party, Subject
 from x402.money import EXACT_CONTEXT, show_units
 from x402.ports import Clock, Ledger
 from x402.telemetry import Telemetry
-from x402.wire.challenge import Requirement
 
 _DAY_SECONDS = 86_400
 _COINS = {networks.EIP155: (18, "ETH"), networks.SOLANA: (9, "SOL")}
@@ -81,7 +82,7 @@ class _Booking:
     """What was booked for one payment, on which day, against which accounts."""
 
     day: int
-    accounts: tuple[str, ...]
+    caps: Mapping[str, int]
     units: int
 
 
@@ -103,49 +104,55 @@ class Allowance:
         self._failures = failures or Failures()
         self._telemetry = telemetry or Telemetry()
         self._booked: dict[str, _Booking] = {}
+        self._today = 0
+        self._corrections: set[asyncio.Task[None]] = set()
 
-    def terms(self, requirement: Requirement) -> None:
-        """Raise `RefusedError` for an offer that is worth less than its fee (faults C09, D13)."""
-        least = self._of(requirement.network).min_amount
-        worth = _dollars(requirement.amount, requirement.network, requirement.asset)
-        if worth < least:
-            raise RefusedError(
-                "amount_below_minimum",
-                f"${worth:f} is less than the ${least:f} that are settled here at least",
-                mender=Mender.SELLER,
-            )
-
-    async def ask(self, subject: Subject, caller: Caller = ANYBODY) -> None:
-        """Raise `LimitedError` for a payer that failed too often, or when a budget has nothing left. Books nothing.
-
-        Raises `UnavailableError` when the ledger can't be read: nobody is let in unseen (fault E02).
-        """
-        await self._bear(subject)
+    async def ask(self, subject: Subject, fee: int, caller: Caller = ANYBODY) -> None:
+        """Raise what `admit` would raise, as far as can be known without booking anything."""
+        await self._check(subject, fee)
         day = self._clock() // _DAY_SECONDS
         for account in self._accounts(subject, caller):
-            if await self._ledger.spent(day, account.name) >= account.cap:
+            if await self._ledger.spent(day, account.name) + fee > account.cap:
                 raise self._spent(account)
 
     async def admit(self, subject: Subject, fee: int, caller: Caller = ANYBODY) -> None:
-        """Book the highest fee of a settlement, in wei or lamports, before it is signed; for a payment that is booked
-        already, what it may cost more.
+        """Book the highest fee of a settlement, in wei or lamports, before it is signed.
 
-        Raises `LimitedError` when it is more than a budget has left, `RefusedError` when it is more than the payment
-        is worth, and `UnavailableError` when it could not be written down; then nothing is booked.
+        Raises `LimitedError` when it is more than a budget has left or its payer failed too often, `RefusedError` when
+        the payment is worth too little, and `UnavailableError` when nothing could be written down: nobody is let in
+        unseen (fault E02). Nothing is booked then.
         """
-        self._check_share(subject, fee)
+        await self._check(subject, fee)
         accounts = self._accounts(subject, caller)
-        if not accounts:
-            return
-        booking = self._booked.get(subject.pay_id)
-        day, before = (booking.day, booking.units) if booking else (self._clock() // _DAY_SECONDS, 0)
-        if fee <= before:
-            return
-        caps = {account.name: account.cap for account in accounts}
-        exceeded = await self._ledger.spend(day, caps, fee - before)
-        if exceeded is not None:
-            raise self._spent(next(account for account in accounts if account.name == exceeded))
-        self._booked[subject.pay_id] = _Booking(day, tuple(caps), fee)
+        if accounts:
+            exceeded = await self._book(subject, _Booking(self._clock() // _DAY_SECONDS, _caps_of(accounts), 0), fee)
+            if exceeded is not None:
+                raise self._spent(next(account for account in accounts if account.name == exceeded))
+
+    async def afford(self, subject: Subject, fee: int) -> bool:
+        """Book that a settlement may cost `fee` in all, after its bid was raised; False when no budget has it.
+
+        What an earlier process booked for it is unknown here, so the whole fee is booked once more.
+        """
+        accounts = self._accounts(subject, ANYBODY)
+        known = self._booked.get(subject.pay_id)
+        if known is None and not accounts:
+            return True
+        booking = known or _Booking(self._clock() // _DAY_SECONDS, _caps_of(accounts), 0)
+        return await self._book(subject, booking, fee) is None
+
+    async def _book(self, subject: Subject, booking: _Booking, fee: int) -> str | None:
+        """The account that has too little left, or None once the difference is booked."""
+        if fee > booking.units:
+            exceeded = await self._ledger.spend(booking.day, booking.caps, fee - booking.units)
+            if exceeded is not None:
+                return exceeded
+            if booking.day != self._today:
+                # What is older than a day stays as it was estimated.
+                self._booked = {name: held for name, held in self._booked.items() if held.day >= booking.day - 1}
+                self._today = booking.day
+            self._booked[subject.pay_id] = replace(booking, units=fee)
+        return None
 
     async def correct(self, subject: Subject, fee: int) -> None:
         """Replace what was booked by what the chain took, 0 for what was never sent.
@@ -157,11 +164,26 @@ class Allowance:
             self._telemetry.emit("fees.spent", network=subject.network, fee=fee)
         if booking is None or fee == booking.units:
             return
-        boundless = dict.fromkeys(booking.accounts, LARGEST_FEES)
-        try:
+        boundless = dict.fromkeys(booking.caps, LARGEST_FEES)
+        with suppress(UnavailableError):
             await self._ledger.spend(booking.day, boundless, fee - booking.units)
-        except UnavailableError:
-            return
+
+    def correct_soon(self, subject: Subject, cost: Coroutine[None, None, int | None]) -> None:
+        """`correct`, once it is known what the chain took; nobody waits for it but `drain`."""
+
+        async def correct() -> None:
+            with suppress(UnavailableError):
+                fee = await cost
+                if fee is not None:
+                    await self.correct(subject, fee)
+
+        task = asyncio.create_task(correct())
+        self._corrections.add(task)
+        task.add_done_callback(self._corrections.discard)
+
+    async def drain(self) -> None:
+        """Wait for the corrections under way, before the ledger is closed."""
+        await asyncio.gather(*self._corrections, return_exceptions=True)
 
     def retry_after(self, code: str) -> int | None:
         """In how many seconds a refusal with this code may end by itself; None for a refusal that does not."""
@@ -170,6 +192,19 @@ class Allowance:
         if code == "payer_failed_too_often":
             return self._failures.seconds
         return _DAY_SECONDS - self._clock() % _DAY_SECONDS
+
+    async def _check(self, subject: Subject, fee: int) -> None:
+        """Whether the payment is worth its fee, and its payer is to be borne."""
+        caps, worth = self._of(subject.network), _dollars(subject)
+        if worth < caps.min_amount:
+            raise RefusedError(
+                "amount_below_minimum",
+                f"${worth:f} is less than the ${caps.min_amount:f} that are settled here at least",
+                mender=Mender.SELLER,
+            )
+        if caps.fee_share is not None:
+            self._check_share(subject, fee, worth, caps.fee_share)
+        await self._bear(subject)
 
     async def _bear(self, subject: Subject) -> None:
         if not self._failures.most:
@@ -182,13 +217,9 @@ class Allowance:
                 f"{failed} of {subject.payer}'s payments passed every check and then failed on chain",
             )
 
-    def _check_share(self, subject: Subject, fee: int) -> None:
-        bound = self._of(subject.network).fee_share
-        if bound is None:
-            return
+    def _check_share(self, subject: Subject, fee: int, worth: Decimal, bound: FeeShare) -> None:
         decimals, _ = _COINS[subject.network.partition(":")[0]]
         cost = EXACT_CONTEXT.multiply(Decimal(fee).scaleb(-decimals, EXACT_CONTEXT), bound.coin_price)
-        worth = _dollars(subject.amount, subject.network, subject.asset)
         if cost > EXACT_CONTEXT.multiply(worth, bound.share):
             raise RefusedError(
                 "fee_above_share",
@@ -223,7 +254,11 @@ class Allowance:
 _NO_CAPS = Caps()
 
 
-def _dollars(units: int, network: str, asset: str) -> Decimal:
-    """What a payment is worth; what is paid in an unknown asset is refused by the scheme, whatever it is worth."""
-    known = networks.get(network).asset(asset)
-    return Decimal(units).scaleb(-(known.decimals if known else 0), EXACT_CONTEXT)
+def _caps_of(accounts: Iterable[_Account]) -> dict[str, int]:
+    return {account.name: account.cap for account in accounts}
+
+
+def _dollars(subject: Subject) -> Decimal:
+    """What a payment is worth; one in an unknown asset is refused by the scheme, whatever it is worth."""
+    asset = networks.get(subject.network).asset(subject.asset)
+    return Decimal(subject.amount).scaleb(-(asset.decimals if asset else 0), EXACT_CONTEXT)

@@ -31,7 +31,7 @@ from x402.facilitator import reconcile
 from x402.facilitator.allowance import LIMITED
 from x402.facilitator.callers import Caller
 from x402.facilitator.door import Door
-from x402.facilitator.evm_rail import EvmRail
+from x402.facilitator.evm_rail import Afford, EvmRail
 from x402.facilitator.outfit import build_allowance, build_ceilings, build_door, read_origins
 from x402.facilitator.rail import Rail
 from x402.facilitator.settle import LocalFacilitator
@@ -58,27 +58,18 @@ def unix_now() -> int:
     return int(time.time())
 
 
-def build_rails(settings: FacilitatorSettings, ledger: Ledger) -> list[Rail]:
-    """The rails that the settings have keys for.
+def served(settings: FacilitatorSettings) -> list[networks.Network]:
+    """The networks that the settings have keys for.
 
     Raises `MisconfiguredError` without any key, for an unknown network, for mainnet without `mainnet`, and for a mix
     of networks with real and with play money (fault F13).
     """
-    rails: list[Rail] = []
     chosen = []
     if secret(settings.evm_private_key):
-        network = _network(settings.evm_network, networks.EIP155)
-        chosen.append(network)
-        chain = RpcEvmChain(settings.evm_rpc_url or _public_node(network), network.chain_id)
-        keys = [EvmSigner(key.strip()) for key in secret(settings.evm_private_key).split(",")]
-        rails.append(EvmRail(network.id, chain, keys, unix_now))
+        chosen.append(_network(settings.evm_network, networks.EIP155))
     if secret(settings.svm_private_key):
-        network = _network(settings.svm_network, networks.SOLANA)
-        chosen.append(network)
-        text = secret(settings.svm_private_key)
-        signers = [SvmSigner(key.strip()) for key in ([text] if text.startswith("[") else text.split(","))]
-        rails.append(SvmRail(network.id, RpcSvmChain(settings.svm_rpc_url or _public_node(network)), signers, unix_now))
-    if not rails:
+        chosen.append(_network(settings.svm_network, networks.SOLANA))
+    if not chosen:
         raise MisconfiguredError(
             "no_signer", "set X402_FACILITATOR_EVM_PRIVATE_KEY, X402_FACILITATOR_SVM_PRIVATE_KEY, or both"
         )
@@ -88,6 +79,23 @@ def build_rails(settings: FacilitatorSettings, ledger: Ledger) -> list[Rail]:
         raise MisconfiguredError(
             "mainnet_refused", f"{chosen[0].title} carries real money; set X402_MAINNET=1 if meant"
         )
+    return chosen
+
+
+def build_rails(settings: FacilitatorSettings, afford: Afford | None = None) -> list[Rail]:
+    """The rails of the networks that are served; `afford` is asked before a bid is raised. Raises
+    `MisconfiguredError` as `served` does, and for a key that is none or a network without a node."""
+    rails: list[Rail] = []
+    for network in served(settings):
+        if network.family == networks.EIP155:
+            chain = RpcEvmChain(settings.evm_rpc_url or _public_node(network), network.chain_id)
+            keys = [EvmSigner(key.strip()) for key in secret(settings.evm_private_key).split(",")]
+            rails.append(EvmRail(network.id, chain, keys, unix_now, afford=afford))
+        else:
+            cluster = RpcSvmChain(settings.svm_rpc_url or _public_node(network))
+            text = secret(settings.svm_private_key)
+            signers = [SvmSigner(key.strip()) for key in ([text] if text.startswith("[") else text.split(","))]
+            rails.append(SvmRail(network.id, cluster, signers, unix_now))
     return rails
 
 
@@ -106,10 +114,16 @@ def _public_node(network: networks.Network) -> str:
 
 def build_facilitator(settings: FacilitatorSettings, ledger: Ledger) -> LocalFacilitator:
     """Rails, budgets and telemetry together, over a ledger that the caller opens. Raises `MisconfiguredError`."""
-    rails, telemetry = build_rails(settings, ledger), Telemetry([log_facts()])
-    allowance = build_allowance(settings, [rail.network for rail in rails], ledger, unix_now, telemetry)
-    timeout = settings.settle_timeout_seconds
-    return LocalFacilitator(rails, ledger, telemetry=telemetry, settle_timeout_seconds=timeout, allowance=allowance)
+    telemetry = Telemetry([log_facts()])
+    names = [network.id for network in served(settings)]
+    allowance = build_allowance(settings, names, ledger, unix_now, telemetry)
+    return LocalFacilitator(
+        build_rails(settings, allowance.afford),
+        ledger,
+        telemetry=telemetry,
+        settle_timeout_seconds=settings.settle_timeout_seconds,
+        allowance=allowance,
+    )
 
 
 def create_app(settings: FacilitatorSettings | None = None, *, facilitator: LocalFacilitator | None = None) -> FastAPI:
@@ -145,10 +159,10 @@ class _Service:
         self._misfit = ""
 
     def _equip(self, facilitator: LocalFacilitator) -> _Parts:
-        served = list(facilitator.rails)
+        names = list(facilitator.rails)
         facilitator.telemetry.observe(count_facts(self._registry))
-        tank = Tank(facilitator, build_ceilings(self._settings, served))
-        return _Parts(facilitator, build_door(self._settings, served), tank)
+        tank = Tank(facilitator, build_ceilings(self._settings, names))
+        return _Parts(facilitator, build_door(self._settings, names), tank)
 
     @asynccontextmanager
     async def life(self, _: FastAPI) -> AsyncIterator[None]:
@@ -168,6 +182,8 @@ class _Service:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            if self._parts.facilitator.allowance is not None:
+                await self._parts.facilitator.allowance.drain()
             if own is not None:
                 await own.close()
 
