@@ -119,7 +119,7 @@ class LimitedError(RefusedError):
         code: str,
         message: str,
         *,
-        retry_after_seconds: int,
+        retry_after_seconds: int = 1,
         mender: Mender | None = None,
         moved: Moved | None = None,
         details: Mapping[str, Any] | None = None,

@@ -29,10 +29,16 @@ from x402.telemetry import Telemetry
 _DAY_SECONDS = 86_400
 _COINS = {networks.EIP155: (18, "ETH"), networks.SOLANA: (9, "SOL")}
 
+_SPENT = {
+    "total": "fee_budget_spent",
+    "caller": "caller_fee_budget_spent",
+    "payer": "payer_fee_budget_spent",
+}
+_WHOSE = {"total": "of all payments", "caller": "of this seller", "payer": "of this payer"}
 LIMITED = {
     "fee_budget_spent": Mender.FACILITATOR,
     "caller_fee_budget_spent": Mender.FACILITATOR,
-    "payer_fee_budget_spent": Mender.PAYER,
+    "payer_fee_budget_spent": Mender.FACILITATOR,
     "payer_failed_too_often": Mender.PAYER,
 }
 """The refusals that end by themselves, and who can do something about them before that."""
@@ -69,12 +75,11 @@ class Failures:
 
 @dataclass(frozen=True, slots=True)
 class _Account:
-    """One budget: the refusal when it is spent, its name in the ledger, whose it is, and its cap."""
+    """One budget: whose it is, its name in the ledger, and its cap."""
 
-    code: str
+    scope: str
     name: str
-    whose: str
-    cap: int = LARGEST_FEES
+    cap: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +196,7 @@ class Allowance:
             return None
         if code == "payer_failed_too_often":
             return self._failures.seconds
-        return _DAY_SECONDS - self._clock() % _DAY_SECONDS
+        return self._until_tomorrow()
 
     async def _check(self, subject: Subject, fee: int) -> None:
         """Whether the payment is worth its fee, and its payer is to be borne."""
@@ -212,9 +217,11 @@ class Allowance:
         since = self._clock() - self._failures.seconds
         failed = await self._ledger.failures_of(Party.FACILITATOR, subject.payer, since)
         if failed >= self._failures.most:
-            raise self._limited(
+            raise LimitedError(
                 "payer_failed_too_often",
                 f"{failed} of {subject.payer}'s payments passed every check and then failed on chain",
+                mender=Mender.PAYER,
+                retry_after_seconds=self._failures.seconds,
             )
 
     def _check_share(self, subject: Subject, fee: int, worth: Decimal, bound: FeeShare) -> None:
@@ -229,23 +236,29 @@ class Allowance:
 
     def _accounts(self, subject: Subject, caller: Caller) -> list[_Account]:
         network, caps = subject.network, self._of(subject.network)
-        of_caller = caller.fees_per_day.get(network, caps.caller)
         limits = (
-            (_Account("fee_budget_spent", f"{network} total", "of all payments"), caps.total),
-            (_Account("caller_fee_budget_spent", f"{network} caller {caller.name}", "of this seller"), of_caller),
-            (_Account("payer_fee_budget_spent", f"{network} payer {subject.payer}", "of this payer"), caps.payer),
+            ("total", "", caps.total),
+            ("caller", caller.name, caller.fees_per_day.get(network, caps.caller)),
+            ("payer", subject.payer, caps.payer),
         )
-        return [replace(account, cap=cap) for account, cap in limits if cap is not None]
+        return [
+            _Account(scope, f"{network} {scope} {whose}".strip(), cap)
+            for scope, whose, cap in limits
+            if cap is not None
+        ]
 
     def _spent(self, account: _Account) -> LimitedError:
         decimals, coin = _COINS[account.name.partition(":")[0]]
-        most = show_units(account.cap, decimals)
-        return self._limited(
-            account.code, f"the fees {account.whose} for today (UTC), {most} {coin}, are spent or nearly so"
+        return LimitedError(
+            _SPENT[account.scope],
+            f"the fees {_WHOSE[account.scope]} for today (UTC), {show_units(account.cap, decimals)} {coin}, are spent "
+            "or nearly so",
+            mender=Mender.FACILITATOR,
+            retry_after_seconds=self._until_tomorrow(),
         )
 
-    def _limited(self, code: str, message: str) -> LimitedError:
-        return LimitedError(code, message, mender=LIMITED[code], retry_after_seconds=self.retry_after(code) or 1)
+    def _until_tomorrow(self) -> int:
+        return _DAY_SECONDS - self._clock() % _DAY_SECONDS
 
     def _of(self, network: str) -> Caps:
         return self._caps.get(network, _NO_CAPS)

@@ -33,8 +33,8 @@ from x402.wire.challenge import Requirement
 
 CODE = "invalid_callers"
 KEY_PREFIX = "x402f_"
-LARGEST_FEES = 2**63 - 1
-"""The most that a day's fees can be counted up to, in wei or lamports."""
+LARGEST_FEES = 10**24
+"""More than any day's fees, in wei or lamports."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -167,14 +167,18 @@ def _accounts(listed: Any, network: str, name: str) -> frozenset[str]:
     if not isinstance(listed, list) or not listed:
         raise MisconfiguredError(CODE, f"{name}: pay_to is a list of addresses for each network")
     for address in listed:
-        try:
-            if network.startswith(networks.EIP155):
-                parse_address(address)
-            elif not isinstance(address, str) or _SVM_ADDRESS.fullmatch(address) is None:
-                raise MalformedError(CODE, "a Solana address is 32 bytes in base58")
-        except MalformedError as error:
-            raise MisconfiguredError(CODE, f"{name}: pay_to {str(address)[:60]!r}: {error.message}") from None
+        if not isinstance(address, str) or not _is_address(address, network):
+            raise MisconfiguredError(CODE, f"{name}: {str(address)[:60]!r} is no address on {network}")
     return frozenset(_account(address, network) for address in listed)
+
+
+def _is_address(text: str, network: str) -> bool:
+    if not network.startswith(networks.EIP155):
+        return _SVM_ADDRESS.fullmatch(text) is not None
+    try:
+        return bool(parse_address(text))
+    except MalformedError:
+        return False
 
 
 def _account(address: str, network: str) -> str:
