@@ -83,6 +83,10 @@ class EvmWitness:
         found = await self.find_settled(subject)
         return None if found is None else await self._depth(found.block, height)
 
+    async def is_spent(self, subject: Subject) -> bool | None:
+        """Whether the authorization was used or cancelled by now; None when the node does not say."""
+        return await self._is_spent(authorization_of(subject), await self._chain.block_number())
+
     async def balance(self, owner: str, asset: str) -> int:
         said = await self._chain.call(asset, exact_evm.balance_call(owner))
         if not said.succeeded or len(said.data) != _WORD:

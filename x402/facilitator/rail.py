@@ -76,7 +76,7 @@ class Rail(Protocol):
         """What a transaction that landed took from its sender, in wei or lamports; None when the node can't say."""
         ...
 
-    async def intend(self, checked: Checked, ledger: Ledger, *, lease_seconds: int) -> tuple[Entry, bool]:
+    async def intend(self, checked: Checked, ledger: Ledger) -> tuple[Entry, bool]:
         """Sign the transaction that settles and write it down, as `Ledger.begin` does; nothing leaves."""
         ...
 
