@@ -42,6 +42,9 @@ class LocalFacilitator:
     `settle_timeout_seconds` bounds how long one `settle` waits for the chain before it answers pending.
     """
 
+    in_process = True
+    """Its word needs no witness: what it says about a payment is what its own ledger and chain say."""
+
     def __init__(
         self,
         rails: Iterable[Rail],
@@ -189,11 +192,11 @@ class LocalFacilitator:
         lost: then its money is where it belongs, and the payer has paid (faults A06, A10, A11)."""
         subject = checked.subject
         if error.code not in _PERHAPS_SPENT:
-            return self._refuse(checked.requirement, error)
+            return self._refuse(checked.requirement, error, proven=True)
         try:
             settled = await rail.find_settled(subject)
             if settled is None:
-                return self._refuse(checked.requirement, error)
+                return self._refuse(checked.requirement, error, proven=True)
             entry, _ = await self.ledger.begin(
                 begin(ME, subject, Intended(settled.transaction, b"", subject.expires_at))
             )
@@ -289,7 +292,7 @@ class LocalFacilitator:
         if isinstance(stage, Settled | Final):
             return Receipt.settled(stage.transaction, network, payer)
         if isinstance(stage, Refused):
-            return Receipt.refused(stage.reason, stage.message, network, payer)
+            return Receipt.refused(stage.reason, stage.message, network, payer, proven=True)
         self.telemetry.emit("settle.pending", network=network, pay_id=entry.subject.pay_id)
         if isinstance(stage, Reversed):
             words = "a chain reorganisation undid the transfer; it may land again"
@@ -300,9 +303,11 @@ class LocalFacilitator:
         self.telemetry.emit("settle.pending", network=subject.network, pay_id=subject.pay_id)
         return Receipt.pending("", subject.network, subject.payer, error.message)
 
-    def _refuse(self, requirement: Requirement, error: RefusedError | MalformedError) -> Receipt:
+    def _refuse(
+        self, requirement: Requirement, error: RefusedError | MalformedError, *, proven: bool = False
+    ) -> Receipt:
         self.telemetry.emit("settle.refused", network=requirement.network, reason=error.code)
-        return Receipt.refused(error.code, error.message, requirement.network, _payer(error))
+        return Receipt.refused(error.code, error.message, requirement.network, _payer(error), proven=proven)
 
     def _rail(self, requirement: Requirement) -> Rail:
         rail = self.rails.get(requirement.network)

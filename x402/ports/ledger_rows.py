@@ -22,6 +22,7 @@ from x402.ports.schema import events, payments, serialise, upsert
 from x402.stages import STAGES, Intended, Settled, Stage, State
 
 UNSETTLED = (State.CLAIMED, State.SERVED, State.SETTLING)
+_PAID = (State.SETTLED, State.DELIVERED, State.OWED)
 """States in which a payer's money is promised and has not moved (fault A08)."""
 
 
@@ -163,14 +164,19 @@ def _older(connection: Connection, party: Party, pay_id: str) -> Entry:
 def _check_room(connection: Connection, entry: Entry, room: Room) -> None:
     """Raise `NoRoom` when this row, which is written already, leaves more unsettled than may be."""
     subject = entry.subject
+    unsettled = payments.c.state.in_([str(state) for state in UNSETTLED])
     mine = (
         (payments.c.party == str(entry.party))
-        & payments.c.state.in_([str(state) for state in UNSETTLED])
         & (payments.c.network == subject.network)
         & (payments.c.asset == subject.asset)
         & (payments.c.pay_id != subject.pay_id)
     )
-    scopes = (("payer", room.payer, mine & (payments.c.payer == subject.payer)), ("total", room.total, mine))
+    open_to_payer = unsettled
+    if room.since is not None:
+        lately = payments.c.state.in_([str(state) for state in _PAID]) & (payments.c.updated_at >= room.since)
+        open_to_payer = unsettled | lately
+    of_payer = mine & open_to_payer & (payments.c.payer == subject.payer)
+    scopes = (("payer", room.payer, of_payer), ("total", room.total, mine & unsettled))
     for scope, limit, rows in scopes:
         if limit is None:
             continue
