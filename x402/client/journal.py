@@ -198,6 +198,11 @@ class Journal:
             rows = db.execute(f"SELECT * FROM payments WHERE state IN ({marks}) ORDER BY created_at, rowid", states)
             return [record_of(row) for row in rows]
 
+    def records(self) -> Sequence[Record]:
+        """Every payment in the order in which it was held."""
+        with self._reading() as db:
+            return [record_of(row) for row in db.execute("SELECT * FROM payments ORDER BY rowid")]
+
     def spent(self, seconds: int, host: str = "", payee: str = "") -> Decimal:
         """US dollars signed away in the last `seconds`, at one host, to one payee, or at all: all but what was
         released."""
