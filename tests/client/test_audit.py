@@ -58,9 +58,14 @@ class Life(RuleBasedStateMachine):
             self.taken.add(record.pay_id)
 
     @rule(
-        host=st.sampled_from(HOSTS), later=st.sampled_from([0, 0, 90, 700, 3600]), cents=st.integers(1, 5), payee=st.sampled_from(PAYEES),
-        whim=st.sampled_from([*WHIMS, "lost", "crash", "honest", "asks", "asks"]), takes=st.booleans(), again=st.integers(0, 2),
-    )  # fmt: skip
+        host=st.sampled_from(HOSTS),
+        later=st.sampled_from([0, 0, 90, 700, 3600]),
+        cents=st.integers(1, 5),
+        payee=st.sampled_from(PAYEES),
+        whim=st.sampled_from([*WHIMS, "lost", "crash", "honest", "asks", "asks"]),
+        takes=st.booleans(),
+        again=st.integers(0, 2),
+    )
     def call(self, host: str, later: int, cents: int, payee: str, whim: str, takes: bool, again: int) -> None:
         """A call after a while, repeated as SDKs do while it fails."""
         self.pass_time(later)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from solders.keypair import Keypair
 
 from x402.client.auth import X402Auth
 from x402.client.breaker import Breaker, Standing
@@ -237,10 +238,11 @@ class TestPayees:
         asset = offer().asset
         known = {Payee(PAYEE, BASE_SEPOLIA, asset), Payee(solana, SOLANA_DEVNET, token)}
         assert auth.journal.payees("seller.test") == known
+        elsewhere = Seller(shop(delivers(), there.model_copy(update={"pay_to": str(Keypair().pubkey())})))
         with pytest.raises(DeclinedError) as caught:
-            elsewhere = there.model_copy(update={"pay_to": "BFK9TLC3edb13K6v4YyH3DwPb5DSUpkWvb7XnqCL9b4F"})
-            seat.call(auth, Seller(shop(delivers(), elsewhere)))
-        assert caught.value.code in ("payee_changed", "unpayable_offer")
+            seat.call(auth, elsewhere)
+        assert caught.value.code == "payee_changed"
+        seat.call(auth, Seller(shop(delivers(), there)))
 
     def test_a_policy_that_names_payees_needs_no_memory(self, auth: X402Auth) -> None:
         seat = Seat(httpx, True)
@@ -274,10 +276,9 @@ def test_a_journal_of_the_first_version_opens_with_what_it_knew(tmp_path: Path) 
         db.execute(row, ("done", "settled", PAYEE, "f1", '{"transaction": "0x1", "block": 0}', 0))
         db.execute(row, ("open", "exposed", OTHER, "f2", '{"header": "header"}', 1))
     journal = Journal(path, clock=clock)
-    assert [(one.pay_id, one.answered_at, one.open) for one in journal.records()] == [
-        ("done", 9, False),
-        ("open", 0, True),
-    ]
+    done, still_open = journal.records()
+    assert (done.pay_id, done.answered_at, done.open) == ("done", 9, False)
+    assert (still_open.pay_id, still_open.answered_at, still_open.open) == ("open", 0, True)
     assert journal.payees("h.test") == {Payee(PAYEE, BASE_SEPOLIA, "a")}
     assert journal.standing("h.test") == Standing(1, 5)
     journal.close()
