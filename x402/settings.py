@@ -70,7 +70,17 @@ class ClientSettings(Settings):
     state_home: Path | None = Field(None, validation_alias=_named("XDG_STATE_HOME"))
 
     max_per_call: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_MAX_PER_CALL"))
+    """Without it, and without a cap in the program, a call may cost $1."""
+    max_per_hour: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_MAX_PER_HOUR"))
     max_per_day: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_MAX_PER_DAY"))
+    max_per_host: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_MAX_PER_HOST"))
+    """What one host may get in a day."""
+    max_per_payee: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_MAX_PER_PAYEE"))
+    """What one receiving address may get in a day."""
+    host_failures: int = Field(3, ge=1, le=100, validation_alias=_named("X402_HOST_FAILURES"))
+    """After so many payments in a row without an answer a host is not paid any more."""
+    host_cool_down_seconds: int = Field(600, ge=1, le=86_400, validation_alias=_named("X402_HOST_COOL_DOWN_SECONDS"))
+    """How long after the last of them one more payment is tried."""
 
     @property
     def has_wallet(self) -> bool:
