@@ -59,14 +59,14 @@ class LeaveOut(_OurOperator):
 
 
 class ReturnNothing(_OurOperator):
-    """`return x` becomes `return None`."""
+    """`return x` becomes `return None`, except where that says the same to an `if`."""
 
     def mutation_positions(self, node: Any) -> Iterator[Position]:
-        if node.type == "return_stmt" and node.children[1].get_code().strip() != "None":
+        if node.type == "return_stmt" and node.children[1].get_code().strip() not in ("None", "False"):
             yield node.start_pos, node.end_pos
 
     def mutate(self, node: Any, index: int) -> Any:
-        node.children[1] = parso.parse(" None").children[0]
+        node.children[1] = parso.parse(" None")
         return node
 
 
@@ -91,7 +91,7 @@ class CatchNothing(_OurOperator):
             yield node.children[1].start_pos, node.children[1].end_pos
 
     def mutate(self, node: Any, index: int) -> Any:
-        node.children[1] = parso.parse(" ()").children[0]
+        node.children[1] = parso.parse(" ()")
         return node
 
 
