@@ -12,8 +12,9 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.live import books
 from tests.live.chain_facts import Chains
@@ -67,6 +68,25 @@ class Report:
     figures: Figures | None = None
     wrong: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """The report for programs; units of money as texts of atomic USDC."""
+        told = asdict(self.figures) if self.figures is not None else {}
+        told["units"] = {network: str(units) for network, units in told.get("units", {}).items()}
+        return {
+            "ok": not self.wrong,
+            "seed": self.seed,
+            "engine": self.engine,
+            "seconds": round(self.seconds, 1),
+            "kills": {**self.kills, "total": self.kills.total()},
+            "hits": {**self.hits, "total": self.hits.total()},
+            "rounds": self.rounds,
+            "calls_cut": self.cut,
+            "calls_answered_when_made_again": self.failed_once,
+            "slowest_open_seconds": round(self.slowest_open_seconds, 2),
+            **told,
+            "wrong": self.wrong,
+        }
 
 
 def run(plan: Plan, folder: Path, say: Say = lambda done, words: None) -> Report:

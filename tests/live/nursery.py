@@ -182,7 +182,7 @@ def _become(task: _Task) -> NoReturn:
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
     os.environ.clear()
-    os.environ.update({name: value for name, value in task.environment.items()})
+    os.environ.update(task.environment)
     sys.argv = [task.entry, *task.arguments]
     importlib.import_module(task.entry).main()
     sys.exit(0)

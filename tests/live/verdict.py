@@ -96,10 +96,10 @@ def _sums(payments: Iterable[Moved | Row | Exposure]) -> dict[str, int]:
 
 
 def _book(facts: Facts, book: str) -> Sequence[Row | Exposure]:
-    known: Sequence[Row | Exposure] = {
+    known: dict[str, Sequence[Row | Exposure]] = {
         "gateway": facts.gateway, "facilitator": facts.facilitator, "client": facts.journals
-    }[book]  # fmt: skip
-    return [one for one in known if one.state in PAID[book]]
+    }  # fmt: skip
+    return [one for one in known[book] if one.state in PAID[book]]
 
 
 def _received(facts: Facts) -> Iterator[str]:
@@ -179,15 +179,16 @@ def _open(facts: Facts) -> Iterator[str]:
 
 
 def _gaps(facts: Facts) -> Iterator[str]:
-    """I8: every nonce that was handed out is in a block, and nobody holds one."""
+    """I8: every nonce that was handed out is in a block; what waits to be final may hold those, and no others."""
     book = {one.signer: one for one in facts.nonces}
     for signed in facts.signed:
         if signed.with_waiting != signed.mined:
             waiting = signed.with_waiting - signed.mined
             yield f"transactions wait in the pool: {waiting} of {signed.signer}"
         known = book.get(signed.signer)
-        if known is not None and known.held:
-            yield f"nonces are held with nothing open: {sorted(known.held)} of {signed.signer}"
+        unused = [] if known is None else sorted(nonce for nonce in known.held if nonce >= signed.mined)
+        if unused:
+            yield f"nonces are held and in no block: {unused} of {signed.signer}"
         if known is not None and known.next != signed.mined and (known.next or signed.mined):
             yield f"a gap in the nonces: {signed.signer} has used {signed.mined} and handed out {known.next}"
 
