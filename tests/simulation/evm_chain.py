@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tests.simulation.token import Move, Revert, TokenState, transfer_call
-from tests.simulation.transactions import EvmTransaction, read_transaction
+from tests.simulation.transactions import SentTransaction, read_transaction
 from tests.simulation.world import EPOCH, World
 from x402 import networks
 from x402.chain import Log
@@ -40,7 +40,7 @@ class EvmState:
 class Included:
     """A transaction in a block, and the state after it."""
 
-    transaction: EvmTransaction
+    transaction: SentTransaction
     block: int
     succeeded: bool
     logs: tuple[Log, ...]
@@ -57,7 +57,7 @@ class SimulatedEvm:
         self.asset = self.network.usd
         self.genesis = EvmState(TokenState(dict(usdc)), dict(wei))
         self.history: list[Included] = []
-        self.pool: dict[str, EvmTransaction] = {}
+        self.pool: dict[str, SentTransaction] = {}
         self.moves_ever: list[tuple[str, Move]] = []
         """Every transfer that was ever in a block, undone or not, with its transaction."""
         self.undone: set[str] = set()
@@ -117,7 +117,7 @@ class SimulatedEvm:
         """Take signed bytes into the pool, as a node does. Raises `NotSent`."""
         self.admit(read_transaction(raw))
 
-    def admit(self, new: EvmTransaction) -> None:
+    def admit(self, new: SentTransaction) -> None:
         """Take a transaction into the pool. Raises `NotSent` with a node's words."""
         if new.hash in self.pool or self.find(new.hash, self.head()) is not None:
             return
@@ -164,7 +164,7 @@ class SimulatedEvm:
         wait = BLOCK_SECONDS - now % BLOCK_SECONDS
         self._timer = self.world.later(wait + 0.001, self._make_block)
 
-    def _next(self) -> EvmTransaction | None:
+    def _next(self) -> SentTransaction | None:
         """A transaction that the next block may take, or None when the pool holds none."""
         nonces, fee = self.latest().nonces, self.base_fee(self.head() + 1)
         ready = [one for one in self.pool.values() if one.nonce == nonces.get(one.sender, 0) and one.max_fee >= fee]
@@ -180,11 +180,12 @@ class SimulatedEvm:
             del self.pool[stale.hash]
         self._arm()
 
-    def _include(self, chosen: EvmTransaction, block: int) -> None:
+    def _include(self, chosen: SentTransaction, block: int) -> None:
         before = self.latest()
         token, logs, move, succeeded = before.token, (), None, True
         try:
-            token, logs, move = before.token.execute(self.asset, chosen.sender, chosen.call, self.time_of(block))
+            if chosen.to.lower() == self.asset.address.lower():
+                token, logs, move = before.token.execute(self.asset, chosen.sender, chosen.call, self.time_of(block))
         except Revert as revert:
             succeeded = False
             self.world.note(f"{chosen.hash[:10]} reverts: {revert}")
@@ -224,10 +225,10 @@ class SimulatedEvm:
                 self.world.injected["reorg.dropped"] += 1
         self._arm()
 
-    def foreign(self, sender: str, nonce: int, call: bytes, *, max_fee: int = 100 * BASE_FEE) -> EvmTransaction:
+    def foreign(self, sender: str, nonce: int, call: bytes, *, max_fee: int = 100 * BASE_FEE) -> SentTransaction:
         """Somebody else's transaction to the token."""
         identity = "0x" + self.world.entropy(32).hex()
-        return EvmTransaction(identity, sender, nonce, max_fee, PRIORITY_FEE, 100_000, self.asset.address, call)
+        return SentTransaction(identity, sender, nonce, max_fee, PRIORITY_FEE, 100_000, self.asset.address, call)
 
 
 THIEF = "0x00000000000000000000000000000000DeaDBeef"

@@ -51,8 +51,13 @@ class SimulatedEvmNode:
     async def is_contract(self, address: str) -> bool:
         return address.lower() == self._chain.asset.address.lower()
 
-    async def call(self, to: str, data: bytes, *, sender: str = "", gas: int = 0) -> CallResult:
+    async def call(
+        self, to: str, data: bytes, *, sender: str = "", gas: int = 0, block: int | None = None
+    ) -> CallResult:
         def work(height: int) -> CallResult:
+            if block is not None and height < block:
+                raise unavailable()
+            height = height if block is None else block
             token = self._chain.state(height).token
             answer = token.ask(data)
             if answer is not None:

@@ -170,7 +170,7 @@ class SimulatedSvm:
         if problem == '"AlreadyProcessed"':
             return
         if problem is not None:
-            raise NotSent(problem)
+            raise NotSent(problem, ours="BlockhashNotFound" in problem)
         if not forwarded:
             self.world.note(f"the cluster loses {payment.signature[:8]}")
             return

@@ -19,6 +19,8 @@ from x402.schemes import exact_svm_layout as layout
 T = TypeVar("T")
 _LAG_SLOTS = 20
 _INITIALIZED = 1
+_CLOCK = "SysvarC1ock11111111111111111111111111111111"
+_SYSVAR = "Sysvar1111111111111111111111111111111111111"
 
 
 class SimulatedSvmNode:
@@ -57,6 +59,8 @@ class SimulatedSvmNode:
         return await self._read("accounts", lambda slot: [self._account(one, slot) for one in addresses])
 
     def _account(self, address: str, slot: int) -> SvmAccount | None:
+        if address == _CLOCK:
+            return SvmAccount(_SYSVAR, 1, bytes(32) + _time_of(slot).to_bytes(8, "little"))
         owner = self._chain.owners.get(address)
         if owner is None:
             lamports = self._chain.lamports.get(address)
@@ -94,6 +98,9 @@ class SimulatedSvmNode:
             return None
         final = slot - landed.slot >= FINAL_AFTER
         return SvmStatus(landed.slot, "finalized" if final else "confirmed", landed.error)
+
+    async def finalized(self) -> int:
+        return await self._read("finalized", lambda slot: slot - FINAL_AFTER)
 
     async def transaction(self, signature: str) -> SvmTransaction | None:
         def work(slot: int) -> SvmTransaction | None:

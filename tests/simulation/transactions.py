@@ -1,4 +1,4 @@
-"""EIP-1559 transactions as bytes, both ways: RLP, a signer that is quick, and a reader that a chain needs."""
+"""EIP-1559 transactions as a chain reads them: RLP, and the sender from the signature."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import coincurve
-
-from x402.facilitator.signer import EvmSigner
 from x402.schemes import eip712
 from x402.schemes.eip712 import keccak
 
@@ -16,9 +13,7 @@ Item = bytes | list["Item"]
 
 
 def encode(item: Any) -> bytes:
-    """RLP of an integer, bytes, or a list of those."""
-    if isinstance(item, int):
-        item = item.to_bytes((item.bit_length() + 7) // 8, "big")
+    """RLP of bytes, or of a list of them."""
     if isinstance(item, bytes):
         return item if len(item) == 1 and item[0] < 0x80 else _head(len(item), 0x80) + item
     body = b"".join(encode(one) for one in item)
@@ -62,7 +57,7 @@ def _read(data: bytes, at: int) -> tuple[Item, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class EvmTransaction:
+class SentTransaction:
     """A transaction as a chain sees it. Fees in wei per gas; `call` is the calldata."""
 
     hash: str
@@ -77,7 +72,7 @@ class EvmTransaction:
 
 
 @lru_cache(maxsize=4096)
-def read_transaction(raw: bytes) -> EvmTransaction:
+def read_transaction(raw: bytes) -> SentTransaction:
     """The transaction in signed bytes, its sender recovered. Raises `ValueError`."""
     if raw[:1] != b"\x02":
         raise ValueError("no type-2 transaction")
@@ -91,33 +86,10 @@ def read_transaction(raw: bytes) -> EvmTransaction:
     if sender is None:
         raise ValueError("nobody signed this")
     identity = "0x" + keccak(raw).hex()
-    return EvmTransaction(identity, sender, nonce, fee, priority, gas, "0x" + to.hex(), call, chain_id)
+    return SentTransaction(identity, sender, nonce, fee, priority, gas, "0x" + to.hex(), call, chain_id)
 
 
 def _number(item: Item) -> int:
     if isinstance(item, list):
         raise ValueError("a list stands where a number belongs")
     return int.from_bytes(item, "big")
-
-
-class QuickSigner(EvmSigner):
-    """The same bytes as `EvmSigner`, in a twentieth of its time."""
-
-    def __init__(self, key: bytes) -> None:
-        super().__init__(key.hex())
-        self._quick = coincurve.PrivateKey(key)
-
-    def sign_transaction(self, transaction: dict[str, Any]) -> tuple[str, bytes]:
-        members = [
-            transaction["chainId"], transaction["nonce"], transaction["maxPriorityFeePerGas"],
-            transaction["maxFeePerGas"], transaction["gas"], bytes.fromhex(transaction["to"][2:]),
-            transaction["value"], bytes(_data(transaction.get("data", b""))), [],
-        ]  # fmt: skip
-        signature = eip712.sign(self._quick, keccak(b"\x02" + encode(members)))
-        r, s = (int.from_bytes(signature[start : start + 32], "big") for start in (0, 32))
-        raw = b"\x02" + encode([*members, signature[64] - 27, r, s])
-        return "0x" + keccak(raw).hex(), raw
-
-
-def _data(data: bytes | str) -> bytes:
-    return bytes.fromhex(data.removeprefix("0x")) if isinstance(data, str) else data
