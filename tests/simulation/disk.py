@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, create_engine, event, insert
+from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
@@ -46,14 +46,17 @@ class Database:
 
         metadata.create_all(engine)
         self.connection = engine.connect()
+        self.raw: sqlite3.Connection = self.connection.connection.dbapi_connection  # type: ignore[assignment]
+        """The same database, for those who only look."""
         self.empty()
 
     def empty(self) -> None:
         """As a new database."""
-        with self.connection.begin():
-            for table in metadata.sorted_tables:
-                self.connection.exec_driver_sql(f"DELETE FROM {table.name}")
-            self.connection.execute(insert(versions).values(version=SCHEMA_VERSION))
+        if self.connection.in_transaction():
+            self.connection.rollback()
+        for table in metadata.sorted_tables:
+            self.raw.execute(f"DELETE FROM {table.name}")
+        self.raw.execute(f"INSERT INTO {versions.name} (version) VALUES (?)", (SCHEMA_VERSION,))
 
 
 class Disk:

@@ -32,6 +32,8 @@ _QUIET_GATEWAY = {
     State.DELIVERED, State.OWED, State.REFUSED, State.RELEASED, State.REFUNDED, State.REVERSED,
 }  # fmt: skip
 _QUIET_FACILITATOR = {State.FINAL, State.REFUSED}
+_SETTLED_FOR_GOOD = {*_QUIET_FACILITATOR, State.SETTLED}
+"""Where there are no reorganisations, nobody waits until a transfer is final."""
 
 
 @dataclass
@@ -163,20 +165,22 @@ class Watchman:
 
     # When everything is quiet.
 
-    def rows(self, party: Party) -> dict[str, tuple[State, str, bool]]:
-        """State, transaction and whether an answer is kept, by payId."""
-        found = {}
-        for disk in self.cast.disks.values():
-            query = select(payments.c.pay_id, payments.c.state, payments.c.stage).where(payments.c.party == str(party))
-            for pay_id, state, stage in disk.database.connection.execute(query):
-                found[pay_id] = (State(state), stage, False)
-            disk.database.connection.rollback()
-        return found
+    def rows(self, party: Party) -> dict[str, tuple[State, str]]:
+        """State and stage by payId."""
+        query = "SELECT pay_id, state, stage FROM payments WHERE party = ?"
+        return {
+            pay_id: (State(state), stage)
+            for disk in self.cast.disks.values()
+            for pay_id, state, stage in disk.database.raw.execute(query, (str(party),))
+        }
 
     def is_quiet(self) -> bool:
         """Whether nobody has anything left to find out."""
-        gateway = all(state in _QUIET_GATEWAY for state, _, _ in self.rows(Party.GATEWAY).values())
-        return gateway and all(state in _QUIET_FACILITATOR for state, _, _ in self.rows(Party.FACILITATOR).values())
+        gateway = all(state in _QUIET_GATEWAY for state, _ in self.rows(Party.GATEWAY).values())
+        return gateway and all(state in self._quiet() for state, _ in self.rows(Party.FACILITATOR).values())
+
+    def _quiet(self) -> set[State]:
+        return _QUIET_FACILITATOR if self.cast.world.weather.reorg else _SETTLED_FOR_GOOD
 
     def judge(self) -> None:
         """Everything that the books must say in the end."""
@@ -196,14 +200,14 @@ class Watchman:
         """I3, I4, I5: each party's rows and the chain tell the same."""
         paid = set(self.paid_now())
         for party in (Party.FACILITATOR, Party.GATEWAY):
-            for pay_id, (state, stage, _) in self.rows(party).items():
+            for pay_id, (state, stage) in self.rows(party).items():
                 if pay_id in paid and state not in _PAID and state is not State.REVERSED:
                     yield f"I4 {pay_id[-12:]} is paid on chain, and the {party} says {state}: {stage[:120]}"
                 if pay_id not in paid and state in _PAID:
                     yield f"I5 the {party} says {state}, and {pay_id[-12:]} is not paid on chain: {stage[:120]}"
-        quiet = {Party.GATEWAY: _QUIET_GATEWAY, Party.FACILITATOR: _QUIET_FACILITATOR}
+        quiet = {Party.GATEWAY: _QUIET_GATEWAY, Party.FACILITATOR: self._quiet()}
         for party, states in quiet.items():
-            for pay_id, (state, _, _) in self.rows(party).items():
+            for pay_id, (state, _) in self.rows(party).items():
                 if state not in states:
                     yield f"L1 {pay_id[-12:]} is still {state} at the {party}"
 

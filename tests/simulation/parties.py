@@ -40,7 +40,7 @@ from x402.gateway.sale import Sale
 from x402.settings import ClientSettings, FacilitatorSettings
 
 SHOP, SETTLER, SVM_NODE = "shop.test", "settler.test", "node.test"
-_RECONCILE_SECONDS = 12.0
+_RECONCILE_SECONDS = 20.0
 _READ_TIMEOUT_SECONDS = 15.0
 _RETRY_SECONDS = 2.0
 _DIGIT_LIMIT = 4
