@@ -52,12 +52,15 @@ class Watchman:
     cast: Cast
     signed: dict[str, Signed] = field(default_factory=dict)
     services: dict[str, set[str]] = field(default_factory=dict)
+    answered: set[str] = field(default_factory=set)
+    """Payments whose whole answer has reached the client."""
     _headers: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         cast = self.cast
         cast.network.on_request.append(self._requested)
         cast.network.on_sent.append(self._sent)
+        cast.network.on_answered.append(self._answered)
         cast.evm.on_included.append(self._included)
         cast.svm.on_landed.append(self._landed)
 
@@ -109,6 +112,17 @@ class Watchman:
         if not self._was_paid(pay_id):
             self._fail(f"I3 {exchange.label} is served, and its money did not move")
 
+    def _answered(self, exchange: Exchange) -> None:
+        if exchange.payment and exchange.status == 200:
+            self.answered.add(self.identity(exchange.payment))
+
+    def _unanswered(self) -> Counter[int]:
+        """By purchase, how many payments are paid and were never answered. A program that dies with its answer in hand
+        buys again, and that is another call."""
+        return Counter(
+            self.signed[one].purchase for one in self.paid_now() if one in self.signed and one not in self.answered
+        )
+
     def _was_paid(self, pay_id: str) -> bool:
         cast = self.cast
         if cast.scenario.network != EVM:
@@ -143,8 +157,7 @@ class Watchman:
         mine = keys()
         if move.payer in {*(signer.address for signer in mine.signers), mine.fee_payer.address}:
             self._fail("I7 money of a managed key moves")
-        per_purchase = Counter(self.signed[one].purchase for one in self.paid_now() if one in self.signed)
-        for purchase, times in per_purchase.items():
+        for purchase, times in self._unanswered().items():
             if times > 1:
                 self._fail(f"I6 purchase {purchase} is paid {times} times")
 
@@ -228,11 +241,11 @@ class Watchman:
 
     def _people(self) -> Iterator[str]:
         """Who has paid has got it; nobody has paid twice."""
-        paid = Counter(self.signed[one].purchase for one in self.paid_now() if one in self.signed)
+        paid = self._unanswered()
         for purchase in self.cast.purchases:
-            if paid[purchase.number] > 1:
-                yield f"I6 purchase {purchase.number} is paid {paid[purchase.number]} times"
-            if paid[purchase.number] and not purchase.served:
+            if paid[purchase.number] > 1 or (paid[purchase.number] and purchase.served):
+                yield f"I6 purchase {purchase.number} is paid {paid[purchase.number]} times without an answer"
+            elif paid[purchase.number]:
                 yield f"L2 purchase {purchase.number} is paid and not served: {purchase.words[-4:]}"
 
     def _surprises(self) -> Iterator[str]:

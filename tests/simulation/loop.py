@@ -63,6 +63,11 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._ready.extend(self.graveyard)  # type: ignore[attr-defined]
         self.graveyard.clear()
 
+    def forget_time(self) -> None:
+        """Nothing that is due will happen any more."""
+        for handle in list(self._scheduled):  # type: ignore[attr-defined]
+            handle.cancel()
+
     def _note_exception(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         self.surprises.append(f"{context.get('message')}: {error!r}")

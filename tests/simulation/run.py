@@ -125,9 +125,10 @@ def _end(world: World) -> None:
     world.over = True
     world.broken = list(world.broken)
     surprises = list(loop.surprises)
-    for life in world.lives.values():
+    for life in world.everybody:
         life.alive = True
     loop.bury()
+    loop.forget_time()
 
     async def finish() -> None:
         for _ in range(20):

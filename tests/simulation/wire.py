@@ -36,6 +36,7 @@ class Network:
         self.nodes: dict[str, Answers] = {}
         self.on_request: list[Callable[[Exchange], None]] = []
         self.on_sent: list[Callable[[Exchange, MutableMapping[str, Any]], None]] = []
+        self.on_answered: list[Callable[[Exchange], None]] = []
         self.crashes_of_apps: list[str] = []
         self._open: list[Exchange] = []
         world.on_death.append(self._close)
@@ -80,6 +81,7 @@ class Exchange:
         self.request, self.body, self.fate, self.twin = request, body, fate, twin
         self.client, self.server = LIFE.get(), None
         self.head: asyncio.Future[tuple[int, list[tuple[bytes, bytes]]]] = self.world.loop.create_future()
+        self.status = 0
         self.gone = asyncio.Event()
         self.hung_up = False
         self.payment = request.headers.get("payment-signature") or request.headers.get("x-payment") or ""
@@ -165,6 +167,7 @@ class Exchange:
         if message["type"] == "http.response.start":
             if self.fate is Fate.MUTE:
                 return
+            self.status = message["status"]
             if not self.head.done():
                 self.head.set_result((message["status"], list(message["headers"])))
         elif message["type"] == "broken":
@@ -208,6 +211,9 @@ class Exchange:
         chunk = self._chunks.popleft()
         if isinstance(chunk, Exception):
             raise chunk
+        if chunk is None:
+            for told in self.network.on_answered:
+                told(self)
         return chunk
 
     def hang_up(self) -> None:

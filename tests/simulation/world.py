@@ -50,6 +50,7 @@ class World:
         self.start_again: dict[str, Callable[[], None]] = {}
         self.on_death: list[Callable[[Life], None]] = []
         self.lives: dict[str, Life] = {}
+        self.everybody: list[Life] = []
         self.over = False
         self.deaths = 0
         self.broken: list[str] = []
@@ -108,6 +109,7 @@ class World:
         """A new incarnation of a process."""
         life = Life(name, self.lives[name].number + 1 if name in self.lives else 1)
         self.lives[name] = life
+        self.everybody.append(life)
         self.note(f"{life} starts")
         return life
 
