@@ -238,7 +238,7 @@ async def test_E02_nothing_decided_is_503(evm: EvmShop, ledger: SqlLedger) -> No
 
 
 async def test_E02_a_blind_ledger_is_pending_not_refused(evm: EvmShop, ledger: SqlLedger) -> None:
-    for broken in ({"find": unreachable}, {"begin": unreachable}):
+    for broken in ({"find": unreachable}, {"intend": unreachable}):
         async with serving(facilitator([evm.rail(ledger)], Meddled(ledger, **broken))) as client:
             answer = await client.post("/settle", json=body(evm.pay(), evm.offer))
             if answer.status_code == 200:

@@ -90,12 +90,12 @@ class EvmRail:
         signed = exact_evm_rules.read(checked.payment, checked.requirement)
         return self._gas_limit(signed) * self._sender.bid(await self._chain.fees())[0]
 
-    async def intend(self, checked: Checked, ledger: Ledger, *, lease_seconds: int) -> tuple[Entry, bool]:
+    async def intend(self, checked: Checked, ledger: Ledger) -> tuple[Entry, bool]:
         signed = exact_evm_rules.read(checked.payment, checked.requirement)
         address = self._sender.next()
-        fees, count = await asyncio.gather(self._chain.fees(), self._sender.count(address))
+        fees, count = await asyncio.gather(self._chain.fees(), self._sender.count(address, ledger))
         sign = self._signing(address, self._sender.bid(fees), signed)
-        return await ledger.intend(checked.subject, address, count, sign, lease_seconds=lease_seconds)
+        return await ledger.intend(checked.subject, address, count, sign)
 
     async def submit(self, intended: Intended) -> None:
         try:
@@ -111,9 +111,14 @@ class EvmRail:
         if not self._may_try_again(intended):
             return None
         address = self._sender.next()
-        fees, count = await asyncio.gather(self._chain.fees(), self._sender.count(address))
-        sign = self._signing(address, self._sender.bid(fees), authorization_of(entry.subject), intended)
-        return await ledger.replace(entry.subject.pay_id, intended.attempt, address, count, sign)
+        fees, count = await asyncio.gather(self._chain.fees(), self._sender.count(address, ledger))
+        bid = self._sender.bid(fees)
+        keep = address == intended.sender and intended.nonce is not None and intended.nonce >= count
+        if keep and bid == intended.bid:
+            # The very same bytes, which may be taken once their sender has gas.
+            return None
+        sign = self._signing(address, bid, authorization_of(entry.subject), intended)
+        return await ledger.replace(entry.subject.pay_id, intended.attempt, address, count, sign, keep_nonce=keep)
 
     async def decide(
         self, entry: Entry, intended: Intended, ledger: Ledger, *, timeout: float
@@ -124,7 +129,7 @@ class EvmRail:
         )  # fmt: skip
         if isinstance(verdict, Settled):
             return verdict if await self._is_deep(entry.subject, verdict) else None
-        if verdict is None:
+        if verdict is None and not await self._witness.is_spent(entry.subject):
             await self._send_again(entry, intended, ledger)
         return verdict
 

@@ -71,11 +71,12 @@ class EvmSender:
         self._turns.append(address)
         return address
 
-    async def count(self, address: str) -> int:
-        """The chain's next nonce of a key, as it was when this process first asked, or when a node last objected."""
+    async def count(self, address: str, ledger: Ledger) -> int:
+        """The chain's next nonce of a key, as it was when its gaps were last mended: at its first use in a process,
+        and after a node has refused it."""
         async with self._counting:
             if address not in self._counts:
-                self._counts[address] = await self._chain.transaction_count(address)
+                await self._mend(address, ledger)
             return self._counts[address]
 
     def distrust(self, address: str, words: str) -> None:
@@ -125,19 +126,23 @@ class EvmSender:
     async def heal(self, ledger: Ledger) -> None:
         """Hand out again, or fill with a transfer of nothing, every nonce that was reserved and that no block, no
         pool and no open settlement has."""
-        for address in self._signers:
-            # The ledger is read before the chain: what was open then, and is mined by now, is counted by the chain.
-            book = await ledger.nonces(self._network, address)
-            first = await self._chain.transaction_count(address)
-            self._counts[address] = first
-            highest = max(book.held, default=-1)
-            for nonce in range(first, book.next):
-                if nonce in book.held:
-                    continue
-                await ledger.return_nonce(self._network, address, nonce)
-                # Nobody mines what stands above a gap; below it, the next settlement takes the nonce.
-                if nonce < highest and await ledger.withdraw_nonce(self._network, address, nonce):
-                    await self._fill(address, nonce)
+        async with self._counting:
+            for address in self._signers:
+                await self._mend(address, ledger)
+
+    async def _mend(self, address: str, ledger: Ledger) -> None:
+        # The ledger is read before the chain: what was open then, and is mined by now, is counted by the chain.
+        book = await ledger.nonces(self._network, address)
+        first = await self._chain.transaction_count(address)
+        highest = max(book.held, default=-1)
+        for nonce in range(first, book.next):
+            if nonce in book.held:
+                continue
+            await ledger.return_nonce(self._network, address, nonce)
+            # Nobody mines what stands above a gap; without that, the next settlement takes the nonce.
+            if nonce < highest and await ledger.withdraw_nonce(self._network, address, nonce):
+                await self._fill(address, nonce)
+        self._counts[address] = first
 
     async def _fill(self, address: str, nonce: int) -> None:
         highest, tip = self.bid(await self._chain.fees())

@@ -68,7 +68,7 @@ class Rail(Protocol):
         """The most that settling this payment costs whoever sends it, in wei or lamports."""
         ...
 
-    async def intend(self, checked: Checked, ledger: Ledger, *, lease_seconds: int) -> tuple[Entry, bool]:
+    async def intend(self, checked: Checked, ledger: Ledger) -> tuple[Entry, bool]:
         """Sign the transaction that settles and write it down, as `Ledger.begin` does; nothing leaves."""
         ...
 

@@ -31,8 +31,6 @@ from x402.wire.payment import Payment
 from x402.wire.receipt import Receipt
 
 ME = Party.FACILITATOR
-LEASE_SECONDS = 10
-"""How long other replicas leave a new settlement to us. Two that work on one do no harm, only work."""
 _REPLACEMENTS_AT_ONCE = 3
 
 
@@ -150,15 +148,10 @@ class LocalFacilitator:
             checked = await rail.check(checked.payment, requirement)
         except (RefusedError, MalformedError) as error:
             return await self._refuse_unless_settled(rail, checked, error)
-        entry, won = await rail.intend(checked, self.ledger, lease_seconds=LEASE_SECONDS)
+        entry, won = await rail.intend(checked, self.ledger)
         if not won:
             return await self._repeat(entry, checked)
-        entry = await self._broadcast(rail, entry)
-        if isinstance(entry.stage, Intended):
-            # Undecided: from now on it is any replica's to ask about.
-            with suppress(UnavailableError):
-                await self.ledger.end_lease(ME, subject.pay_id)
-        return self._answer(entry)
+        return self._answer(await self._broadcast(rail, entry))
 
     async def _repeat(self, known: Entry, checked: Checked) -> Receipt:
         """The answer for a payment that is remembered, to whoever presents it on the same terms (fault A24)."""
@@ -205,9 +198,13 @@ class LocalFacilitator:
                 entry = await self._decide(rail, entry, intended, self._timeout)
                 break
         if refusals:
-            with suppress(UnavailableError):
-                await rail.heal(self.ledger)
+            await self._heal(rail)
         return entry
+
+    async def _heal(self, rail: Rail) -> None:
+        # What can't be mended now is mended by the next reconciliation.
+        with suppress(UnavailableError):
+            await rail.heal(self.ledger)
 
     async def _not_sent(self, rail: Rail, entry: Entry, intended: Intended, error: NotSent) -> Entry | None:
         """The node refused our bytes; refused is the payment only if no others can pay, nor have paid (fault A11).
@@ -234,7 +231,11 @@ class LocalFacilitator:
             return entry
         if stage is None:
             return entry
-        return await self._write(entry, Event.SETTLE if isinstance(stage, Settled) else Event.REFUSE, stage)
+        after = await self._write(entry, Event.SETTLE if isinstance(stage, Settled) else Event.REFUSE, stage)
+        if stage.transaction not in intended.transactions:
+            # It was decided without our bytes, so our nonce may be one that nobody will ever use.
+            await self._heal(rail)
+        return after
 
     async def _write(self, entry: Entry, event: Event, stage: Settled | Refused) -> Entry:
         subject = entry.subject

@@ -104,14 +104,14 @@ class SvmRail:
         transfer = self._signed(checked.payment, checked.requirement).transfer
         return 2 * _SIGNATURE_LAMPORTS + transfer.priority_fee
 
-    async def intend(self, checked: Checked, ledger: Ledger, *, lease_seconds: int) -> tuple[Entry, bool]:
+    async def intend(self, checked: Checked, ledger: Ledger) -> tuple[Entry, bool]:
         signed = self._signed(checked.payment, checked.requirement)
         height = await self._chain.block_height()
         transaction, raw = self._cosign(signed)
         # The blockhash is at most this young, so nothing can land above this height.
         last_valid = height + _BLOCKHASH_LIFETIME_BLOCKS
         intended = Intended(transaction, raw, last_valid, signed.transfer.fee_payer, signed_at=self._clock())
-        return await ledger.begin(begin(Party.FACILITATOR, checked.subject, intended), lease_seconds=lease_seconds)
+        return await ledger.begin(begin(Party.FACILITATOR, checked.subject, intended))
 
     async def submit(self, intended: Intended) -> None:
         try:

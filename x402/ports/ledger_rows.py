@@ -19,7 +19,7 @@ from x402.ports import NoRoom, Room, Sign, nonce_book
 from x402.ports.audit import BEGIN, attest
 from x402.ports.leases import Lease
 from x402.ports.schema import events, payments, serialise, upsert
-from x402.stages import STAGES, Intended, Stage, State
+from x402.stages import STAGES, Intended, Settled, Stage, State
 
 UNSETTLED = (State.CLAIMED, State.SERVED, State.SETTLING)
 """States in which a payer's money is promised and has not moved (fault A08)."""
@@ -121,6 +121,9 @@ def _move(connection: Connection, entry: Entry, what: Event, stage: Stage, now: 
     text, values = _written(stage)
     row = (payments.c.party == str(entry.party)) & (payments.c.pay_id == entry.subject.pay_id)
     values |= {"state": str(moved.state), "stage": text, "updated_at": now}
+    if isinstance(entry.stage, Intended) and isinstance(stage, Settled):
+        # A payment that somebody else's transaction settled holds none of our nonces any more (fault A11).
+        values |= {} if stage.transaction in entry.stage.transactions else {"nonce": None}
     connection.execute(update(payments).where(row).values(**values))
     _log(connection, moved, str(what), text, now)
     known = find(connection, entry.party, entry.subject.pay_id) if getattr(stage, "raw", None) == b"" else None
