@@ -123,6 +123,10 @@ class Watchman:
             self.signed[one].purchase for one in self.paid_now() if one in self.signed and one not in self.answered
         )
 
+    def paid_for_nothing(self) -> list[int]:
+        """The purchases that are paid on chain and were not served."""
+        return [one.number for one in self.cast.purchases if self._unanswered()[one.number] and not one.served]
+
     def _was_paid(self, pay_id: str) -> bool:
         cast = self.cast
         if cast.scenario.network != EVM:

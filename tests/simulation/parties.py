@@ -83,6 +83,7 @@ class Purchase:
     begins_at: float
     bodies: list[bytes] = field(default_factory=list)
     served: bool = False
+    wanted: bool = True
     attempts: int = 0
     words: list[str] = field(default_factory=list)
 
@@ -250,6 +251,18 @@ class Cast:
         life = self.world.live("client")
         self.world.loop.create_task(self._client(), context=self.world.within(life))
 
+    def visit_again(self, numbers: list[int]) -> None:
+        """The person starts the program once more, for some purchases only."""
+        life = self.world.lives["client"]
+        if life.alive:
+            self.world.start_again.pop("client")
+            self.world.kill(life)
+        for purchase in self.purchases:
+            purchase.wanted = purchase.number in numbers
+            purchase.attempts = 0
+        self.patient = True
+        self.start_client()
+
     async def _client(self) -> None:
         scenario, world = self.scenario, self.world
         auth = X402Auth(
@@ -265,7 +278,7 @@ class Cast:
         transport = SimulatedTransport(self.network)
         timeout = httpx.Timeout(_READ_TIMEOUT_SECONDS)
         async with httpx.AsyncClient(auth=auth, transport=transport, timeout=timeout, trust_env=False) as client:
-            await asyncio.gather(*(self._buy(client, one) for one in self.purchases if not one.served))
+            await asyncio.gather(*(self._buy(client, one) for one in self.purchases if one.wanted and not one.served))
 
     async def _buy(self, client: httpx.AsyncClient, purchase: Purchase) -> None:
         """What an SDK does: the same call again, politely, until there is an answer."""
@@ -280,7 +293,7 @@ class Cast:
             except (httpx.HTTPError, X402Error) as error:
                 said = getattr(error, "code", type(error).__name__)
             else:
-                said = str(response.status_code)
+                said = _said(response)
                 if response.status_code == 200:
                     purchase.bodies.append(response.content)
                     purchase.served = True
@@ -293,6 +306,14 @@ class Cast:
         """The cluster's node, as the buyer asks it: only for a blockhash."""
         text, last = self.svm.blockhash(self.svm.slot() - 2)
         return {"jsonrpc": "2.0", "id": 1, "result": {"value": {"blockhash": text, "lastValidBlockHeight": last}}}
+
+
+def _said(response: httpx.Response) -> str:
+    """Status and reason."""
+    try:
+        return f"{response.status_code} {response.json()['error']['code']}"
+    except (ValueError, KeyError, TypeError):
+        return str(response.status_code)
 
 
 STRANGER = "0x57A2e8Bb4fC9bE8a0A3F3d4b3E5b1f60a1B2C3D4"

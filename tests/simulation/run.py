@@ -27,6 +27,7 @@ from x402.client import owner
 _STEP_SECONDS = 4.0
 _PATIENCE_SECONDS = 60.0
 _QUIET_SECONDS_MAX = 420.0
+_VISIT_SECONDS_MAX = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,19 @@ async def _play(cast: Cast, watchman: Watchman) -> None:
             cast.patient = False
             content = True
         if content and (world.fair() or not world.weather.crash) and watchman.is_quiet():
+            break
+    await _visit_again(cast, watchman)
+
+
+async def _visit_again(cast: Cast, watchman: Watchman) -> None:
+    """Whoever has paid and got nothing asks once more, now that all is well."""
+    wanting = watchman.paid_for_nothing()
+    if not wanting:
+        return
+    cast.visit_again(wanting)
+    for _ in range(int(_VISIT_SECONDS_MAX / _STEP_SECONDS)):
+        await asyncio.sleep(_STEP_SECONDS)
+        if not watchman.paid_for_nothing():
             break
 
 
