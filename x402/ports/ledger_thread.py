@@ -15,12 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.ports.ledger_database import DATABASE_ERRORS, LedgerDatabase, is_conflict, is_lost
-from x402.ports.schema import SCHEMA_VERSION, metadata, versions
+from x402.ports.migrations import migrate
 
 T = TypeVar("T")
 Locks = tuple[tuple[str, ...], ...]
@@ -78,7 +78,7 @@ class LedgerThread:
 
     def _run(self, ready: asyncio.Future[None]) -> None:
         try:
-            _prepare(self._database.connection())
+            migrate(self._database.connection())
         except (*DATABASE_ERRORS, OSError, MisconfiguredError) as error:
             self._database.close()
             _tell(ready, None, error if isinstance(error, MisconfiguredError) else _unavailable(error))
@@ -164,15 +164,3 @@ def _tell(future: asyncio.Future[Any], result: Any, failure: BaseException | Non
 
 def _unavailable(error: Exception) -> UnavailableError:
     return UnavailableError("ledger_unavailable", f"the ledger can't be used: {type(error).__name__}")
-
-
-def _prepare(connection: Connection) -> None:
-    metadata.create_all(connection.engine)
-    with connection.begin():
-        version = connection.execute(select(func.max(versions.c.version))).scalar()
-        if version is None:
-            connection.execute(insert(versions).values(version=SCHEMA_VERSION))
-        elif version != SCHEMA_VERSION:
-            raise MisconfiguredError(
-                "ledger_version", f"the ledger has schema {version}, this program writes {SCHEMA_VERSION}"
-            )

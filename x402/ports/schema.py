@@ -109,6 +109,15 @@ spending = Table(
 )
 
 versions = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
+"""The schema's number, which programs of the first version read as well."""
+
+revisions = Table(
+    "alembic_version",
+    metadata,
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+"""The same for Alembic, which makes this table where there is none."""
 
 
 def upsert(connection: Connection, table: Table) -> Any:
