@@ -20,9 +20,12 @@ from contextlib import suppress
 from x402 import networks
 from x402.errors import MalformedError, RefusedError, UnavailableError
 from x402.facilitator import finality
+from x402.facilitator.allowance import Allowance
+from x402.facilitator.callers import ANYBODY, Caller
 from x402.facilitator.rail import Checked, Rail
 from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, begin
 from x402.ports import Ledger, NotSent
+from x402.schemes import exact_svm_reasons
 from x402.stages import Final, Intended, Refused, Reversed, Settled
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement
@@ -31,8 +34,6 @@ from x402.wire.payment import Payment
 from x402.wire.receipt import Receipt
 
 ME = Party.FACILITATOR
-LEASE_SECONDS = 10
-"""How long other replicas leave a new settlement to us. Two that work on one do no harm, only work."""
 _REPLACEMENTS_AT_ONCE = 3
 
 
@@ -52,24 +53,29 @@ class LocalFacilitator:
         *,
         telemetry: Telemetry | None = None,
         settle_timeout_seconds: float = 30.0,
+        allowance: Allowance | None = None,
     ) -> None:
         self.rails = {rail.network: rail for rail in rails}
         self.ledger = ledger
         self.telemetry = telemetry or Telemetry()
+        self.allowance = allowance
         self._timeout = settle_timeout_seconds
         self._flights: dict[str, dict[str, asyncio.Task[Receipt]]] = {}
 
-    async def verify(self, payment: Payment, requirement: Requirement) -> Verification:
+    async def verify(self, payment: Payment, requirement: Requirement, *, caller: Caller = ANYBODY) -> Verification:
         """Whether the payment would settle now. Raises `UnavailableError` when the chain can't be asked."""
         try:
-            checked = await self._rail(requirement).check(payment, requirement)
+            rail = self._rail(requirement)
+            checked = await rail.check(payment, requirement)
+            if self.allowance is not None:
+                await self.allowance.ask(checked.subject, await rail.fee(checked), caller)
         except (RefusedError, MalformedError) as error:
             self.telemetry.emit("verify.refused", network=requirement.network, reason=error.code)
             return Verification.invalid(error.code, error.message, _payer(error))
         self.telemetry.emit("verify.valid", network=requirement.network)
         return Verification.valid(checked.subject.payer, balance=checked.balance)
 
-    async def settle(self, payment: Payment, requirement: Requirement) -> Receipt:
+    async def settle(self, payment: Payment, requirement: Requirement, *, caller: Caller = ANYBODY) -> Receipt:
         """Move the money once, and give the same answer to everybody who asks for this payment.
 
         Raises `UnavailableError` only when nothing was handed to a chain; where the ledger can't say whether
@@ -80,7 +86,7 @@ class LocalFacilitator:
         except (RefusedError, MalformedError) as error:
             return self._refuse(requirement, error)
         # A caller that gives up must not stop a settlement that others, or the money, depend on.
-        return await asyncio.shield(self._flight(checked))
+        return await asyncio.shield(self._flight(checked, caller))
 
     async def supported(self) -> Supported:
         """Every kind that can be settled now, in both versions."""
@@ -106,7 +112,7 @@ class LocalFacilitator:
         entry = await self.ledger.find(ME, pay_id)
         return None if entry is None else await self._resume(entry, timeout)
 
-    def _flight(self, checked: Checked) -> asyncio.Task[Receipt]:
+    def _flight(self, checked: Checked, caller: Caller) -> asyncio.Task[Receipt]:
         """The settlement that is under way for these terms and this signature. Others over the same identity fly
         beside it and meet it in the ledger, so that nobody's garbage answers for a real payment (fault A13)."""
         subject = checked.subject
@@ -114,7 +120,7 @@ class LocalFacilitator:
         key = json.dumps([subject.amount, subject.payee, subject.payer, subject.asset, subject.record.get("proof")])
         flight = flights.get(key)
         if flight is None:
-            flight = flights[key] = asyncio.create_task(self._settle(checked))
+            flight = flights[key] = asyncio.create_task(self._settle(checked, caller))
             flight.add_done_callback(lambda done: self._landed(subject.pay_id, key, done))
         return flight
 
@@ -139,7 +145,7 @@ class LocalFacilitator:
         if rail is not None:
             await finality.reread(rail, self.ledger, self.telemetry, entry)
 
-    async def _settle(self, checked: Checked) -> Receipt:
+    async def _settle(self, checked: Checked, caller: Caller) -> Receipt:
         subject, requirement = checked.subject, checked.requirement
         try:
             known = await self.ledger.find(ME, subject.pay_id)
@@ -153,15 +159,26 @@ class LocalFacilitator:
             checked = await rail.check(checked.payment, requirement)
         except (RefusedError, MalformedError) as error:
             return await self._refuse_unless_settled(rail, checked, error)
-        entry, won = await rail.intend(checked, self.ledger, lease_seconds=LEASE_SECONDS)
+        try:
+            entry, won = await self._intend(rail, checked, caller)
+        except RefusedError as error:
+            return self._refuse(requirement, error)
         if not won:
             return await self._repeat(entry, checked)
-        entry = await self._broadcast(rail, entry)
-        if isinstance(entry.stage, Intended):
-            # Undecided: from now on it is any replica's to ask about.
-            with suppress(UnavailableError):
-                await self.ledger.end_lease(ME, subject.pay_id)
-        return self._answer(entry)
+        return self._answer(await self._broadcast(rail, entry))
+
+    async def _intend(self, rail: Rail, checked: Checked, caller: Caller) -> tuple[Entry, bool]:
+        """Sign and write down what the budgets allow, booked before it is signed. Raises `RefusedError` beyond them."""
+        if self.allowance is None:
+            return await rail.intend(checked, self.ledger)
+        await self.allowance.admit(checked.subject, await rail.fee(checked), caller)
+        won = False
+        try:
+            entry, won = await rail.intend(checked, self.ledger)
+        finally:
+            if not won:
+                await self.allowance.correct(checked.subject, 0)
+        return entry, won
 
     async def _repeat(self, known: Entry, checked: Checked) -> Receipt:
         """The answer for a payment that is remembered, to whoever presents it on the same terms (fault A24)."""
@@ -208,9 +225,13 @@ class LocalFacilitator:
                 entry = await self._decide(rail, entry, intended, self._timeout)
                 break
         if refusals:
-            with suppress(UnavailableError):
-                await rail.heal(self.ledger)
+            await self._heal(rail)
         return entry
+
+    async def _heal(self, rail: Rail) -> None:
+        # What can't be mended now is mended by the next reconciliation.
+        with suppress(UnavailableError):
+            await rail.heal(self.ledger)
 
     async def _not_sent(self, rail: Rail, entry: Entry, intended: Intended, error: NotSent) -> Entry | None:
         """The node refused our bytes; refused is the payment only if no others can pay, nor have paid (fault A11).
@@ -228,7 +249,11 @@ class LocalFacilitator:
             return await self.ledger.find(ME, entry.subject.pay_id)
         evm = entry.subject.network.startswith(networks.EIP155)
         reason = "invalid_exact_evm_transaction_failed" if evm else "invalid_exact_svm_transaction_failed"
-        return await self._write(entry, Event.REFUSE, Refused(reason, f"the node refused the transaction: {error}"))
+        refused = Refused(reason, f"the node refused the transaction: {error}")
+        after = await self._write(entry, Event.REFUSE, refused)
+        if self.allowance is not None and after.stage is refused:
+            await self.allowance.correct(entry.subject, 0)
+        return after
 
     async def _decide(self, rail: Rail, entry: Entry, intended: Intended, timeout: float) -> Entry:
         try:
@@ -237,7 +262,11 @@ class LocalFacilitator:
             return entry
         if stage is None:
             return entry
-        return await self._write(entry, Event.SETTLE if isinstance(stage, Settled) else Event.REFUSE, stage)
+        after = await self._write(entry, Event.SETTLE if isinstance(stage, Settled) else Event.REFUSE, stage)
+        if stage.transaction not in intended.transactions:
+            # It was decided without our bytes, so our nonce may be one that nobody will ever use.
+            await self._heal(rail)
+        return after
 
     async def _write(self, entry: Entry, event: Event, stage: Settled | Refused) -> Entry:
         subject = entry.subject
@@ -254,6 +283,9 @@ class LocalFacilitator:
             self.telemetry.emit("settle.refused", **facts, reason=stage.reason)
         else:
             self.telemetry.emit("settle.settled", **facts, transaction=stage.transaction, amount=subject.amount)
+        sent = isinstance(entry.stage, Intended) and entry.stage.raw and stage.transaction in entry.stage.transactions
+        if sent and self.allowance is not None:
+            self.allowance.correct_soon(subject, self.rails[subject.network].cost(stage.transaction))
         return after
 
     def _answer(self, entry: Entry) -> Receipt:
@@ -288,14 +320,18 @@ class LocalFacilitator:
 
 _USED = RefusedError("duplicate_settlement", "another payment with this identity was already settled")
 
-_PERHAPS_SPENT = frozenset(
-    {
-        "invalid_exact_evm_nonce_already_used",
-        "invalid_exact_evm_transaction_simulation_failed",
-        "duplicate_settlement",
-    }
-)
-"""Refusals by a chain's simulation that may mean that the very payment has landed already."""
+_PERHAPS_SPENT = {
+    "invalid_exact_evm_nonce_already_used",
+    "invalid_exact_evm_transaction_simulation_failed",
+    "invalid_exact_evm_insufficient_balance",
+    "invalid_exact_evm_payload_authorization_valid_before",
+    "asset_restricted",
+    exact_svm_reasons.DUPLICATE,
+    exact_svm_reasons.SIMULATION,
+    exact_svm_reasons.INSUFFICIENT_FUNDS,
+}
+"""Refusals behind which it may have landed all the same: the payment itself may be what emptied the account, and an
+expired one is called expired whether it was used or not."""
 
 
 def _mutated(stored: Subject, claimed: Subject) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from x402.confirmation import Confirmations
@@ -56,7 +56,8 @@ class SvmRail:
         self._clock = clock
         self._signers = {signer.address: signer for signer in signers}
         self._limits = limits
-        self._lamports = lamports or Lamports()
+        self.reserve = (lamports or Lamports()).reserve
+        self.balances: Mapping[str, int] = {}
         self._confirmations = confirmations or Confirmations()
         self._witness = SvmWitness(network, chain)
         self._proven = False
@@ -70,8 +71,12 @@ class SvmRail:
             accounts = await self._chain.accounts(self.signers())
         except UnavailableError:
             return None
-        for address, account in zip(self.signers(), accounts, strict=True):
-            if account is not None and account.lamports >= self._lamports.reserve:
+        self.balances = {
+            address: 0 if account is None else account.lamports
+            for address, account in zip(self.signers(), accounts, strict=True)
+        }
+        for address, lamports in self.balances.items():
+            if lamports >= self.reserve:
                 return Kind(scheme="exact", network=self.network, extra=exact_svm.offer_extra(address))
         return None
 
@@ -104,14 +109,18 @@ class SvmRail:
         transfer = self._signed(checked.payment, checked.requirement).transfer
         return 2 * _SIGNATURE_LAMPORTS + transfer.priority_fee
 
-    async def intend(self, checked: Checked, ledger: Ledger, *, lease_seconds: int) -> tuple[Entry, bool]:
+    async def cost(self, transaction: str) -> int | None:
+        landed = await self._chain.transaction(transaction)
+        return landed.fee or None if landed is not None else None
+
+    async def intend(self, checked: Checked, ledger: Ledger) -> tuple[Entry, bool]:
         signed = self._signed(checked.payment, checked.requirement)
         height = await self._chain.block_height()
         transaction, raw = self._cosign(signed)
         # The blockhash is at most this young, so nothing can land above this height.
         last_valid = height + _BLOCKHASH_LIFETIME_BLOCKS
         intended = Intended(transaction, raw, last_valid, signed.transfer.fee_payer, signed_at=self._clock())
-        return await ledger.begin(begin(Party.FACILITATOR, checked.subject, intended), lease_seconds=lease_seconds)
+        return await ledger.begin(begin(Party.FACILITATOR, checked.subject, intended))
 
     async def submit(self, intended: Intended) -> None:
         try:

@@ -47,12 +47,16 @@ class Reconciler:
             for entry in taken:
                 leases.keep(entry.subject.pay_id)
             fresh = [entry for entry in taken if entry.subject.pay_id not in seen]
-            undecided += (await asyncio.gather(*(self._look_at(entry) for entry in fresh))).count(False)
+            try:
+                undecided += (await asyncio.gather(*(self._look_at(entry) for entry in fresh))).count(False)
+            finally:
+                for entry in taken:
+                    if entry.subject.pay_id not in self.left_alone:
+                        await leases.end(entry.subject.pay_id)
+            seen |= {entry.subject.pay_id for entry in fresh}
             if len(fresh) < len(taken):
                 # Rows that stay open come back behind all others: the round is complete.
-                await asyncio.gather(*(leases.end(entry.subject.pay_id) for entry in taken))
                 break
-            seen |= {entry.subject.pay_id for entry in fresh}
         self.held_elsewhere = sum(
             entry.subject.pay_id not in seen and entry.subject.pay_id not in self.left_alone
             for entry in await ledger.unresolved(ME)

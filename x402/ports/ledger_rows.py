@@ -18,8 +18,8 @@ from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, advance,
 from x402.ports import NoRoom, Room, Sign, nonce_book
 from x402.ports.audit import BEGIN, attest
 from x402.ports.leases import Lease
-from x402.ports.schema import events, payments, serialise, upsert
-from x402.stages import STAGES, Intended, Stage, State
+from x402.ports.schema import events, payments, upsert
+from x402.stages import STAGES, Intended, Settled, Stage, State
 
 UNSETTLED = (State.CLAIMED, State.SERVED, State.SETTLING)
 """States in which a payer's money is promised and has not moved (fault A08)."""
@@ -35,10 +35,7 @@ def find(connection: Connection, party: Party, pay_id: str, *, to_write: bool = 
 
 def open_row(connection: Connection, entry: Entry, lease: Lease, room: Room | None) -> tuple[Entry, bool]:
     """The first memory of a payment, or the older one and False. Raises `NoRoom`."""
-    limited = room is not None and (room.payer is not None or room.total is not None)
-    with connection.begin_nested() if limited else nullcontext():
-        if limited:
-            serialise(connection, "room", str(entry.party), entry.subject.network, entry.subject.asset)
+    with nullcontext() if room is None else connection.begin_nested():
         if _insert(connection, entry, lease):
             if room is not None:
                 _check_room(connection, entry, room)
@@ -122,6 +119,9 @@ def _move(connection: Connection, entry: Entry, what: Event, stage: Stage, now: 
     text, values = _written(stage)
     row = (payments.c.party == str(entry.party)) & (payments.c.pay_id == entry.subject.pay_id)
     values |= {"state": str(moved.state), "stage": text, "updated_at": now}
+    if isinstance(entry.stage, Intended) and isinstance(stage, Settled):
+        # A payment that somebody else's transaction settled holds none of our nonces any more (fault A11).
+        values |= {} if stage.transaction in entry.stage.transactions else {"nonce": None}
     connection.execute(update(payments).where(row).values(**values))
     _log(connection, moved, str(what), text, now)
     known = find(connection, entry.party, entry.subject.pay_id) if getattr(stage, "raw", None) == b"" else None
@@ -145,7 +145,8 @@ def _insert(connection: Connection, entry: Entry, lease: Lease) -> bool:
         constants | lease.columns | {"state": str(entry.state), "stage": text, "created_at": now, "updated_at": now}
     )
     statement = upsert(connection, payments).values(party=str(entry.party), pay_id=subject.pay_id, **values)
-    won = connection.execute(statement.on_conflict_do_nothing()).rowcount == 1
+    written = statement.on_conflict_do_nothing().returning(payments.c.pay_id)
+    won = connection.execute(written).first() is not None
     if won:
         _log(connection, entry, BEGIN, attest(text, constants), now)
     return won
