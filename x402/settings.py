@@ -6,6 +6,7 @@ accepted as well, the prefixed one first. Keys are masked wherever settings are 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +16,9 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from x402.errors import MisconfiguredError
+
+_PASSWORD = re.compile(r"(?<=://)([^:/@]*):[^/]*@|([?&]password=)[^&]*")
+"""In an address: behind the user's name, or among the parameters."""
 
 
 def _named(*names: str) -> AliasChoices:
@@ -70,7 +74,17 @@ class ClientSettings(Settings):
     state_home: Path | None = Field(None, validation_alias=_named("XDG_STATE_HOME"))
 
     max_per_call: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_MAX_PER_CALL"))
+    """Without it, and without a cap in the program, a call may cost $1."""
+    max_per_hour: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_MAX_PER_HOUR"))
     max_per_day: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_MAX_PER_DAY"))
+    max_per_host: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_MAX_PER_HOST"))
+    """What one host may get in a day."""
+    max_per_payee: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_MAX_PER_PAYEE"))
+    """What one receiving address may get in a day."""
+    host_failures: int = Field(3, ge=1, le=100, validation_alias=_named("X402_HOST_FAILURES"))
+    """After so many payments in a row without an answer a host is not paid any more."""
+    host_cool_down_seconds: int = Field(600, ge=1, le=86_400, validation_alias=_named("X402_HOST_COOL_DOWN_SECONDS"))
+    """How long after the last of them one more payment is tried."""
 
     @property
     def has_wallet(self) -> bool:
@@ -139,7 +153,8 @@ class FacilitatorSettings(FacilitatorLimits):
     evm_rpc_url: str = Field("", validation_alias=_named("X402_EVM_RPC_URL", "EVM_RPC_URL"))
     """The node of `evm_network`; the network's public node when empty."""
     svm_rpc_url: str = Field("", validation_alias=_named("X402_SVM_RPC_URL", "SVM_RPC_URL"))
-    ledger: str = Field("sqlite:///x402-facilitator.sqlite", validation_alias=_named("X402_LEDGER"))
+    ledger: str = Field("sqlite:///x402-facilitator.sqlite", repr=False, validation_alias=_named("X402_LEDGER"))
+    """`sqlite:///file` or `postgresql://user:password@host/database`."""
     settle_timeout_seconds: int = Field(30, ge=1, le=300, validation_alias=_named("X402_SETTLE_TIMEOUT_SECONDS"))
     reconcile_seconds: int = Field(10, ge=1, le=3600, validation_alias=_named("X402_RECONCILE_SECONDS"))
     mainnet: bool = Field(False, validation_alias=_named("X402_MAINNET"))
@@ -168,7 +183,10 @@ class GatewaySettings(Settings):
     upstream_api_key: SecretStr | None = Field(None, validation_alias=_named("X402_UPSTREAM_API_KEY", "OPENAI_API_KEY"))
     model_names: str = Field("", validation_alias=_named("X402_MODELS"))
     """Separated by commas."""
-    ledger: str = Field("sqlite:///x402-gateway.sqlite", validation_alias=_named("X402_GATEWAY_LEDGER", "X402_LEDGER"))
+    ledger: str = Field(
+        "sqlite:///x402-gateway.sqlite", repr=False, validation_alias=_named("X402_GATEWAY_LEDGER", "X402_LEDGER")
+    )
+    """`sqlite:///file` or `postgresql://user:password@host/database`."""
     quote_key: SecretStr | None = Field(None, validation_alias=_named("X402_QUOTE_KEY"))
     """Signs quotes: at least 16 characters; several separated by commas, the first signs and all are read. Without it
     a fresh key is made, and quotes do not outlive the process."""
@@ -208,5 +226,10 @@ def secret(value: SecretStr | None) -> str:
 
 
 def describe(settings: Settings) -> Mapping[str, str]:
-    """Field names and values for a person to read, keys masked."""
-    return {name: str(getattr(settings, name)) for name in type(settings).model_fields}
+    """Field names and values for a person to read, keys and passwords masked."""
+    return {name: without_password(str(getattr(settings, name))) for name in type(settings).model_fields}
+
+
+def without_password(address: str) -> str:
+    """An address for people to read."""
+    return _PASSWORD.sub(lambda found: f"{found[1]}:**@" if found[1] is not None else f"{found[2]}**", address)

@@ -77,11 +77,14 @@ class EvmWitness:
         if height < settled.block:
             # This node has not seen the block of the transfer, so its silence proves nothing (fault E01).
             return None
-        if await self._is_spent(signed, height) is False:
-            return Standing(0)
-        # Another transaction may have made the same transfer after the reorganisation.
-        found = await self.find_settled(subject)
-        return None if found is None else await self._depth(found.block, height)
+        now, spent = await asyncio.gather(self._chain.time_of(height), self._is_spent(signed, height))
+        if spent is None:
+            return None
+        # Another transaction may have made the same transfer after the reorganisation, or the payer cancelled it.
+        found = await self._spender(signed, height, now, 0) if spent else None
+        if isinstance(found, Settled):
+            return await self._depth(found.block, height)
+        return Standing(0) if found is not None or not spent else None
 
     async def is_spent(self, subject: Subject) -> bool | None:
         """Whether the authorization was used or cancelled by now; None when the node does not say."""

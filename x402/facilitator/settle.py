@@ -25,6 +25,7 @@ from x402.facilitator.callers import ANYBODY, Caller
 from x402.facilitator.rail import Checked, Rail
 from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, begin
 from x402.ports import Ledger, NotSent
+from x402.schemes import exact_svm_reasons
 from x402.stages import Final, Intended, Refused, Reversed, Settled
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement
@@ -41,6 +42,9 @@ class LocalFacilitator:
 
     `settle_timeout_seconds` bounds how long one `settle` waits for the chain before it answers pending.
     """
+
+    in_process = True
+    """Its word needs no witness: what it says about a payment is what its own ledger and chain say."""
 
     def __init__(
         self,
@@ -189,11 +193,11 @@ class LocalFacilitator:
         lost: then its money is where it belongs, and the payer has paid (faults A06, A10, A11)."""
         subject = checked.subject
         if error.code not in _PERHAPS_SPENT:
-            return self._refuse(checked.requirement, error)
+            return self._refuse(checked.requirement, error, proven=True)
         try:
             settled = await rail.find_settled(subject)
             if settled is None:
-                return self._refuse(checked.requirement, error)
+                return self._refuse(checked.requirement, error, proven=True)
             entry, _ = await self.ledger.begin(
                 begin(ME, subject, Intended(settled.transaction, b"", subject.expires_at))
             )
@@ -296,7 +300,7 @@ class LocalFacilitator:
         if isinstance(stage, Settled | Final):
             return Receipt.settled(stage.transaction, network, payer)
         if isinstance(stage, Refused):
-            return Receipt.refused(stage.reason, stage.message, network, payer)
+            return Receipt.refused(stage.reason, stage.message, network, payer, proven=True)
         self.telemetry.emit("settle.pending", network=network, pay_id=entry.subject.pay_id)
         if isinstance(stage, Reversed):
             words = "a chain reorganisation undid the transfer; it may land again"
@@ -307,9 +311,11 @@ class LocalFacilitator:
         self.telemetry.emit("settle.pending", network=subject.network, pay_id=subject.pay_id)
         return Receipt.pending("", subject.network, subject.payer, error.message)
 
-    def _refuse(self, requirement: Requirement, error: RefusedError | MalformedError) -> Receipt:
+    def _refuse(
+        self, requirement: Requirement, error: RefusedError | MalformedError, *, proven: bool = False
+    ) -> Receipt:
         self.telemetry.emit("settle.refused", network=requirement.network, reason=error.code)
-        return Receipt.refused(error.code, error.message, requirement.network, _payer(error))
+        return Receipt.refused(error.code, error.message, requirement.network, _payer(error), proven=proven)
 
     def _rail(self, requirement: Requirement) -> Rail:
         rail = self.rails.get(requirement.network)
@@ -321,14 +327,18 @@ class LocalFacilitator:
 
 _USED = RefusedError("duplicate_settlement", "another payment with this identity was already settled")
 
-_PERHAPS_SPENT = frozenset(
-    {
-        "invalid_exact_evm_nonce_already_used",
-        "invalid_exact_evm_transaction_simulation_failed",
-        "duplicate_settlement",
-    }
-)
-"""Refusals by a chain's simulation that may mean that the very payment has landed already."""
+_PERHAPS_SPENT = {
+    "invalid_exact_evm_nonce_already_used",
+    "invalid_exact_evm_transaction_simulation_failed",
+    "invalid_exact_evm_insufficient_balance",
+    "invalid_exact_evm_payload_authorization_valid_before",
+    "asset_restricted",
+    exact_svm_reasons.DUPLICATE,
+    exact_svm_reasons.SIMULATION,
+    exact_svm_reasons.INSUFFICIENT_FUNDS,
+}
+"""Refusals behind which it may have landed all the same: the payment itself may be what emptied the account, and an
+expired one is called expired whether it was used or not."""
 
 
 def _mutated(stored: Subject, claimed: Subject) -> bool:
