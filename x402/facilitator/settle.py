@@ -278,6 +278,7 @@ class LocalFacilitator:
             after = await self.ledger.advance(ME, subject.pay_id, event, stage)
         except UnlawfulEvent:
             # Another replica was told by the chain first; what it wrote is the answer.
+            self._charge(entry, stage)
             return await self.ledger.find(ME, subject.pay_id) or entry
         except UnavailableError:
             # What can't be written down is not yet known: the answer stays pending, and the chain is asked again.
@@ -287,10 +288,16 @@ class LocalFacilitator:
             self.telemetry.emit("settle.refused", **facts, reason=stage.reason)
         else:
             self.telemetry.emit("settle.settled", **facts, transaction=stage.transaction, amount=subject.amount)
-        sent = isinstance(entry.stage, Intended) and entry.stage.raw and stage.transaction in entry.stage.transactions
-        if sent and self.allowance is not None:
-            self.allowance.correct_soon(subject, self.rails[subject.network].cost(stage.transaction))
+        self._charge(entry, stage)
         return after
+
+    def _charge(self, entry: Entry, stage: Settled | Refused) -> None:
+        """Have the booked fee replaced by what our own transaction cost; a stranger's is none of ours."""
+        intended, transaction = entry.stage, stage.transaction
+        ours = isinstance(intended, Intended) and intended.raw and transaction in intended.transactions
+        if ours and self.allowance is not None:
+            rail = self.rails[entry.subject.network]
+            self.allowance.correct_soon(entry.subject, lambda: rail.cost(transaction))
 
     def _answer(self, entry: Entry) -> Receipt:
         network, payer, stage = entry.subject.network, entry.subject.payer, entry.stage
