@@ -12,7 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from x402 import networks
-from x402.client.journal import Journal, Record
+from x402.client.journal import Journal
+from x402.client.record import Record
 from x402.client.resolve_svm import judge as judge_svm
 from x402.client.resolve_svm import read as read_transfer
 from x402.errors import DeclinedError, MalformedError, MisconfiguredError, RefusedError, UnavailableError, X402Error
@@ -66,7 +67,7 @@ async def resolve(journal: Journal, nodes: Nodes) -> Sequence[Finding]:
 
     async def ask(record: Record) -> Finding:
         async with gate:
-            return await _resolve(journal, record, nodes(record))
+            return await resolve_one(journal, record, nodes(record))
 
     never = "its call ended before it was signed"
     found = [Finding(record, Released("never exposed"), never) for record in buried]
@@ -94,7 +95,8 @@ async def judge(record: Record, chains: Chains) -> tuple[Proof | None, str]:
     raise UnavailableError("no_node", f"no node of {network.title} is known that could tell")
 
 
-async def _resolve(journal: Journal, record: Record, chains: Chains) -> Finding:
+async def resolve_one(journal: Journal, record: Record, chains: Chains) -> Finding:
+    """Ask the chain about one payment, and write down what it proves. Raises as `resolve`."""
     try:
         proof, words = await judge(record, chains)
     except (UnavailableError, MisconfiguredError, MalformedError, RefusedError, DeclinedError) as error:

@@ -12,7 +12,7 @@ import struct
 from solders.signature import Signature
 
 from x402.chain import SvmAccount, SvmTransaction
-from x402.client.journal import Record
+from x402.client.record import Record
 from x402.errors import MalformedError, UnavailableError
 from x402.ports import SvmChain
 from x402.schemes import exact_svm, exact_svm_layout

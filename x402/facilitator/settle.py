@@ -3,8 +3,8 @@
     settle ─ known payId? ── yes ──▶ the same answer, or the chain's answer when it is still open
                 │ no
                 ▼
-             check ─▶ prepare ─▶ ledger: INTENDED ─▶ submit ─▶ decide ─▶ ledger: SETTLED | REFUSED
-                                (durable first)              (or pending, and `reconcile.py` goes on)
+             check ─▶ intend ─▶ ledger: INTENDED ─▶ submit ─▶ decide ─▶ ledger: SETTLED | REFUSED
+                               (durable first)              (or pending, and `reconcile.py` goes on)
 
 Idempotency is this file's business, exclusivity is the seller's (design D6): however often, from wherever, and in
 whatever encoding a payment is presented, there is one transaction and one answer (faults A04-A13).
@@ -15,12 +15,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 
 from x402 import networks
 from x402.errors import MalformedError, RefusedError, UnavailableError
+from x402.facilitator import finality
+from x402.facilitator.allowance import Allowance
+from x402.facilitator.callers import ANYBODY, Caller
 from x402.facilitator.rail import Checked, Rail
 from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, begin
 from x402.ports import Ledger, NotSent
+from x402.schemes import exact_svm_reasons
 from x402.stages import Final, Intended, Refused, Reversed, Settled
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement
@@ -29,6 +34,7 @@ from x402.wire.payment import Payment
 from x402.wire.receipt import Receipt
 
 ME = Party.FACILITATOR
+_REPLACEMENTS_AT_ONCE = 3
 
 
 class LocalFacilitator:
@@ -37,6 +43,9 @@ class LocalFacilitator:
     `settle_timeout_seconds` bounds how long one `settle` waits for the chain before it answers pending.
     """
 
+    in_process = True
+    """Its word needs no witness: what it says about a payment is what its own ledger and chain say."""
+
     def __init__(
         self,
         rails: Iterable[Rail],
@@ -44,24 +53,29 @@ class LocalFacilitator:
         *,
         telemetry: Telemetry | None = None,
         settle_timeout_seconds: float = 30.0,
+        allowance: Allowance | None = None,
     ) -> None:
         self.rails = {rail.network: rail for rail in rails}
         self.ledger = ledger
         self.telemetry = telemetry or Telemetry()
+        self.allowance = allowance
         self._timeout = settle_timeout_seconds
         self._flights: dict[str, dict[str, asyncio.Task[Receipt]]] = {}
 
-    async def verify(self, payment: Payment, requirement: Requirement) -> Verification:
+    async def verify(self, payment: Payment, requirement: Requirement, *, caller: Caller = ANYBODY) -> Verification:
         """Whether the payment would settle now. Raises `UnavailableError` when the chain can't be asked."""
         try:
-            checked = await self._rail(requirement).check(payment, requirement)
+            rail = self._rail(requirement)
+            checked = await rail.check(payment, requirement)
+            if self.allowance is not None:
+                await self.allowance.ask(checked.subject, await rail.fee(checked), caller)
         except (RefusedError, MalformedError) as error:
             self.telemetry.emit("verify.refused", network=requirement.network, reason=error.code)
             return Verification.invalid(error.code, error.message, _payer(error))
         self.telemetry.emit("verify.valid", network=requirement.network)
-        return Verification.valid(checked.subject.payer)
+        return Verification.valid(checked.subject.payer, balance=checked.balance)
 
-    async def settle(self, payment: Payment, requirement: Requirement) -> Receipt:
+    async def settle(self, payment: Payment, requirement: Requirement, *, caller: Caller = ANYBODY) -> Receipt:
         """Move the money once, and give the same answer to everybody who asks for this payment.
 
         Raises `UnavailableError` only when nothing was handed to a chain; where the ledger can't say whether
@@ -72,7 +86,7 @@ class LocalFacilitator:
         except (RefusedError, MalformedError) as error:
             return self._refuse(requirement, error)
         # A caller that gives up must not stop a settlement that others, or the money, depend on.
-        return await asyncio.shield(self._flight(checked))
+        return await asyncio.shield(self._flight(checked, caller))
 
     async def supported(self) -> Supported:
         """Every kind that can be settled now, in both versions."""
@@ -98,7 +112,7 @@ class LocalFacilitator:
         entry = await self.ledger.find(ME, pay_id)
         return None if entry is None else await self._resume(entry, timeout)
 
-    def _flight(self, checked: Checked) -> asyncio.Task[Receipt]:
+    def _flight(self, checked: Checked, caller: Caller) -> asyncio.Task[Receipt]:
         """The settlement that is under way for these terms and this signature. Others over the same identity fly
         beside it and meet it in the ledger, so that nobody's garbage answers for a real payment (fault A13)."""
         subject = checked.subject
@@ -106,7 +120,7 @@ class LocalFacilitator:
         key = json.dumps([subject.amount, subject.payee, subject.payer, subject.asset, subject.record.get("proof")])
         flight = flights.get(key)
         if flight is None:
-            flight = flights[key] = asyncio.create_task(self._settle(checked))
+            flight = flights[key] = asyncio.create_task(self._settle(checked, caller))
             flight.add_done_callback(lambda done: self._landed(subject.pay_id, key, done))
         return flight
 
@@ -121,11 +135,17 @@ class LocalFacilitator:
 
     async def _resume(self, entry: Entry, timeout: float) -> Receipt:
         rail = self.rails.get(entry.subject.network)
-        if rail is None or not isinstance(entry.stage, Intended):
-            return self._answer(entry)
-        return self._answer(await self._decide(rail, entry, entry.stage, timeout))
+        if rail is not None and isinstance(entry.stage, Intended):
+            entry = await self._decide(rail, entry, entry.stage, timeout)
+        return self._answer(entry)
 
-    async def _settle(self, checked: Checked) -> Receipt:
+    async def reread(self, entry: Entry) -> None:
+        """Ask the chain whether a settled payment is final by now, or gone (`finality.py`)."""
+        rail = self.rails.get(entry.subject.network)
+        if rail is not None:
+            await finality.reread(rail, self.ledger, self.telemetry, entry)
+
+    async def _settle(self, checked: Checked, caller: Caller) -> Receipt:
         subject, requirement = checked.subject, checked.requirement
         try:
             known = await self.ledger.find(ME, subject.pay_id)
@@ -139,16 +159,26 @@ class LocalFacilitator:
             checked = await rail.check(checked.payment, requirement)
         except (RefusedError, MalformedError) as error:
             return await self._refuse_unless_settled(rail, checked, error)
-        intended = await rail.prepare(checked)
         try:
-            entry, won = await self.ledger.begin(begin(ME, checked.subject, intended))
-        except UnavailableError:
-            await rail.abandon(intended)
-            raise
+            entry, won = await self._intend(rail, checked, caller)
+        except RefusedError as error:
+            return self._refuse(requirement, error)
         if not won:
-            await rail.abandon(intended)
             return await self._repeat(entry, checked)
-        return self._answer(await self._broadcast(rail, entry, intended))
+        return self._answer(await self._broadcast(rail, entry))
+
+    async def _intend(self, rail: Rail, checked: Checked, caller: Caller) -> tuple[Entry, bool]:
+        """Sign and write down what the budgets allow, booked before it is signed. Raises `RefusedError` beyond them."""
+        if self.allowance is None:
+            return await rail.intend(checked, self.ledger)
+        await self.allowance.admit(checked.subject, await rail.fee(checked), caller)
+        won = False
+        try:
+            entry, won = await rail.intend(checked, self.ledger)
+        finally:
+            if not won:
+                await self.allowance.correct(checked.subject, 0)
+        return entry, won
 
     async def _repeat(self, known: Entry, checked: Checked) -> Receipt:
         """The answer for a payment that is remembered, to whoever presents it on the same terms (fault A24)."""
@@ -163,11 +193,11 @@ class LocalFacilitator:
         lost: then its money is where it belongs, and the payer has paid (faults A06, A10, A11)."""
         subject = checked.subject
         if error.code not in _PERHAPS_SPENT:
-            return self._refuse(checked.requirement, error)
+            return self._refuse(checked.requirement, error, proven=True)
         try:
             settled = await rail.find_settled(subject)
             if settled is None:
-                return self._refuse(checked.requirement, error)
+                return self._refuse(checked.requirement, error, proven=True)
             entry, _ = await self.ledger.begin(
                 begin(ME, subject, Intended(settled.transaction, b"", subject.expires_at))
             )
@@ -177,39 +207,65 @@ class LocalFacilitator:
             entry = await self._write(entry, Event.SETTLE, settled)
         return await self._repeat(entry, checked)
 
-    async def _broadcast(self, rail: Rail, entry: Entry, intended: Intended) -> Entry:
-        try:
-            await rail.submit(intended)
-        except NotSent as error:
-            return await self._not_sent(rail, entry, intended, error)
-        return await self._decide(rail, entry, intended, self._timeout)
+    async def _broadcast(self, rail: Rail, entry: Entry) -> Entry:
+        """Send what is written down, and ask the chain. Bytes that a node refuses for our own fault (no gas, a nonce
+        that somebody else used) are replaced by others; the payment itself is none the worse."""
+        refusals = 0
+        while isinstance(entry.stage, Intended):
+            intended = entry.stage
+            try:
+                await rail.submit(intended)
+            except NotSent as error:
+                refusals += 1
+                after = await self._not_sent(rail, entry, intended, error)
+                if after is None or refusals > _REPLACEMENTS_AT_ONCE:
+                    break
+                entry = after
+            else:
+                entry = await self._decide(rail, entry, intended, self._timeout)
+                break
+        if refusals:
+            await self._heal(rail)
+        return entry
 
-    async def _not_sent(self, rail: Rail, entry: Entry, intended: Intended, error: NotSent) -> Entry:
-        """The node refused our bytes; refused is the payment only if nobody else's bytes have settled it (A11)."""
+    async def _heal(self, rail: Rail) -> None:
+        # What can't be mended now is mended by the next reconciliation.
+        with suppress(UnavailableError):
+            await rail.heal(self.ledger)
+
+    async def _not_sent(self, rail: Rail, entry: Entry, intended: Intended, error: NotSent) -> Entry | None:
+        """The node refused our bytes; refused is the payment only if no others can pay, nor have paid (fault A11).
+        None while nobody can tell."""
         try:
-            stage: Settled | Refused | None = await rail.find_settled(entry.subject)
+            settled = await rail.find_settled(entry.subject)
+            if settled is not None:
+                return await self._write(entry, Event.SETTLE, settled)
+            if error.ours:
+                return await rail.replace(entry, intended, self.ledger)
         except UnavailableError:
-            return entry
-        if stage is None:
-            evm = entry.subject.network.startswith(networks.EIP155)
-            reason = "invalid_exact_evm_transaction_failed" if evm else "invalid_exact_svm_transaction_failed"
-            stage = Refused(reason, f"the node refused the transaction: {error}")
-        after = await self._write(entry, Event.SETTLE if isinstance(stage, Settled) else Event.REFUSE, stage)
-        if after.stage is stage:
-            await rail.abandon(intended)
+            return None
+        except UnlawfulEvent:
+            # Another replica has moved it on; what it wrote is the answer.
+            return await self.ledger.find(ME, entry.subject.pay_id)
+        evm = entry.subject.network.startswith(networks.EIP155)
+        reason = "invalid_exact_evm_transaction_failed" if evm else "invalid_exact_svm_transaction_failed"
+        refused = Refused(reason, f"the node refused the transaction: {error}")
+        after = await self._write(entry, Event.REFUSE, refused)
+        if self.allowance is not None and after.stage is refused:
+            await self.allowance.correct(entry.subject, 0)
         return after
 
     async def _decide(self, rail: Rail, entry: Entry, intended: Intended, timeout: float) -> Entry:
         try:
-            stage = await rail.decide(entry, intended, timeout=timeout)
+            stage = await rail.decide(entry, intended, self.ledger, timeout=timeout)
         except UnavailableError:
             return entry
         if stage is None:
             return entry
         after = await self._write(entry, Event.SETTLE if isinstance(stage, Settled) else Event.REFUSE, stage)
-        # Only the writer of the verdict gives the nonce back: given back twice, it would be used twice.
-        if after.stage is stage and stage.transaction != intended.transaction:
-            await rail.release(intended)
+        if stage.transaction not in intended.transactions:
+            # It was decided without our bytes, so our nonce may be one that nobody will ever use.
+            await self._heal(rail)
         return after
 
     async def _write(self, entry: Entry, event: Event, stage: Settled | Refused) -> Entry:
@@ -227,6 +283,9 @@ class LocalFacilitator:
             self.telemetry.emit("settle.refused", **facts, reason=stage.reason)
         else:
             self.telemetry.emit("settle.settled", **facts, transaction=stage.transaction, amount=subject.amount)
+        sent = isinstance(entry.stage, Intended) and entry.stage.raw and stage.transaction in entry.stage.transactions
+        if sent and self.allowance is not None:
+            self.allowance.correct_soon(subject, self.rails[subject.network].cost(stage.transaction))
         return after
 
     def _answer(self, entry: Entry) -> Receipt:
@@ -234,20 +293,22 @@ class LocalFacilitator:
         if isinstance(stage, Settled | Final):
             return Receipt.settled(stage.transaction, network, payer)
         if isinstance(stage, Refused):
-            return Receipt.refused(stage.reason, stage.message, network, payer)
-        if isinstance(stage, Reversed):
-            return Receipt.refused("reversed", "a chain reorganisation undid the transfer", network, payer)
-        transaction = stage.transaction if isinstance(stage, Intended) else ""
+            return Receipt.refused(stage.reason, stage.message, network, payer, proven=True)
         self.telemetry.emit("settle.pending", network=network, pay_id=entry.subject.pay_id)
-        return Receipt.pending(transaction, network, payer)
+        if isinstance(stage, Reversed):
+            words = "a chain reorganisation undid the transfer; it may land again"
+            return Receipt.pending(stage.transaction, network, payer, words)
+        return Receipt.pending(stage.transaction if isinstance(stage, Intended) else "", network, payer)
 
     def _doubt(self, subject: Subject, error: UnavailableError) -> Receipt:
         self.telemetry.emit("settle.pending", network=subject.network, pay_id=subject.pay_id)
         return Receipt.pending("", subject.network, subject.payer, error.message)
 
-    def _refuse(self, requirement: Requirement, error: RefusedError | MalformedError) -> Receipt:
+    def _refuse(
+        self, requirement: Requirement, error: RefusedError | MalformedError, *, proven: bool = False
+    ) -> Receipt:
         self.telemetry.emit("settle.refused", network=requirement.network, reason=error.code)
-        return Receipt.refused(error.code, error.message, requirement.network, _payer(error))
+        return Receipt.refused(error.code, error.message, requirement.network, _payer(error), proven=proven)
 
     def _rail(self, requirement: Requirement) -> Rail:
         rail = self.rails.get(requirement.network)
@@ -259,14 +320,18 @@ class LocalFacilitator:
 
 _USED = RefusedError("duplicate_settlement", "another payment with this identity was already settled")
 
-_PERHAPS_SPENT = frozenset(
-    {
-        "invalid_exact_evm_nonce_already_used",
-        "invalid_exact_evm_transaction_simulation_failed",
-        "duplicate_settlement",
-    }
-)
-"""Refusals by a chain's simulation that may mean that the very payment has landed already."""
+_PERHAPS_SPENT = {
+    "invalid_exact_evm_nonce_already_used",
+    "invalid_exact_evm_transaction_simulation_failed",
+    "invalid_exact_evm_insufficient_balance",
+    "invalid_exact_evm_payload_authorization_valid_before",
+    "asset_restricted",
+    exact_svm_reasons.DUPLICATE,
+    exact_svm_reasons.SIMULATION,
+    exact_svm_reasons.INSUFFICIENT_FUNDS,
+}
+"""Refusals behind which it may have landed all the same: the payment itself may be what emptied the account, and an
+expired one is called expired whether it was used or not."""
 
 
 def _mutated(stored: Subject, claimed: Subject) -> bool:

@@ -5,7 +5,7 @@ Every method may raise `UnavailableError` when the other side can't be reached, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -47,10 +47,15 @@ class NoRoom(Exception):
 @dataclass(frozen=True, slots=True)
 class Room:
     """How much may be unsettled at once on an entry's network and asset, in atomic units, the entry included:
-    for its payer, and for all payers together. None is no limit (fault A08)."""
+    for its payer, and for all payers together. None is no limit (fault A08).
+
+    What the payer settled at unix second `since` or later counts as open for `payer` as well: a balance that was read
+    then may not have known of it.
+    """
 
     payer: int | None = None
     total: int | None = None
+    since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +129,13 @@ class Ledger(Protocol):
         """Give the right back, if it is still ours."""
         ...
 
-    async def take_open(self, party: Party, seconds: int, limit: int = 64) -> Sequence[Entry]:
+    async def take_open(
+        self, party: Party, seconds: int, limit: int = 64, *, states: Collection[State] = ()
+    ) -> Sequence[Entry]:
         """Lease up to `limit` open rows that no other process holds, least recently taken first (SKIP LOCKED).
 
-        Rows that this process holds already, because it works on them, are not given out.
+        Of `states` only, when some are given. Rows that this process holds already, because it works on them, are
+        not given out.
         """
         ...
 
@@ -152,8 +160,8 @@ class Ledger(Protocol):
         ...
 
     async def failures_of(self, party: Party, payer: str, since: int) -> int:
-        """How many of a payer's payments ended REFUSED with a transaction, or REVERSED, since a unix second: what a
-        payer did after a payment was verified (faults A16, D11)."""
+        """How many of a payer's payments ended REVERSED, or REFUSED after they were verified, since a unix second: at a
+        gateway all that were refused, at a facilitator those with a transaction (faults A16, D11)."""
         ...
 
     async def nonces(self, network: str, signer: str) -> NonceBook: ...
@@ -193,7 +201,11 @@ class EvmChain(Protocol):
         """Whether code lives at `address`; a yes may be remembered."""
         ...
 
-    async def call(self, to: str, data: bytes, *, sender: str = "", gas: int = 0) -> CallResult: ...
+    async def call(
+        self, to: str, data: bytes, *, sender: str = "", gas: int = 0, block: int | None = None
+    ) -> CallResult:
+        """What a call would return on the latest state, or after `block`, which a node that lacks it can't answer."""
+        ...
 
     async def balance(self, address: str) -> int:
         """Wei."""
@@ -218,7 +230,7 @@ class EvmChain(Protocol):
         ...
 
     async def receipt(self, transaction: str, *, timeout: float) -> EvmReceipt | None:
-        """The receipt once it exists, or None after `timeout` seconds. All waiters share one poll.
+        """The receipt once it exists, or None after `timeout` seconds. All waiters share one poll; 0 asks once.
 
         Raises `UnavailableError` when the node answered no poll: silence is not absence (fault E01).
         """
@@ -271,6 +283,10 @@ class SvmChain(Protocol):
         ...
 
     async def transaction(self, signature: str) -> SvmTransaction | None: ...
+
+    async def finalized(self) -> int:
+        """The highest slot that no fork replaces any more."""
+        ...
 
     async def signatures_of(self, address: str, *, limit: int = 1000, before: str = "") -> Sequence[SvmListed]:
         """The confirmed transactions that name an account, newest first, at most 1000; `before` pages on."""

@@ -6,7 +6,7 @@ processes from moving a row twice is the law, which is checked in the transactio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, func, select, update
 
 from x402.lifecycle import Party, open_states
 from x402.ports.schema import payments
+from x402.stages import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,11 @@ def end(connection: Connection, party: Party, pay_id: str, holder: str) -> None:
     connection.execute(statement.values(leased_by=None, leased_until=0))
 
 
-def take_open(connection: Connection, party: Party, lease: Lease, limit: int) -> Sequence[Row[Any]]:
+def take_open(
+    connection: Connection, party: Party, lease: Lease, limit: int, only: Collection[State] = ()
+) -> Sequence[Row[Any]]:
     """Lease the open rows that nobody holds, least recently taken first, passing over those being written to."""
-    states = [str(state) for state in open_states(party)]
+    states = sorted(str(state) for state in open_states(party) if not only or state in only)
     is_open = (payments.c.party == str(party)) & payments.c.state.in_(states)
     order = (payments.c.turn, payments.c.created_at, payments.c.pay_id)
     free = select(payments).where(is_open, payments.c.leased_until <= lease.now).order_by(*order).limit(limit)
