@@ -132,7 +132,8 @@ class Watchman:
         for transaction, move in cast.evm.moves_ever:
             if self.pay_id_of(move) == pay_id:
                 included = cast.evm.find(transaction, cast.evm.head())
-                if included is None or cast.evm.head() - included.block + 1 >= required:
+                depth = cast.evm.head() - included.block + 1 if included is not None else 0
+                if max(depth, cast.evm.depths.get(transaction, 0)) >= required:
                     return True
         return False
 
@@ -192,6 +193,8 @@ class Watchman:
     def is_quiet(self) -> bool:
         """Whether nobody has anything left to find out."""
         gateway = all(state in _QUIET_GATEWAY for state, _ in self.rows(Party.GATEWAY).values())
+        if any(self._nonces()):
+            return False
         return gateway and all(state in self._quiet() for state, _ in self.rows(Party.FACILITATOR).values())
 
     def _quiet(self) -> set[State]:
@@ -229,7 +232,7 @@ class Watchman:
                     yield f"L1 {pay_id[-12:]} is still {state} at the {party}"
 
     def _nonces(self) -> Iterator[str]:
-        """I8: nothing waits above a gap, and the next nonce that will be used is the one that the chain expects."""
+        """I8: the next nonce that will be used is the one that the chain expects, so that nothing waits above a gap."""
         evm = self.cast.evm
         if self.cast.scenario.network != EVM:
             return
@@ -239,9 +242,6 @@ class Watchman:
             following = _following(raw, signer.address, chain)
             if following > evm.pending_count(signer.address):
                 yield f"I8 the next nonce of {signer.address[:8]} is {following}, and the chain expects {chain}"
-            for stuck in evm.pool.values():
-                if stuck.sender == signer.address and stuck.nonce > evm.pending_count(signer.address):
-                    yield f"I8 nonce {stuck.nonce} of {signer.address[:8]} waits above a gap"
 
     def _people(self) -> Iterator[str]:
         """Who has paid has got it; nobody has paid twice."""
