@@ -155,6 +155,10 @@ class FacilitatorSettings(FacilitatorLimits):
     svm_rpc_url: str = Field("", validation_alias=_named("X402_SVM_RPC_URL", "SVM_RPC_URL"))
     ledger: str = Field("sqlite:///x402-facilitator.sqlite", repr=False, validation_alias=_named("X402_LEDGER"))
     """`sqlite:///file` or `postgresql://user:password@host/database`."""
+    evm_confirmations: str = Field("0=1,10=12,1000=finalized", validation_alias=_named("X402_EVM_CONFIRMATIONS"))
+    """How many blocks a payment is buried under before it counts as settled, from so many dollars on."""
+    svm_confirmations: str = Field("0=1,100=finalized", validation_alias=_named("X402_SVM_CONFIRMATIONS"))
+    """On Solana there are two depths: confirmed, which is 1, and finalized."""
     settle_timeout_seconds: int = Field(30, ge=1, le=300, validation_alias=_named("X402_SETTLE_TIMEOUT_SECONDS"))
     reconcile_seconds: int = Field(10, ge=1, le=3600, validation_alias=_named("X402_RECONCILE_SECONDS"))
     mainnet: bool = Field(False, validation_alias=_named("X402_MAINNET"))
