@@ -1,4 +1,4 @@
-"""Clocks that jump: durations are measured by one that can't, and the chain's own time decides about a payment (E09)."""
+"""Clocks that jump: durations are measured by one that can't, and the chain's time decides about payments (E09)."""
 
 from __future__ import annotations
 

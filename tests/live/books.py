@@ -6,11 +6,12 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import create_engine, func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from tests.live.customer import JOURNAL, CallRecord, read_calls
@@ -20,7 +21,8 @@ from x402.lifecycle import Party
 from x402.networks import BASE_SEPOLIA
 from x402.ports.audit import transaction_of
 from x402.ports.ledger import SqlLedger
-from x402.ports.ledger_reading import read_ledger
+from x402.ports.ledger_database import address_of, engine_of
+from x402.ports.ledger_reading import LedgerSnapshot
 from x402.ports.schema import payments
 from x402.stages import State
 
@@ -61,29 +63,36 @@ class Nonces:
 
 def rows(ledger: str, party: Party) -> list[Row]:
     """Every payment of one party."""
-    with read_ledger(ledger) as snapshot:
+    with _reading(ledger) as connection:
         return [
             Row(
                 row.pay_id, str(row.constants["network"]), int(row.constants["amount"]), State(row.state),
                 transaction_of(row.stage),
             )
-            for row in snapshot.payments(party)
+            for row in LedgerSnapshot(connection).payments(party)
         ]  # fmt: skip
 
 
 def count(ledger: str, party: Party, states: Collection[State]) -> int:
     """How many payments of one party stand in some states now; 0 before there is a ledger."""
-    engine = create_engine(ledger)
     query = (
         select(func.count())
         .select_from(payments)
         .where(payments.c.party == str(party), payments.c.state.in_([str(state) for state in states]))
     )
     try:
-        with engine.connect() as connection:
+        with _reading(ledger) as connection:
             return int(connection.execute(query).scalar_one())
     except SQLAlchemyError:
         return 0
+
+
+@contextmanager
+def _reading(ledger: str) -> Iterator[Connection]:
+    engine = engine_of(address_of(ledger))
+    try:
+        with engine.connect() as connection:
+            yield connection
     finally:
         engine.dispose()
 

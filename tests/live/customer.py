@@ -3,8 +3,9 @@
     trade    makes again what an earlier process of this name was cut off in, then buys `CUSTOMER_RATE` answers a second
     retry    makes every call that has no answer yet once more, and ends
 
-What it began and what it got stands in `calls.log`, one line each, written before and after the call. The customer
-knows one shop; which of the gateways behind that name takes a connection is decided anew each time, as by a balancer.
+What it began and what it got stands in `calls.log`, one line each. An answer is written down as its last byte arrives,
+before the client closes the payment for it: a customer that dies between the two has its answer and needs no other.
+The customer knows one shop; which of the gateways behind that name takes a connection is decided anew each time.
 SIGTERM lets the calls at work end and begins no more.
 """
 
@@ -17,9 +18,10 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -95,16 +97,42 @@ class Balancer(httpx.AsyncBaseTransport):
         for last, gateway in zip([*[False] * (len(gateways) - 1), True], gateways, strict=True):
             request.url = wanted.copy_with(host=gateway.host, port=gateway.port)
             try:
-                return await self._inner.handle_async_request(request)
+                response = await self._inner.handle_async_request(request)
             except httpx.ConnectError:
                 if last:
                     raise
+            else:
+                response.stream = _Arrival(response, request, self._sent)
+                return response
             finally:
                 request.url = wanted
         raise httpx.ConnectError("there is no gateway")
 
     async def aclose(self) -> None:
         """Close the connections."""
+        await self._inner.aclose()
+
+
+class _Arrival(httpx.AsyncByteStream):
+    """A body that is written down as an answer once it is whole."""
+
+    def __init__(self, response: httpx.Response, request: httpx.Request, sent: Sent) -> None:
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        self._inner = response.stream
+        self._paid = response.status_code == 200
+        self._asked: dict[str, Any] = json.loads(request.content)
+        self._sent = sent
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        body = b""
+        async for chunk in self._inner:
+            body += chunk
+            yield chunk
+        if self._paid:
+            name, text = _name_of(self._asked), text_of(body, streamed=self._asked.get("stream") is True)
+            self._sent.write(*(("answer", name) if text == expected(name) else ("wrong", name, text[:100])))
+
+    async def aclose(self) -> None:
         await self._inner.aclose()
 
 
@@ -121,7 +149,7 @@ class Sent:
 
     def note(self, request: httpx.Request) -> None:
         """Write down the fingerprint of a call's request before it is sent for the first time."""
-        name = str(json.loads(request.content)["messages"][-1]["content"])
+        name = _name_of(json.loads(request.content))
         if name not in self._noted:
             self._noted.add(name)
             wanted = Wanted(request.method, str(request.url), request.content)
@@ -163,9 +191,7 @@ class Customer:
         except (X402Error, httpx.HTTPError) as error:
             self._sent.write("failed", name, f"{getattr(error, 'code', type(error).__name__)}: {error}"[:300])
             return
-        if text == f"You said: {name}":
-            self._sent.write("answer", name)
-        else:
+        if text != expected(name):
             self._sent.write("wrong", name, text[:100])
 
     async def trade(self, rate: float, stop: asyncio.Event) -> None:
@@ -211,6 +237,24 @@ class Customer:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+
+
+def expected(name: str) -> str:
+    """What the model answers."""
+    return f"You said: {name}"
+
+
+def text_of(body: bytes, *, streamed: bool) -> str:
+    """The text of a whole answer."""
+    if not streamed:
+        return str(json.loads(body)["choices"][0]["message"]["content"])
+    events = [line.removeprefix("data: ") for line in body.decode().splitlines() if line.startswith("data: {")]
+    choices = [choice for event in events for choice in json.loads(event).get("choices", ())]
+    return "".join(choice["delta"].get("content", "") for choice in choices)
+
+
+def _name_of(asked: dict[str, Any]) -> str:
+    return str(asked["messages"][-1]["content"])
 
 
 def is_streamed(name: str) -> bool:

@@ -15,4 +15,10 @@ def database(engine: str, folder: Path) -> Iterator[Mapping[str, str]]:
     if engine == "sqlite":
         yield {party: f"sqlite:///{folder / party}.sqlite" for party in PARTIES}
         return
-    raise ValueError(f"{engine!r} is no database that can be started here")
+    from tests.postgres import Postgres
+
+    server = Postgres()
+    try:
+        yield {party: server.database() for party in PARTIES}
+    finally:
+        server.stop()

@@ -2,7 +2,8 @@
 
 Rounds of two halves. First customers buy while gateways, facilitators and customers are killed at random moments, one
 or two at a time, and started again. Then nobody is killed any more: every call that has no answer is made once more,
-and what was left open has `OPEN_SECONDS` to be decided. Then the chains and all books must agree to the unit.
+`x402 resolve` asks the chains what a journal does not know, and what was left open at the gateways and facilitators has
+`OPEN_SECONDS` to be decided. Then the chains and all books must agree to the unit.
 """
 
 from __future__ import annotations
@@ -148,15 +149,18 @@ def _kill(village: Village, names: list[str], report: Report) -> None:
     for name in names:
         role = name.partition("-")[0]
         report.kills[role] += 1
-        report.hits[role] += _was_at_work(village, name)
+        at_work = _at_work(village, name)
+        report.hits[role] += at_work > 0
+        report.cut += at_work if role == "customer" else 0
 
 
-def _was_at_work(village: Village, name: str) -> bool:
+def _at_work(village: Village, name: str) -> int:
+    """How many calls or payments the one who has just died was busy with."""
     role = name.partition("-")[0]
     if role == "customer":
-        return any(call.cut for call in books.calls(village.folder / name))
+        return sum(1 for call in books.calls(village.folder / name) if call.cut)
     party = Party(role)
-    return books.count(village.ledgers[role], party, _AT_WORK[party]) > 0
+    return books.count(village.ledgers[role], party, _AT_WORK[party])
 
 
 def _quieten(village: Village, report: Report) -> None:
@@ -167,11 +171,11 @@ def _quieten(village: Village, report: Report) -> None:
         _end(village, name, report, fine=(0, -signal.SIGTERM))
     village.wait_ready([*village.facilitators, *village.gateways])
     before = [call for name in village.customers for call in books.calls(village.folder / name)]
-    report.cut += sum(1 for call in before if call.cut)
-    for name in village.customers:
-        village.start(name, mode="retry")
-    for name in village.customers:
-        _end(village, name, report)
+    for mode in ("retry", "resolve"):
+        for name in village.customers:
+            village.start(name, mode=mode)
+        for name in village.customers:
+            _end(village, name, report)
     unanswered = {call.name for call in before if not call.answers}
     after = [call for name in village.customers for call in books.calls(village.folder / name)]
     report.failed_once += sum(1 for call in after if call.name in unanswered and call.answers)

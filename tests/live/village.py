@@ -148,11 +148,11 @@ class Village:
         return {"PATH": os.environ["PATH"], "HOME": str(self.folder)}
 
     def start(self, name: str, *, mode: str = "trade", rate: float = 1.0) -> None:
-        """Start somebody; `mode` and `rate` (calls a second) are for customers."""
+        """Start somebody; `mode` (`trade`, `retry`, `resolve`) and `rate` (calls a second) are for customers."""
         role = name.partition("-")[0]
         if role == "customer":
             environment = self._customer(name, rate)
-            entry, arguments = "tests.live.customer", [mode]
+            entry, arguments = ("x402.cli", [mode]) if mode == "resolve" else ("tests.live.customer", [mode])
         else:
             environment = self._gateway(name) if role == "gateway" else self._facilitator()
             entry, arguments = "x402.cli", [role, "--port", str(self._ports[name])]
@@ -227,6 +227,9 @@ class Village:
             "CUSTOMER_GATEWAYS": ",".join(self.url_of(gateway) for gateway in self.gateways),
             "CUSTOMER_RATE": str(rate),
             "CUSTOMER_SVM_RPC": self.urls.svm,
+            "X402_JOURNAL": str(self.folder / name / customer.JOURNAL),
+            "X402_EVM_RPC_URL": self.urls.evm,
+            "X402_SVM_RPC_URL": self.urls.svm,
         }
 
     def _still(self, child: Child, deadline: float) -> None:
