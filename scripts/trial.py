@@ -26,7 +26,6 @@ from typing import Any
 
 import coverage
 import pytest
-
 from mutants import Mutant
 
 ROOT = Path(__file__).resolve().parent.parent

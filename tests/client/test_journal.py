@@ -18,8 +18,9 @@ import pytest
 
 from x402 import networks
 from x402.client.budget import DAY_SECONDS, HOUR_SECONDS, Limits
-from x402.client.journal import Journal, Record
+from x402.client.journal import Journal
 from x402.client.owner import Call, is_live
+from x402.client.record import Record
 from x402.errors import DeclinedError, MalformedError, MisconfiguredError, UnavailableError
 from x402.lifecycle import Event, Subject, UnlawfulEvent
 from x402.stages import Refused, Settled, State

@@ -25,6 +25,7 @@ from x402.devnet.model import demo_catalogue
 from x402.facilitator.remote import RemoteFacilitator
 from x402.facilitator.service import create_app as create_facilitator
 from x402.gateway.app import create_app as create_gateway
+from x402.gateway.terms import Terms
 from x402.gateway.upstream import UpstreamClient
 from x402.ports.ledger import SqlLedger
 from x402.settings import FacilitatorSettings, GatewaySettings
@@ -46,7 +47,7 @@ URLS = [f"http://{host}/secret" for host in INSIDE] + [
     "file:///etc/passwd", "gopher://127.0.0.1:25/_x", "dict://127.0.0.1:11211/", "ftp://127.0.0.1/", "//127.0.0.1/",
     "jar:http://127.0.0.1!/", "data:text/html,<script>alert(1)</script>",
 ]  # fmt: skip
-HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(1)>"\'><svg/onload=alert(1)>'
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'><svg/onload=alert(1)>"
 
 _listening: list[list[str]] = []
 
@@ -90,7 +91,10 @@ def littered(offer: dict[str, Any], url: str) -> dict[str, Any]:
         "error": url,
         "resource": {"url": url, "description": url, "mimeType": url},
         "accepts": [{**offer, "extra": extra, "outputSchema": {"$ref": url}}],
-        "extensions": {"bazaar": {"info": {"url": url}, "schema": {"$ref": url}}, "sign-in-with-x": {"info": {"uri": url}}},
+        "extensions": {
+            "bazaar": {"info": {"url": url}, "schema": {"$ref": url}},
+            "sign-in-with-x": {"info": {"uri": url}},
+        },
     }
 
 
@@ -111,7 +115,7 @@ async def shop() -> AsyncIterator[Shop]:
 async def test_E05_a_client_fetches_nothing_that_a_challenge_names(shop: Shop) -> None:
     wire = (await shop.challenge()).as_json()
     offer = next(each for each in wire["accepts"] if each["network"].startswith("eip155"))
-    wallet, paid = Wallet(evm_private_key="0x" + "11" * 32), []
+    wallet, paid = Wallet(evm="0x" + "11" * 32), []
 
     def seller(request: httpx.Request) -> httpx.Response:
         if "payment-signature" in request.headers:
@@ -127,6 +131,21 @@ async def test_E05_a_client_fetches_nothing_that_a_challenge_names(shop: Shop) -
     assert heard == []
     # The control: the littered offers were good ones, and were paid.
     assert len(paid) == len(URLS)
+
+
+def gateway_of(shop: Shop) -> FastAPI:
+    """A gateway over the demo's models, with the shop's bank and ledger."""
+    upstream = httpx.ASGITransport(create_model(), raise_app_exceptions=False)
+    return create_gateway(
+        GatewaySettings.model_construct(),
+        catalogue=demo_catalogue("http://model.test/v1"),
+        facilitator=shop.bank,
+        pay_to=PAY_TO,
+        ledger=shop.ledger,
+        public_url="https://gateway.example",
+        upstream=UpstreamClient(httpx.AsyncClient(transport=upstream)),
+        clock=lambda: NOW,
+    )
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -147,22 +166,12 @@ async def test_E05_a_facilitator_that_redirects_leads_nowhere(shop: Shop, status
 
 
 async def test_E05_a_gateway_fetches_no_picture_and_no_tool_of_a_request(shop: Shop) -> None:
-    upstream = httpx.ASGITransport(create_model(), raise_app_exceptions=False)
-    app = create_gateway(
-        GatewaySettings.model_construct(),
-        catalogue=demo_catalogue("http://model.test/v1"),
-        facilitator=shop.bank,
-        pay_to=PAY_TO,
-        ledger=shop.ledger,
-        public_url="https://gateway.example",
-        upstream=UpstreamClient(httpx.AsyncClient(transport=upstream)),
-        clock=lambda: NOW,
-    )
+    app = gateway_of(shop)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     statuses: set[int] = set()
     with connections() as heard:
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway.test") as client:
-            models = (await client.get("/v1/models")).json()["data"]
+            models = (await client.get("/api/v1/models")).json()["data"]
             for url in URLS:
                 body = {
                     "model": models[0]["id"],
@@ -174,16 +183,18 @@ async def test_E05_a_gateway_fetches_no_picture_and_no_tool_of_a_request(shop: S
                     "tools": [{"type": "function", "function": {"name": "f", "parameters": {"$ref": url}}}],
                     "metadata": {"webhook": url},
                 }
-                headers = {"Referer": url, "X-Forwarded-Host": "169.254.169.254", "Origin": "http://127.0.0.1"}
-                statuses.add((await client.post("/v1/chat/completions", json=body, headers=headers)).status_code)
+                headers = {
+                    "Referer": url.encode("ascii", "ignore").decode(),
+                    "X-Forwarded-Host": "169.254.169.254",
+                    "Origin": "http://127.0.0.1",
+                }
+                statuses.add((await client.post("/api/v1/chat/completions", json=body, headers=headers)).status_code)
     assert heard == []
     assert statuses <= {400, 402, 422}
 
 
 async def test_E05_a_facilitator_asks_its_own_node_and_nobody_else(evm: EvmShop, ledger: SqlLedger) -> None:
-    app = create_facilitator(
-        FacilitatorSettings.model_construct(), facilitator=facilitator([evm.rail(ledger)], ledger)
-    )
+    app = create_facilitator(FacilitatorSettings.model_construct(), facilitator=facilitator([evm.rail(ledger)], ledger))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     payment = evm.pay()
     node = httpx.URL(evm.world.url).host
@@ -206,25 +217,33 @@ async def test_E05_a_facilitator_asks_its_own_node_and_nobody_else(evm: EvmShop,
     assert set(heard) <= {node}
 
 
-async def test_F17_there_is_no_page_that_could_run_what_it_quotes(shop: Shop) -> None:
-    """A browser gets the same JSON as everybody, typed so that it will not guess otherwise."""
-    shop.app.get("/hostile")(lambda: {"a": "b"})
+async def test_F17_no_page_runs_what_a_seller_or_a_stranger_wrote(shop: Shop) -> None:
+    """A browser gets the same JSON as everybody; the only pages are those about the API, and they quote nobody."""
     app = FastAPI()
     app.get("/report/{name}")(lambda name: {"name": name})
-    other = Shop(app, shop.bank, shop.ledger, shop.payer)
-    client = other.open({"GET /report/*": "$0.01"}, description=HOSTILE)
+    client = Shop(app, shop.bank, shop.ledger, shop.payer).open(
+        {"GET /report/*": Terms(price="$0.01", description=HOSTILE)}
+    )
     browser = {"Accept": "text/html,application/xhtml+xml", "User-Agent": "Mozilla/5.0"}
     for headers in (browser, browser | {"Payment-Signature": HOSTILE}, browser | {"X-Payment": "e30="}):
-        answer = await client.get(f"/report/{HOSTILE.replace('/', '%2F')}", headers=headers)
+        answer = await client.get(f"/report/{HOSTILE.replace('/', '')}", headers=headers)
         assert answer.status_code in (400, 402)
         assert answer.headers["content-type"] == "application/json"
         json.loads(answer.content)
+    for served in (gateway_of(shop), create_facilitator(FacilitatorSettings.model_construct())):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(served), base_url="http://x.test") as reader:
+            for path in ("/docs", "/redoc", "/", f"/{HOSTILE}", f"/docs?x={HOSTILE}"):
+                answer = await reader.get(path, headers=browser | {"Host": "<svg/onload=1>", "Referer": HOSTILE})
+                html = "text/html" in answer.headers.get("content-type", "")
+                assert not html or ("onload" not in answer.text and "alert(1)" not in answer.text), path
 
 
 async def test_F17_control_the_words_reach_those_who_read_json(shop: Shop) -> None:
     app = FastAPI()
     app.get("/report")(lambda: {"name": "x"})
-    client = Shop(app, shop.bank, shop.ledger, shop.payer).open({"GET /report": "$0.01"}, description=HOSTILE)
+    client = Shop(app, shop.bank, shop.ledger, shop.payer).open(
+        {"GET /report": Terms(price="$0.01", description=HOSTILE)}
+    )
     challenge: Challenge = challenge_of(await client.get("/report"))
     assert challenge.resource is not None
     assert challenge.resource.description == HOSTILE

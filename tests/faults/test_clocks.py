@@ -1,4 +1,4 @@
-"""Clocks that jump: durations are measured by one that can't, and the chain's own time decides about a payment (E09)."""
+"""Clocks that jump: durations are measured by one that can't, and the chain's time decides about payments (E09)."""
 
 from __future__ import annotations
 
@@ -107,9 +107,7 @@ async def shop() -> AsyncIterator[Shop]:
 
 @pytest.mark.parametrize("by", [-HOUR, HOUR])
 @pytest.mark.parametrize("flow", ["authorization", "upfront"])
-async def test_E09_a_gateway_whose_clock_jumps_keeps_no_money_without_an_answer(
-    shop: Shop, flow: str, by: int
-) -> None:
+async def test_E09_a_gateway_whose_clock_jumps_keeps_no_money_without_an_answer(shop: Shop, flow: str, by: int) -> None:
     """Once at every reading of the clock, until a whole sale reads it no more."""
     at = 0
     while True:

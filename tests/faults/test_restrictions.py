@@ -36,9 +36,7 @@ async def by_the_issuer(shop: EvmShop, call: str) -> None:
     issuer, fees = EvmSigner(FAUCET_KEY.hex()), await shop.chain.fees()
     nonce = await shop.chain.transaction_count(issuer.address)
     name, raw = issuer.sign_transaction(
-        EvmTransaction(
-            CHAIN_ID, nonce, shop.offer.asset, 100_000, fees.max_fee, fees.priority_fee, bytes.fromhex(call)
-        )
+        EvmTransaction(CHAIN_ID, nonce, shop.offer.asset, 100_000, fees.max_fee, fees.priority_fee, bytes.fromhex(call))
     )
     await shop.chain.send(raw, name)
     receipt = await shop.chain.receipt(name, timeout=10)
@@ -157,9 +155,7 @@ async def test_C17_somebody_elses_public_transfer_is_no_payment(svm: SvmShop, le
     assert await svm.received() == 0
 
 
-async def test_control_an_honest_payment_settles_on_either_chain(
-    evm: EvmShop, svm: SvmShop, ledger: SqlLedger
-) -> None:
+async def test_control_an_honest_payment_settles_on_either_chain(evm: EvmShop, svm: SvmShop, ledger: SqlLedger) -> None:
     party = facilitator([evm.rail(ledger), svm.rail()], ledger)
     assert (await party.settle(evm.pay(), evm.offer)).success
     assert (await party.settle(await svm.pay(), svm.offer)).success

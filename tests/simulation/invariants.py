@@ -22,7 +22,7 @@ from x402.lifecycle import Party
 from x402.ports import nonce_book
 from x402.ports.audit import audit
 from x402.ports.ledger_reading import LedgerSnapshot
-from x402.ports.schema import payments, returned_nonces
+from x402.ports.schema import returned_nonces
 from x402.schemes import exact_svm_layout
 from x402.stages import State
 from x402.wire.payment import read_payment

@@ -25,6 +25,7 @@ from x402.facilitator.callers import ANYBODY, Caller
 from x402.facilitator.rail import Checked, Rail
 from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, begin
 from x402.ports import Ledger, NotSent
+from x402.schemes import exact_svm_reasons
 from x402.stages import Final, Intended, Refused, Reversed, Settled
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement
@@ -319,14 +320,18 @@ class LocalFacilitator:
 
 _USED = RefusedError("duplicate_settlement", "another payment with this identity was already settled")
 
-_PERHAPS_SPENT = frozenset(
-    {
-        "invalid_exact_evm_nonce_already_used",
-        "invalid_exact_evm_transaction_simulation_failed",
-        "duplicate_settlement",
-    }
-)
-"""Refusals by a chain's simulation that may mean that the very payment has landed already."""
+_PERHAPS_SPENT = {
+    "invalid_exact_evm_nonce_already_used",
+    "invalid_exact_evm_transaction_simulation_failed",
+    "invalid_exact_evm_insufficient_balance",
+    "invalid_exact_evm_payload_authorization_valid_before",
+    "asset_restricted",
+    exact_svm_reasons.DUPLICATE,
+    exact_svm_reasons.SIMULATION,
+    exact_svm_reasons.INSUFFICIENT_FUNDS,
+}
+"""Refusals behind which it may have landed all the same: the payment itself may be what emptied the account, and an
+expired one is called expired whether it was used or not."""
 
 
 def _mutated(stored: Subject, claimed: Subject) -> bool:

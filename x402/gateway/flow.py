@@ -22,8 +22,8 @@ from contextlib import suppress
 from x402.errors import MalformedError, Moved, PendingError, RefusedError, UnavailableError, X402Error
 from x402.gateway.offers import identity_of
 from x402.gateway.problem import ApiProblem, status_of
-from x402.gateway.recording import Recording, split_notes
 from x402.gateway.reconcile import Reconciler
+from x402.gateway.recording import Recording, split_notes
 from x402.gateway.refund import Refunds
 from x402.gateway.register import ME, Job, Register, in_use
 from x402.gateway.running import Offer, Running

@@ -24,7 +24,7 @@ from x402.gateway.terms import Flow
 from x402.lifecycle import Entry, Event, Party, Subject, open_states
 from x402.ports import Answer, Clock, Ledger
 from x402.schemes.subject import is_same_payment, recall, subject_of
-from x402.stages import Delivered, Owed, Refused, Settled, Settling, Stage, State
+from x402.stages import Delivered, Owed, Refused, Settling, Stage, State
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Facilitation, Facilitator
