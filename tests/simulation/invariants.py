@@ -233,7 +233,9 @@ class Watchman:
         evm = self.cast.evm
         if self.cast.scenario.network != EVM:
             return
-        connection = self.cast.disks["settler" if self.cast.scenario.place == "remote" else "gateway"].database.connection
+        connection = self.cast.disks[
+            "settler" if self.cast.scenario.place == "remote" else "gateway"
+        ].database.connection
         for signer in keys().signers:
             chain = evm.latest().nonces.get(signer.address, 0)
             following = _following(connection, signer.address, chain)
