@@ -195,16 +195,19 @@ class LocalFacilitator:
         if error.code not in _PERHAPS_SPENT:
             return self._refuse(checked.requirement, error, proven=True)
         try:
-            settled = await rail.find_settled(subject)
-            if settled is None:
+            spent_by = await rail.spent_by(subject)
+            if spent_by is None and error.code in _SPENT:
+                # The node that checked knows of a block that the one asked now has not seen yet (fault E01).
+                return self._doubt(subject, UnavailableError("rpc_unavailable", "two nodes disagree; ask again"))
+            if not isinstance(spent_by, Settled):
                 return self._refuse(checked.requirement, error, proven=True)
             entry, _ = await self.ledger.begin(
-                begin(ME, subject, Intended(settled.transaction, b"", subject.expires_at))
+                begin(ME, subject, Intended(spent_by.transaction, b"", subject.expires_at))
             )
         except UnavailableError as doubt:
             return self._doubt(subject, doubt)
         if isinstance(entry.stage, Intended):
-            entry = await self._write(entry, Event.SETTLE, settled)
+            entry = await self._write(entry, Event.SETTLE, spent_by)
         return await self._repeat(entry, checked)
 
     async def _broadcast(self, rail: Rail, entry: Entry) -> Entry:
@@ -237,9 +240,10 @@ class LocalFacilitator:
         """The node refused our bytes; refused is the payment only if no others can pay, nor have paid (fault A11).
         None while nobody can tell."""
         try:
-            settled = await rail.find_settled(entry.subject)
-            if settled is not None:
-                return await self._write(entry, Event.SETTLE, settled)
+            spent_by = await rail.spent_by(entry.subject)
+            if spent_by is not None:
+                event = Event.SETTLE if isinstance(spent_by, Settled) else Event.REFUSE
+                return await self._write(entry, event, spent_by)
             if error.ours:
                 return await rail.replace(entry, intended, self.ledger)
         except UnavailableError:
@@ -327,13 +331,14 @@ class LocalFacilitator:
 
 _USED = RefusedError("duplicate_settlement", "another payment with this identity was already settled")
 
-_PERHAPS_SPENT = {
-    "invalid_exact_evm_nonce_already_used",
+_SPENT = frozenset({"invalid_exact_evm_nonce_already_used", exact_svm_reasons.DUPLICATE})
+"""Refusals by a chain's simulation that say that the payment was used up."""
+
+_PERHAPS_SPENT = _SPENT | {
     "invalid_exact_evm_transaction_simulation_failed",
     "invalid_exact_evm_insufficient_balance",
     "invalid_exact_evm_payload_authorization_valid_before",
     "asset_restricted",
-    exact_svm_reasons.DUPLICATE,
     exact_svm_reasons.SIMULATION,
     exact_svm_reasons.INSUFFICIENT_FUNDS,
 }
