@@ -76,9 +76,7 @@ class Network:
 class Exchange:
     """One request and its response. `twin` is a repetition by the network, to whose response nobody listens."""
 
-    def __init__(
-        self, network: Network, request: httpx.Request, body: bytes, *, fate: Fate, twin: bool = False
-    ) -> None:
+    def __init__(self, network: Network, request: httpx.Request, body: bytes, *, fate: Fate, twin: bool = False) -> None:
         self.network, self.world = network, network.world
         self.request, self.body, self.fate, self.twin = request, body, fate, twin
         self._headers = [(name.lower(), value) for name, value in request.headers.raw]

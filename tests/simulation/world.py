@@ -229,7 +229,9 @@ class World:
         await self.boundary(label, "after")
         return result
 
-    def _arrive(self, label: str, kind: str, work: Callable[[Fate], T], fate: Fate, reply: asyncio.Future[T]) -> None:
+    def _arrive(
+        self, label: str, kind: str, work: Callable[[Fate], T], fate: Fate, reply: asyncio.Future[T]
+    ) -> None:
         try:
             result = work(fate)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
