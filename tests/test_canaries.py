@@ -9,18 +9,16 @@ shows that it would be found.
 from __future__ import annotations
 
 import copy
-import gc
 import logging
 import pickle
 import secrets
-import traceback
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from coincurve import PrivateKey
 from pydantic import SecretStr
 from solders.keypair import Keypair
 from structlog.testing import capture_logs
@@ -28,6 +26,7 @@ from structlog.testing import capture_logs
 from tests.chains import EvmWorld
 from tests.facilitator.serving import body, serving
 from tests.facilitator.world import EvmShop, Meddled, facilitator
+from tests.overheard import ANSWER, PROMPT, QUOTE_KEY, UPSTREAM_KEY, Air, Street, heard
 from tests.payments import EvmPayer, evm_requirement
 from x402.errors import UnavailableError
 from x402.facilitator.callers import new_key
@@ -37,35 +36,10 @@ from x402.ports.evm import RpcEvmChain
 from x402.ports.ledger import SqlLedger
 from x402.ports.node_url import scrub, secrets_of
 from x402.ports.svm import RpcSvmChain
+from x402.schemes import eip712
 from x402.settings import FacilitatorSettings, describe
 
 CANARY = "canary0123456789abcdef"
-
-
-@dataclass
-class Air:
-    """Everything that can be seen or heard from outside."""
-
-    logs: pytest.LogCaptureFixture
-    prints: pytest.CaptureFixture[str]
-    structured: list[Any]
-    seen: list[str] = field(default_factory=list)
-
-    def look(self) -> None:
-        """The `repr` of every object of ours that is alive now, inside whatever is going on."""
-        for one in gc.get_objects():
-            if str(type(one).__module__).startswith("x402."):
-                self.seen.append(repr(one))
-
-    def fails(self, error: BaseException) -> None:
-        """An error as it would be printed, and as it would be reported."""
-        self.seen += [str(error), repr(error), *traceback.format_exception(error)]
-
-    def everything(self) -> str:
-        lines = [record.getMessage() + str(record.exc_text) for record in self.logs.records]
-        printed = self.prints.readouterr()
-        self.seen += [printed.out, printed.err]
-        return "\n".join([*self.seen, *lines, *map(str, self.structured)])
 
 
 @pytest.fixture
@@ -73,12 +47,6 @@ def air(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) ->
     caplog.set_level(logging.DEBUG)
     with capture_logs() as structured:
         yield Air(caplog, capsys, structured)
-
-
-def heard(air: Air, *canaries: str) -> list[str]:
-    """Which canaries are anywhere in the air."""
-    text = air.everything().lower()
-    return [canary for canary in canaries if canary.lower() in text]
 
 
 KEYED_URLS = [
@@ -202,3 +170,46 @@ def test_G09_what_signs_or_pays_is_never_pickled() -> None:
             pickle.dumps(thing)
     key, digest = new_key()
     assert key not in digest
+
+
+def ask(model: str = "gpt-4o-mini", **members: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 20, **members}
+
+
+async def test_E03_G06_G09_a_sale_from_end_to_end_shows_nothing(
+    air: Air, evm: EvmShop, ledger: SqlLedger, tmp_path: Path
+) -> None:
+    """A sale, a model that fails and quotes, a request that can't be read, and a buyer who can't pay."""
+    street = Street(air, evm, ledger, tmp_path)
+    buyer = eip712.address_of(PrivateKey(bytes.fromhex(street.wallet_key)).public_key)
+    await evm.world.fund(buyer, 50_000)
+    path = f"/api/v1/chat/completions?q={PROMPT}"
+    async with street.open() as client:
+        sold = await client.post(path, json=ask())
+        assert sold.status_code == 200, sold.text
+        assert ANSWER in sold.text
+        street.model_status = 500
+        failed = await client.post(path, json=ask(n=1))
+        street.model_status = 200
+        unread = await client.post(path, json=ask(max_tokens=-1))
+        unknown = await client.post(path, json=ask(model="none/such"))
+        for answer in (failed, unread, unknown):
+            assert answer.status_code >= 400
+            air.seen += [answer.text, str(answer.headers)]
+        air.look()
+        air.seen.append(sold.headers["payment-response"])
+    payments = street.payments()
+    assert len(payments) >= 2
+    assert await evm.received() > 0
+
+    keys = [street.wallet_key, street.keys[0], QUOTE_KEY, UPSTREAM_KEY, evm.signer._key.secret.hex()]
+    assert heard(air, PROMPT, *keys, *payments) == []
+
+    # G06: neither the facilitator nor the chain learns what was asked; G09: each key goes to its one reader.
+    wires = {name: "".join(f"{url} {sent!r} {headers.raw!r}" for url, sent, headers in tap.requests)
+             for name, tap in street.taps.items()}  # fmt: skip
+    assert PROMPT not in wires["settler"]
+    assert PROMPT in wires["model"], "the control: the prompt did go where it belongs"
+    assert [name for name, wire in wires.items() if UPSTREAM_KEY in wire] == ["model"]
+    assert [name for name, wire in wires.items() if street.keys[0] in wire] == ["settler"]
+    assert not any(key in wire for key in (street.wallet_key, QUOTE_KEY) for wire in wires.values())
