@@ -36,15 +36,9 @@ URL = "https://seller.test/good"
 
 def buyer(world: World, *, known: bool = True) -> X402Auth:
     """Somebody who pays on test networks; when `known`, this host has answered a payment before."""
-    journal = Journal(":memory:", clock=Clock())
-    auth = X402Auth(
-        WALLET,
-        policy=Policy(max_per_call="0.05", mainnet=False),
-        limits=LIMITS,
-        journal=journal,
-        clock=Clock(),
-        prove=Chain().into(journal),
-    )
+    journal, policy = Journal(":memory:", clock=Clock()), Policy(max_per_call="0.05", mainnet=False)
+    prove = Chain().into(journal)
+    auth = X402Auth(WALLET, policy=policy, limits=LIMITS, journal=journal, clock=Clock(), prove=prove)
     if known:
         assert call(auth, CONTROLS["a header alone"].seller(world), "https://seller.test/before") == 200
     return auth
