@@ -52,5 +52,5 @@ app.command("history", help=prose(history.history), rich_help_panel=_BUY)(histor
 app.command("resolve", help=prose(history.resolve), rich_help_panel=_BUY)(history.resolve)
 app.command("trust", help=prose(trust.trust), rich_help_panel=_BUY)(trust.trust)
 app.command("gateway", help=prose(serve.gateway), rich_help_panel=_RUN)(serve.gateway)
-app.command("facilitator", help=prose(serve.facilitator), rich_help_panel=_RUN)(serve.facilitator)
+app.add_typer(serve.app, name="facilitator", rich_help_panel=_RUN)
 app.add_typer(ledger.app, name="ledger", rich_help_panel=_RUN)
