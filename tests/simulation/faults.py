@@ -51,6 +51,8 @@ class Weather:
     cancel: float = 0.0
     drain: float = 0.0
     fee_spike: float = 0.0
+    outage: tuple[float, float] = (0.0, 0.0)
+    """From when to when no node answers anybody, in virtual seconds."""
 
 
 CALM = Weather()
@@ -93,3 +95,5 @@ class Plan:
 
     deaths: frozenset[int] = frozenset()
     fates: Mapping[int, Fate] = field(default_factory=dict)
+    gone: tuple[tuple[str, float], ...] = ()
+    """Parties that die for good, and the virtual seconds of their deaths."""

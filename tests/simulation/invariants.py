@@ -3,12 +3,11 @@ only the books can tell is looked at when everything is quiet."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
-
-from sqlalchemy import Connection, select
 
 from tests.simulation.evm_chain import Included
 from tests.simulation.parties import SHOP, Cast, keys
@@ -19,10 +18,8 @@ from tests.simulation.wire import Exchange
 from x402.confirmation import parse_confirmations
 from x402.gateway.offers import identity_of
 from x402.lifecycle import Party
-from x402.ports import nonce_book
 from x402.ports.audit import audit
 from x402.ports.ledger_reading import LedgerSnapshot
-from x402.ports.schema import returned_nonces
 from x402.schemes import exact_svm_layout
 from x402.stages import State
 from x402.wire.payment import read_payment
@@ -135,7 +132,8 @@ class Watchman:
         for transaction, move in cast.evm.moves_ever:
             if self.pay_id_of(move) == pay_id:
                 included = cast.evm.find(transaction, cast.evm.head())
-                if included is None or cast.evm.head() - included.block + 1 >= required:
+                depth = cast.evm.head() - included.block + 1 if included is not None else 0
+                if max(depth, cast.evm.depths.get(transaction, 0)) >= required:
                     return True
         return False
 
@@ -188,12 +186,15 @@ class Watchman:
         return {
             pay_id: (State(state), stage)
             for disk in self.cast.disks.values()
+            if disk.commits
             for pay_id, state, stage in disk.database.raw.execute(query, (str(party),))
         }
 
     def is_quiet(self) -> bool:
         """Whether nobody has anything left to find out."""
         gateway = all(state in _QUIET_GATEWAY for state, _ in self.rows(Party.GATEWAY).values())
+        if any(self._nonces()):
+            return False
         return gateway and all(state in self._quiet() for state, _ in self.rows(Party.FACILITATOR).values())
 
     def _quiet(self) -> set[State]:
@@ -207,6 +208,8 @@ class Watchman:
     def _books(self) -> Iterator[str]:
         """I1, I4, I5, I10, I12 by the ledger's own audit: the events make the rows, by the law."""
         for disk in self.cast.disks.values():
+            if not disk.commits:
+                continue
             snapshot = LedgerSnapshot(disk.database.connection)
             found = audit(snapshot.histories(), now=self.cast.world.clock())
             disk.database.connection.rollback()
@@ -229,19 +232,16 @@ class Watchman:
                     yield f"L1 {pay_id[-12:]} is still {state} at the {party}"
 
     def _nonces(self) -> Iterator[str]:
-        """I8: nothing waits above a gap, and the next nonce that will be used is the one that the chain expects."""
+        """I8: the next nonce that will be used is the one that the chain expects, so that nothing waits above a gap."""
         evm = self.cast.evm
         if self.cast.scenario.network != EVM:
             return
-        connection = self.cast.disks["settler" if self.cast.scenario.place == "remote" else "gateway"].database.connection
+        raw = self.cast.disks["settler" if self.cast.scenario.place == "remote" else "gateway"].database.raw
         for signer in keys().signers:
             chain = evm.latest().nonces.get(signer.address, 0)
-            following = _following(connection, signer.address, chain)
+            following = _following(raw, signer.address, chain)
             if following > evm.pending_count(signer.address):
                 yield f"I8 the next nonce of {signer.address[:8]} is {following}, and the chain expects {chain}"
-            for stuck in evm.pool.values():
-                if stuck.sender == signer.address and stuck.nonce > evm.pending_count(signer.address):
-                    yield f"I8 nonce {stuck.nonce} of {signer.address[:8]} waits above a gap"
 
     def _people(self) -> Iterator[str]:
         """Who has paid has got it; nobody has paid twice."""
@@ -259,12 +259,9 @@ class Watchman:
             yield f"X2 the loop was surprised: {words}"
 
 
-def _following(connection: Connection, signer: str, chain: int) -> int:
+def _following(raw: sqlite3.Connection, signer: str, chain: int) -> int:
     """The nonce that the next settlement will get."""
-    returned = connection.execute(
-        select(returned_nonces.c.nonce).where(returned_nonces.c.signer == signer, returned_nonces.c.nonce >= chain)
-    ).scalars()
-    book = nonce_book.read(connection, EVM, signer)
-    lowest = min(returned, default=book.next)
-    connection.rollback()
-    return max(chain, lowest)
+    query = "SELECT MIN(nonce) FROM returned_nonces WHERE signer = ? AND nonce >= ?"
+    (lowest,) = raw.execute(query, (signer, chain)).fetchone()
+    row = raw.execute("SELECT next FROM nonces WHERE signer = ?", (signer,)).fetchone()
+    return max(chain, (row[0] if row else 0) if lowest is None else lowest)

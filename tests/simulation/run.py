@@ -51,6 +51,7 @@ class Result:
     trace: list[str]
     injected: Counter[str]
     crash_points: list[str]
+    died_at: list[str]
     messages: int
     paid: int
     served: int
@@ -96,6 +97,7 @@ def play(recipe: Recipe, *, arrange: Callable[[Cast], None] | None = None) -> Re
         trace=world.trace,
         injected=world.injected,
         crash_points=world.crash_points,
+        died_at=world.died_at,
         messages=world.fates_drawn,
         paid=len(watchman.paid_now()),
         served=sum(purchase.served for purchase in cast.purchases),
@@ -109,6 +111,8 @@ async def _play(cast: Cast, watchman: Watchman) -> None:
     """Until the weather has cleared, everybody had time to try again, and nothing is open; or for long enough."""
     world = cast.world
     cast.start()
+    for name, when in world.plan.gone:
+        world.later(when, lambda name=name: _end_for_good(world, name))  # type: ignore[misc]
     gives_up = world.weather.ends_at + _PATIENCE_SECONDS
     while world.loop.time() < gives_up + _QUIET_SECONDS_MAX:
         await asyncio.sleep(_STEP_SECONDS)
@@ -121,6 +125,12 @@ async def _play(cast: Cast, watchman: Watchman) -> None:
     await _visit_again(cast, watchman)
 
 
+def _end_for_good(world: World, name: str) -> None:
+    world.start_again.pop(name, None)
+    if world.lives[name].alive:
+        world.kill(world.lives[name])
+
+
 async def _visit_again(cast: Cast, watchman: Watchman) -> None:
     """Whoever has paid and got nothing asks once more, now that all is well."""
     wanting = watchman.paid_for_nothing()
@@ -129,7 +139,7 @@ async def _visit_again(cast: Cast, watchman: Watchman) -> None:
     cast.visit_again(wanting)
     for _ in range(int(_VISIT_SECONDS_MAX / _STEP_SECONDS)):
         await asyncio.sleep(_STEP_SECONDS)
-        if not watchman.paid_for_nothing():
+        if not watchman.paid_for_nothing() and watchman.is_quiet():
             break
 
 

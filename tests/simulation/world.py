@@ -45,6 +45,8 @@ class World:
         self.injected: Counter[str] = Counter()
         self.boundaries = 0
         self.crash_points: list[str] = []
+        """Every boundary at which a party might have died: its number, what and how often, and the side."""
+        self.died_at: list[str] = []
         self.mortal: set[str] = set()
         """Names of the parties that may die."""
         self.start_again: dict[str, Callable[[], None]] = {}
@@ -57,6 +59,7 @@ class World:
         self.deliveries: list[tuple[str, Callable[[], None]]] | None = None
         self._context = Context()
         self._fate_number = 0
+        self._crossed: Counter[str] = Counter()
 
     # Time and chance.
 
@@ -144,11 +147,15 @@ class World:
         self.trace.append(f"{self.loop.time():.4f} {life} {label} {side}")
         if life.name not in self.mortal:
             return
-        self.crash_points.append(f"{number} {label} {side}")
+        place = f"{life.name} {label} {side}"
+        self._crossed[place] += 1
+        point = f"{number} {place} {self._crossed[place]}"
+        self.crash_points.append(point)
         doomed = number in self.plan.deaths
         if not doomed and self.weather.crash and self.deaths < self.weather.crashes_max and not self.fair():
             doomed = self.chance.random() < self.weather.crash
         if doomed:
+            self.died_at.append(point.partition(" ")[2])
             self.kill(life)
             # Nobody is left to be told anything.
             await self.loop.create_future()
@@ -158,6 +165,9 @@ class World:
         number = self._fate_number
         self._fate_number += 1
         drawn = self.plan.fates.get(number)
+        start, end = self.weather.outage
+        if kind in ("read", "send") and start <= self.loop.time() < end:
+            drawn = Fate.LOST
         if drawn is None and not self.fair():
             drawn = self._draw(self.weather.fates.get(kind, ()))
         if drawn is None or drawn is Fate.FINE:
