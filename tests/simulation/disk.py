@@ -96,6 +96,8 @@ class Disk:
             self.world.later(self.world.chance.uniform(0.5, 3.0), self._sync)
             return
         outcomes = self._commit(batch, fate)
+        for _, outcome, failure in outcomes:
+            self.world.remember("disk", outcome if failure is None else failure)
         for told in self.on_commit:
             told()
         self.world.post("disk's answer", 0.0, lambda: _tell(outcomes))

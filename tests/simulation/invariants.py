@@ -72,7 +72,7 @@ class Watchman:
         return self._headers[header]
 
     def _requested(self, exchange: Exchange) -> None:
-        if not exchange.payment or exchange.request.url.host != SHOP:
+        if not exchange.payment or not exchange.request.url.host.endswith(SHOP):
             return
         pay_id = self.identity(exchange.payment)
         known = self.signed.get(pay_id)
@@ -96,7 +96,7 @@ class Watchman:
 
     def _sent(self, exchange: Exchange, message: MutableMapping[str, Any]) -> None:
         """I2, I3: what is served is paid, and for one request only."""
-        if exchange.request.url.host != SHOP or message["type"] != "http.response.start" or message["status"] != 200:
+        if not exchange.request.url.host.endswith(SHOP) or message["type"] != "http.response.start" or message["status"] != 200:
             return
         if not exchange.payment:
             self._fail(f"I3 {exchange.label} is served without a payment")

@@ -215,7 +215,8 @@ class Cast:
 
         async def send(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "lifespan.startup.complete":
-                self.network.open(host, Door(life, app))
+                for name in (host, f"{life.name}.{host}"):
+                    self.network.open(name, Door(life, app))
 
         await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
 

@@ -156,7 +156,7 @@ def _end(world: World) -> None:
 
     async def finish() -> None:
         for _ in range(20):
-            rest = asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+            rest = asyncio.all_tasks() - {asyncio.current_task()}
             if not rest:
                 break
             for task in rest:
@@ -191,7 +191,7 @@ def _without_threads(world: World) -> Iterator[None]:
     try:
         yield
     finally:
-        anyio.to_thread.run_sync, asyncio.to_thread = before  # type: ignore[assignment]
+        anyio.to_thread.run_sync, asyncio.to_thread = before
 
 
 @contextmanager

@@ -9,7 +9,14 @@ from solders.pubkey import Pubkey
 
 from tests.simulation.evm_node import unavailable
 from tests.simulation.faults import Fate
-from tests.simulation.svm_chain import CONFIRMED_AFTER, FINAL_AFTER, SLOT_SECONDS, GENESIS_SLOT, SimulatedSvm, read_payment
+from tests.simulation.svm_chain import (
+    CONFIRMED_AFTER,
+    FINAL_AFTER,
+    SLOT_SECONDS,
+    GENESIS_SLOT,
+    SimulatedSvm,
+    read_payment,
+)
 from tests.simulation.world import EPOCH
 from x402.chain import Blockhash, SvmAccount, SvmListed, SvmSimulation, SvmStatus, SvmTransaction
 from x402.errors import MisconfiguredError

@@ -13,6 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from contextvars import Context
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tests.simulation.faults import Fate, Plan, Weather
@@ -33,8 +34,20 @@ class Broken(Exception):
     """An invariant does not hold. The message begins with its id."""
 
 
+Deed = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message under way: what happens when it arrives, and when it does not."""
+
+    what: str
+    arrive: Deed
+    lost: Deed | None
+
+
 class World:
-    """One run's world; `deliveries`, when it is set, orders messages in place of latency (see `exhaustive`)."""
+    """One run's world."""
 
     def __init__(self, seed: int | str, weather: Weather, plan: Plan, loop: SimulatedLoop) -> None:
         self.chance = random.Random(f"{seed}")
@@ -56,7 +69,10 @@ class World:
         self.over = False
         self.deaths = 0
         self.broken: list[str] = []
-        self.deliveries: list[tuple[str, Callable[[], None]]] | None = None
+        self.deliveries: list[Delivery] | None = None
+        """What is under way, when its order is being explored."""
+        self.heard: dict[str, int] = {}
+        """A hash of everything that each party has done and been told; kept only while orders are explored."""
         self._context = Context()
         self._fate_number = 0
         self._crossed: Counter[str] = Counter()
@@ -86,12 +102,18 @@ class World:
         """Let something happen that no party's death prevents."""
         return self.loop.call_later(delay, deed, context=self._context)
 
-    def post(self, what: str, delay: float, deed: Callable[[], None]) -> None:
-        """Let a message arrive: after its latency, or in the order that is being explored."""
+    def post(self, what: str, delay: float, deed: Deed, lost: Deed | None = None) -> None:
+        """Let a message arrive: after its latency, or in the order that is being explored. `lost` is what happens when
+        it does not."""
         if self.deliveries is None:
             self.later(delay, deed)
         else:
-            self.deliveries.append((what, deed))
+            self.deliveries.append(Delivery(what, deed, lost))
+
+    def remember(self, name: str, what: object) -> None:
+        """While orders are explored: one more thing that a party knows."""
+        if self.deliveries is not None:
+            self.heard[name] = hash((self.heard.get(name), repr(what)))
 
     def note(self, line: str) -> None:
         """A line of the trace, which is what a run is compared by."""
@@ -145,6 +167,7 @@ class World:
         number = self.boundaries
         self.boundaries += 1
         self.trace.append(f"{self.loop.time():.4f} {life} {label} {side}")
+        self.remember(life.name, (label, side))
         if life.name not in self.mortal:
             return
         place = f"{life.name} {label} {side}"
@@ -216,7 +239,7 @@ class World:
             wait = go + (gives_up if kind != "disk" else 0.001)
             self.later(wait, lambda: None if reply.done() else reply.set_exception(failure()))
         else:
-            self.post(label, go, lambda: self._arrive(label, kind, work, fate, reply))
+            self.post(label, go, lambda: self._arrive(label, kind, work, fate, reply, failure))
             if fate is Fate.TWICE:
                 self.later(go + self.chance.uniform(*_LATE_SECONDS), lambda: self._attempt(work, fate))
         try:
@@ -230,14 +253,26 @@ class World:
         return result
 
     def _arrive(
-        self, label: str, kind: str, work: Callable[[Fate], T], fate: Fate, reply: asyncio.Future[T]
+        self,
+        label: str,
+        kind: str,
+        work: Callable[[Fate], T],
+        fate: Fate,
+        reply: asyncio.Future[T],
+        failure: Callable[[], Exception],
     ) -> None:
+        def answer(deed: Deed) -> None:
+            self.post(f"{label}'s answer", self.latency(kind), deed, lambda: _fail(reply, failure()))
+
         try:
             result = work(fate)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
-            self.post(f"{label}'s answer", self.latency(kind), lambda error=error: _fail(reply, error))  # type: ignore[misc]
+            refused = error
+            self.remember(label, refused)
+            answer(lambda: _fail(reply, refused))
         else:
-            self.post(f"{label}'s answer", self.latency(kind), lambda: _tell(reply, result))
+            self.remember(label, result)
+            answer(lambda: _tell(reply, result))
 
     def _attempt(self, work: Callable[[Fate], Any], fate: Fate) -> None:
         """The effect without an answer."""
