@@ -61,9 +61,9 @@ class ClientSettings(Settings):
     base_url: str = Field("", validation_alias=_named("X402_BASE_URL", "AIMO_BASE_URL"))
     api_key: SecretStr | None = Field(None, validation_alias=_named("X402_API_KEY", "AIMO_API_KEY"))
 
-    svm_rpc_url: str = Field("", validation_alias=_named("X402_SVM_RPC_URL", "SVM_RPC_URL"))
+    svm_rpc_url: str = Field("", repr=False, validation_alias=_named("X402_SVM_RPC_URL", "SVM_RPC_URL"))
     """Where a recent blockhash is asked for when an offer brings none; the network's public node when empty."""
-    evm_rpc_url: str = Field("", validation_alias=_named("X402_EVM_RPC_URL", "EVM_RPC_URL"))
+    evm_rpc_url: str = Field("", repr=False, validation_alias=_named("X402_EVM_RPC_URL", "EVM_RPC_URL"))
     """The EVM node that `x402 resolve` asks; the network's public node when empty."""
     journal: str = Field("", validation_alias=_named("X402_JOURNAL"))
     """The file that remembers payments; `:memory:` keeps nothing; empty means `$XDG_STATE_HOME/x402/journal.sqlite`."""
@@ -100,9 +100,9 @@ class FacilitatorSettings(Settings):
     )
     evm_network: str = Field("base-sepolia", validation_alias=_named("X402_EVM_NETWORK", "EVM_NETWORK"))
     svm_network: str = Field("solana-devnet", validation_alias=_named("X402_SVM_NETWORK", "SVM_NETWORK"))
-    evm_rpc_url: str = Field("", validation_alias=_named("X402_EVM_RPC_URL", "EVM_RPC_URL"))
+    evm_rpc_url: str = Field("", repr=False, validation_alias=_named("X402_EVM_RPC_URL", "EVM_RPC_URL"))
     """The node of `evm_network`; the network's public node when empty."""
-    svm_rpc_url: str = Field("", validation_alias=_named("X402_SVM_RPC_URL", "SVM_RPC_URL"))
+    svm_rpc_url: str = Field("", repr=False, validation_alias=_named("X402_SVM_RPC_URL", "SVM_RPC_URL"))
     ledger: str = Field("sqlite:///x402-facilitator.sqlite", validation_alias=_named("X402_LEDGER"))
     settle_timeout_seconds: int = Field(30, ge=1, le=300, validation_alias=_named("X402_SETTLE_TIMEOUT_SECONDS"))
     reconcile_seconds: int = Field(10, ge=1, le=3600, validation_alias=_named("X402_RECONCILE_SECONDS"))
@@ -171,4 +171,7 @@ def secret(value: SecretStr | None) -> str:
 
 def describe(settings: Settings) -> Mapping[str, str]:
     """Field names and values for a person to read, keys masked."""
-    return {name: str(getattr(settings, name)) for name in type(settings).model_fields}
+    return {
+        name: str(getattr(settings, name)) if field.repr else "**********"
+        for name, field in type(settings).model_fields.items()
+    }

@@ -7,6 +7,7 @@ Orders that lead to the same state (books, chain, and what everybody was told) a
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,6 @@ from tests.simulation.scenarios import EVM, Scenario
 from tests.simulation.world import Delivery, World
 
 GATEWAYS = ("gateway", "gateway2")
-_SAMPLE = 5
 
 
 class Pruned(Exception):
@@ -107,17 +107,34 @@ def _arrival(deliveries: list[Delivery], index: int) -> Callable[[], None]:
 
 @dataclass
 class Explored:
-    """What an exploration has found."""
+    """What an exploration has found: orders played, those that met a state that was followed before, and the most
+    choices in one order."""
 
     runs: int = 0
     pruned: int = 0
     deepest: int = 0
-    violations: list[tuple[tuple[int, ...], str]] = field(default_factory=list)
+    violations: list[tuple[int, tuple[int, ...], str]] = field(default_factory=list)
+
+    def join(self, other: Explored) -> None:
+        """What another process has found."""
+        self.runs += other.runs
+        self.pruned += other.pruned
+        self.deepest = max(self.deepest, other.deepest)
+        self.violations += other.violations
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        violated = [{"payments": one, "path": list(path), "words": words} for one, path, words in self.violations[:20]]
+        return {
+            "orders": self.runs, "met_again": self.pruned, "deepest": self.deepest,
+            "violations": len(self.violations), "violated": violated,
+        }  # fmt: skip
 
 
 def explore(*, payments: int, depth: int, prefix: tuple[int, ...] = (), runs_max: int = 10**9) -> Explored:
     """All orders below `prefix`, to `depth` choices. `payments` is 1 for one payment twice, or 2."""
-    found, seen = Explored(), {}  # type: ignore[var-annotated]
+    found = Explored()
+    seen: dict[int, int] = {}
     stack: list[tuple[int, ...]] = [prefix]
     while stack and found.runs < runs_max:
         path = stack.pop()
@@ -127,7 +144,7 @@ def explore(*, payments: int, depth: int, prefix: tuple[int, ...] = (), runs_max
         if result is None:
             found.pruned += 1
         else:
-            found.violations += [(path, words) for words in result.broken]
+            found.violations += [(payments, path, words) for words in result.broken]
         # Every other choice behind the path is a path of its own, and each of them is found from one run only.
         for at in range(len(explorer.options) - 1, len(path) - 1, -1):
             stem = path + (0,) * (at - len(path))
@@ -135,12 +152,29 @@ def explore(*, payments: int, depth: int, prefix: tuple[int, ...] = (), runs_max
     return found
 
 
-def branches(*, payments: int, depth: int) -> list[tuple[int, ...]]:
-    """Prefixes that together cover everything, for several processes."""
-    _, explorer = _follow((), payments, 2, {})
-    first, second = explorer.options[0], explorer.options[1]
-    found = [(0, choice) for choice in range(second)]
-    return found + [(choice,) for choice in range(1, first)]
+def explore_all(*, depth: int, jobs: int, heard: Callable[[int], None] = lambda _: None) -> Explored:
+    """One payment twice, and two payments, each with all orders; several processes share the work by first choice."""
+    work = [(payments, depth, prefix) for payments in (1, 2) for prefix in _branches(payments, depth)]
+    found = Explored()
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        for part in pool.imap_unordered(_explore_branch, work):
+            found.join(part)
+            heard(found.runs)
+    return found
+
+
+def _explore_branch(work: tuple[int, int, tuple[int, ...]]) -> Explored:
+    payments, depth, prefix = work
+    return explore(payments=payments, depth=depth, prefix=prefix)
+
+
+def _branches(payments: int, depth: int) -> list[tuple[int, ...]]:
+    """Prefixes that together cover everything."""
+    _, explorer = _follow((), payments, min(depth, 2), {})
+    first = explorer.options[0]
+    if depth < 2 or len(explorer.options) < 2:
+        return [(choice,) for choice in range(first)]
+    return [(0, choice) for choice in range(explorer.options[1])] + [(choice,) for choice in range(1, first)]
 
 
 def _follow(path: tuple[int, ...], payments: int, depth: int, seen: dict[int, int]) -> tuple[Result | None, Explorer]:
@@ -166,4 +200,4 @@ def _follow(path: tuple[int, ...], payments: int, depth: int, seen: dict[int, in
         return None, made[0]
 
 
-__all__: list[Any] = ["Explored", "branches", "explore"]
+__all__ = ["Explored", "explore", "explore_all"]
