@@ -16,10 +16,17 @@ from x402.chain import EvmFees
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.facilitator.signer import EvmSigner
 from x402.ports import Clock, EvmChain, Ledger, NotSent, Sign
+from x402.schemes.eip712 import keccak
 from x402.schemes.eip1559 import EvmTransaction
 from x402.stages import Intended
 
 _TRANSFER_GAS = 21_000
+_DATA_BYTES = 500
+"""What one settlement's transaction takes at most, with a signature of 65 bytes."""
+_GAS_PRICE_ORACLE = "0x420000000000000000000000000000000000000F"
+"""Where rollups of the OP stack, Base among them, say what a transaction's data costs; no contract elsewhere."""
+_UPPER_BOUND_CALL = keccak(b"getL1FeeUpperBound(uint256)")[:4] + _DATA_BYTES.to_bytes(32, "big")
+_DATA_FEE_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,7 @@ class EvmSender:
         self._poor: set[str] = set()
         self._counts: dict[str, int] = {}
         self._counting = asyncio.Lock()
+        self._data_fee: tuple[int, int] | None = None
 
     @property
     def addresses(self) -> list[str]:
@@ -63,6 +71,16 @@ class EvmSender:
         balances = dict(zip(self._signers, found, strict=True))
         self._poor = {address for address, wei in balances.items() if wei < self._gas.reserve}
         return balances
+
+    async def data_fee(self) -> int:
+        """What a rollup charges for one settlement's data at most, in wei; 0 where nothing is charged. Asked for every
+        half a minute."""
+        now = self._clock()
+        if self._data_fee is None or not 0 <= now - self._data_fee[0] < _DATA_FEE_SECONDS:
+            bound = await self._chain.call(_GAS_PRICE_ORACLE, _UPPER_BOUND_CALL)
+            known = bound.succeeded and len(bound.data) == 32
+            self._data_fee = (now, int.from_bytes(bound.data, "big") if known else 0)
+        return self._data_fee[1]
 
     def next(self) -> str:
         """Whose turn it is: round and round, among those who can pay; an empty one only when all are."""
