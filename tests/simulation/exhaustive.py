@@ -90,7 +90,9 @@ class Explorer:
 
     def _state(self) -> int:
         rows = [
-            tuple(disk.database.raw.execute("SELECT party, pay_id, state, stage, leased_by FROM payments ORDER BY 1, 2"))
+            tuple(
+                disk.database.raw.execute("SELECT party, pay_id, state, stage, leased_by FROM payments ORDER BY 1, 2")
+            )
             for disk in self.cast.disks.values()
         ]
         chain = tuple(one.transaction.hash for one in self.cast.evm.history), tuple(sorted(self.cast.evm.pool))

@@ -9,8 +9,8 @@ import httpx
 
 from tests.simulation.parties import SHOP, Cast, Purchase, keys
 from tests.simulation.wire import SimulatedTransport
-from x402.client.draft import draft
 from x402.client.choose import Buyer, Policy, choose
+from x402.client.draft import draft
 from x402.wire.challenge import BalanceEmpty, read_challenge
 
 _TRIES = 6

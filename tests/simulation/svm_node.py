@@ -12,8 +12,8 @@ from tests.simulation.faults import Fate
 from tests.simulation.svm_chain import (
     CONFIRMED_AFTER,
     FINAL_AFTER,
-    SLOT_SECONDS,
     GENESIS_SLOT,
+    SLOT_SECONDS,
     SimulatedSvm,
     read_payment,
 )
