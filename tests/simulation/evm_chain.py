@@ -62,6 +62,8 @@ class SimulatedEvm:
         """Every transfer that was ever in a block, undone or not, with its transaction."""
         self.undone: set[str] = set()
         """Transactions that a reorganisation took out of a block, once or more often."""
+        self.depths: dict[str, int] = {}
+        """How deep a transaction was when it was undone."""
         self.on_included: list[Callable[[Included], None]] = []
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -182,7 +184,8 @@ class SimulatedEvm:
 
     def _include(self, chosen: SentTransaction, block: int) -> None:
         before = self.latest()
-        token, logs, move, succeeded = before.token, (), None, True
+        logs: tuple[Log, ...] = ()
+        token, move, succeeded = before.token, None, True
         try:
             if chosen.to.lower() == self.asset.address.lower():
                 token, logs, move = before.token.execute(self.asset, chosen.sender, chosen.call, self.time_of(block))
@@ -218,7 +221,9 @@ class SimulatedEvm:
             nonce = self.latest().nonces.get(rob, 0)
             self._include(self.foreign(rob, nonce, transfer_call(THIEF, balance)), self.head())
         for included in undone:
-            self.undone.add(included.transaction.hash)
+            name, depth = included.transaction.hash, self.head() - included.block + 1
+            self.undone.add(name)
+            self.depths[name] = max(depth, self.depths.get(name, 0))
             if self.world.chance.random() < 0.7:
                 self.pool.setdefault(included.transaction.hash, included.transaction)
             else:

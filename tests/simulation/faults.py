@@ -51,6 +51,8 @@ class Weather:
     cancel: float = 0.0
     drain: float = 0.0
     fee_spike: float = 0.0
+    outage: tuple[float, float] = (0.0, 0.0)
+    """From when to when no node answers anybody, in virtual seconds."""
 
 
 CALM = Weather()
@@ -64,9 +66,7 @@ def storm(intensity: float, *, ends_at: float = 240.0) -> Weather:
 
     return Weather(
         fates={
-            "http": part(
-                (Fate.LOST, 0.03), (Fate.MUTE, 0.04), (Fate.SLOW, 0.02), (Fate.TWICE, 0.03), (Fate.CUT, 0.03)
-            ),
+            "http": part((Fate.LOST, 0.03), (Fate.MUTE, 0.04), (Fate.SLOW, 0.02), (Fate.TWICE, 0.03), (Fate.CUT, 0.03)),
             "read": part((Fate.LOST, 0.02), (Fate.MUTE, 0.01), (Fate.LAGS, 0.05), (Fate.SLOW, 0.02)),
             "send": part(
                 (Fate.LOST, 0.05), (Fate.MUTE, 0.08), (Fate.LATE, 0.04), (Fate.VANISHES, 0.05), (Fate.TWICE, 0.03)
@@ -93,3 +93,5 @@ class Plan:
 
     deaths: frozenset[int] = frozenset()
     fates: Mapping[int, Fate] = field(default_factory=dict)
+    gone: tuple[tuple[str, float], ...] = ()
+    """Parties that die for good, and the virtual seconds of their deaths."""

@@ -3,26 +3,23 @@ only the books can tell is looked at when everything is quiet."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, select
-
 from tests.simulation.evm_chain import Included
 from tests.simulation.parties import SHOP, Cast, keys
-from tests.simulation.scenarios import EVM, PRICE_UNITS
+from tests.simulation.scenarios import EVM, PRICE_UNITS, SVM
 from tests.simulation.svm_chain import Landed
 from tests.simulation.token import Move
 from tests.simulation.wire import Exchange
 from x402.confirmation import parse_confirmations
 from x402.gateway.offers import identity_of
 from x402.lifecycle import Party
-from x402.ports import nonce_book
 from x402.ports.audit import audit
 from x402.ports.ledger_reading import LedgerSnapshot
-from x402.ports.schema import returned_nonces
 from x402.schemes import exact_svm_layout
 from x402.stages import State
 from x402.wire.payment import read_payment
@@ -75,7 +72,7 @@ class Watchman:
         return self._headers[header]
 
     def _requested(self, exchange: Exchange) -> None:
-        if not exchange.payment or exchange.request.url.host != SHOP:
+        if not exchange.payment or not exchange.request.url.host.endswith(SHOP):
             return
         pay_id = self.identity(exchange.payment)
         known = self.signed.get(pay_id)
@@ -99,7 +96,11 @@ class Watchman:
 
     def _sent(self, exchange: Exchange, message: MutableMapping[str, Any]) -> None:
         """I2, I3: what is served is paid, and for one request only."""
-        if exchange.request.url.host != SHOP or message["type"] != "http.response.start" or message["status"] != 200:
+        if (
+            not exchange.request.url.host.endswith(SHOP)
+            or message["type"] != "http.response.start"
+            or message["status"] != 200
+        ):
             return
         if not exchange.payment:
             self._fail(f"I3 {exchange.label} is served without a payment")
@@ -119,8 +120,11 @@ class Watchman:
     def _unanswered(self) -> Counter[int]:
         """By purchase, how many payments are paid and were never answered. A program that dies with its answer in hand
         buys again, and that is another call."""
+        refunded = {pay_id for pay_id, (state, _) in self.rows(Party.GATEWAY).items() if state is State.REFUNDED}
         return Counter(
-            self.signed[one].purchase for one in self.paid_now() if one in self.signed and one not in self.answered
+            self.signed[one].purchase
+            for one in self.paid_now()
+            if one in self.signed and one not in self.answered and one not in refunded
         )
 
     def paid_for_nothing(self) -> list[int]:
@@ -135,7 +139,8 @@ class Watchman:
         for transaction, move in cast.evm.moves_ever:
             if self.pay_id_of(move) == pay_id:
                 included = cast.evm.find(transaction, cast.evm.head())
-                if included is None or cast.evm.head() - included.block + 1 >= required:
+                depth = cast.evm.head() - included.block + 1 if included is not None else 0
+                if max(depth, cast.evm.depths.get(transaction, 0)) >= required:
                     return True
         return False
 
@@ -167,11 +172,13 @@ class Watchman:
 
     def paid_now(self) -> list[str]:
         """The payIds whose money has moved, on the chain as it is."""
+        return [pay_id for move in self.moves() if (pay_id := self.pay_id_of(move))]
+
+    def moves(self) -> list[Move]:
+        """Money that has moved, on the chain as it is."""
         if self.cast.scenario.network == EVM:
-            moves = [included.move for included in self.cast.evm.history]
-        else:
-            moves = [landed.move for landed in self.cast.svm.history]
-        return [pay_id for move in moves if move is not None and (pay_id := self.pay_id_of(move))]
+            return [included.move for included in self.cast.evm.history if included.move is not None]
+        return [landed.move for landed in self.cast.svm.history if landed.move is not None]
 
     def paid(self, pay_id: str) -> bool:
         """Whether the money of a payment has moved, on the chain as it is."""
@@ -188,12 +195,15 @@ class Watchman:
         return {
             pay_id: (State(state), stage)
             for disk in self.cast.disks.values()
+            if disk.commits
             for pay_id, state, stage in disk.database.raw.execute(query, (str(party),))
         }
 
     def is_quiet(self) -> bool:
         """Whether nobody has anything left to find out."""
         gateway = all(state in _QUIET_GATEWAY for state, _ in self.rows(Party.GATEWAY).values())
+        if any(self._nonces()):
+            return False
         return gateway and all(state in self._quiet() for state, _ in self.rows(Party.FACILITATOR).values())
 
     def _quiet(self) -> set[State]:
@@ -201,12 +211,21 @@ class Watchman:
 
     def judge(self) -> None:
         """Everything that the books must say in the end."""
-        for words in (*self._books(), *self._payments(), *self._nonces(), *self._people(), *self._surprises()):
+        for words in (
+            *self._books(),
+            *self._payments(),
+            *self._nonces(),
+            *self._people(),
+            *self._refunds(),
+            *self._surprises(),
+        ):
             self._fail(words)
 
     def _books(self) -> Iterator[str]:
         """I1, I4, I5, I10, I12 by the ledger's own audit: the events make the rows, by the law."""
         for disk in self.cast.disks.values():
+            if not disk.commits:
+                continue
             snapshot = LedgerSnapshot(disk.database.connection)
             found = audit(snapshot.histories(), now=self.cast.world.clock())
             disk.database.connection.rollback()
@@ -229,19 +248,16 @@ class Watchman:
                     yield f"L1 {pay_id[-12:]} is still {state} at the {party}"
 
     def _nonces(self) -> Iterator[str]:
-        """I8: nothing waits above a gap, and the next nonce that will be used is the one that the chain expects."""
+        """I8: the next nonce that will be used is the one that the chain expects, so that nothing waits above a gap."""
         evm = self.cast.evm
         if self.cast.scenario.network != EVM:
             return
-        connection = self.cast.disks["settler" if self.cast.scenario.place == "remote" else "gateway"].database.connection
+        raw = self.cast.disks["settler" if self.cast.scenario.place == "remote" else "gateway"].database.raw
         for signer in keys().signers:
             chain = evm.latest().nonces.get(signer.address, 0)
-            following = _following(connection, signer.address, chain)
+            following = _following(raw, signer.address, chain)
             if following > evm.pending_count(signer.address):
                 yield f"I8 the next nonce of {signer.address[:8]} is {following}, and the chain expects {chain}"
-            for stuck in evm.pool.values():
-                if stuck.sender == signer.address and stuck.nonce > evm.pending_count(signer.address):
-                    yield f"I8 nonce {stuck.nonce} of {signer.address[:8]} waits above a gap"
 
     def _people(self) -> Iterator[str]:
         """Who has paid has got it; nobody has paid twice."""
@@ -252,6 +268,19 @@ class Watchman:
             elif paid[purchase.number]:
                 yield f"L2 purchase {purchase.number} is paid and not served: {purchase.words[-4:]}"
 
+    def _refunds(self) -> Iterator[str]:
+        """I11: what is owed goes back once, to its payer, and nothing else does."""
+        mine = keys()
+        states = Counter(state for state, _ in self.rows(Party.GATEWAY).values())
+        purse = {mine.purse.address(EVM), mine.purse.address(SVM)}
+        sent = [move for move in self.moves() if move.payer in purse]
+        if len(sent) > states[State.REFUNDED] + states[State.REFUNDING]:
+            yield f"I11 {len(sent)} refunds were paid, and {states[State.REFUNDED]} payments are refunded"
+        if len(sent) < states[State.REFUNDED]:
+            yield f"I11 {states[State.REFUNDED]} payments are refunded, and {len(sent)} refunds were paid"
+        if any(move.payee not in (mine.buyer.evm_address, mine.buyer.svm_address) for move in sent):
+            yield "I11 a refund went to somebody else"
+
     def _surprises(self) -> Iterator[str]:
         for words in self.cast.network.crashes_of_apps:
             yield f"X1 an app raised: {words}"
@@ -259,12 +288,9 @@ class Watchman:
             yield f"X2 the loop was surprised: {words}"
 
 
-def _following(connection: Connection, signer: str, chain: int) -> int:
+def _following(raw: sqlite3.Connection, signer: str, chain: int) -> int:
     """The nonce that the next settlement will get."""
-    returned = connection.execute(
-        select(returned_nonces.c.nonce).where(returned_nonces.c.signer == signer, returned_nonces.c.nonce >= chain)
-    ).scalars()
-    book = nonce_book.read(connection, EVM, signer)
-    lowest = min(returned, default=book.next)
-    connection.rollback()
-    return max(chain, lowest)
+    query = "SELECT MIN(nonce) FROM returned_nonces WHERE signer = ? AND nonce >= ?"
+    (lowest,) = raw.execute(query, (signer, chain)).fetchone()
+    row = raw.execute("SELECT next FROM nonces WHERE signer = ?", (signer,)).fetchone()
+    return max(chain, (row[0] if row else 0) if lowest is None else lowest)

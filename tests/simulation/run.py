@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,6 +52,7 @@ class Result:
     trace: list[str]
     injected: Counter[str]
     crash_points: list[str]
+    died_at: list[str]
     messages: int
     paid: int
     served: int
@@ -96,6 +98,7 @@ def play(recipe: Recipe, *, arrange: Callable[[Cast], None] | None = None) -> Re
         trace=world.trace,
         injected=world.injected,
         crash_points=world.crash_points,
+        died_at=world.died_at,
         messages=world.fates_drawn,
         paid=len(watchman.paid_now()),
         served=sum(purchase.served for purchase in cast.purchases),
@@ -109,6 +112,8 @@ async def _play(cast: Cast, watchman: Watchman) -> None:
     """Until the weather has cleared, everybody had time to try again, and nothing is open; or for long enough."""
     world = cast.world
     cast.start()
+    for name, when in world.plan.gone:
+        world.later(when, lambda name=name: _end_for_good(world, name))  # type: ignore[misc]
     gives_up = world.weather.ends_at + _PATIENCE_SECONDS
     while world.loop.time() < gives_up + _QUIET_SECONDS_MAX:
         await asyncio.sleep(_STEP_SECONDS)
@@ -121,6 +126,12 @@ async def _play(cast: Cast, watchman: Watchman) -> None:
     await _visit_again(cast, watchman)
 
 
+def _end_for_good(world: World, name: str) -> None:
+    world.start_again.pop(name, None)
+    if world.lives[name].alive:
+        world.kill(world.lives[name])
+
+
 async def _visit_again(cast: Cast, watchman: Watchman) -> None:
     """Whoever has paid and got nothing asks once more, now that all is well."""
     wanting = watchman.paid_for_nothing()
@@ -129,7 +140,7 @@ async def _visit_again(cast: Cast, watchman: Watchman) -> None:
     cast.visit_again(wanting)
     for _ in range(int(_VISIT_SECONDS_MAX / _STEP_SECONDS)):
         await asyncio.sleep(_STEP_SECONDS)
-        if not watchman.paid_for_nothing():
+        if not watchman.paid_for_nothing() and watchman.is_quiet():
             break
 
 
@@ -146,7 +157,7 @@ def _end(world: World) -> None:
 
     async def finish() -> None:
         for _ in range(20):
-            rest = asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+            rest = asyncio.all_tasks() - {asyncio.current_task()}
             if not rest:
                 break
             for task in rest:
@@ -168,7 +179,8 @@ def _forget_calls(life: Any) -> None:
 
 @contextmanager
 def _without_threads(world: World) -> Iterator[None]:
-    """Work for a thread is done at once, behind a boundary before and one after."""
+    """Work for a thread is done at once, behind a boundary before and one after; and what parties draw for secrets,
+    which decides nothing here, is always the same."""
 
     async def run(work: Callable[..., Any], *args: Any, **_: Any) -> Any:
         await world.boundary("thread", "before")
@@ -176,12 +188,13 @@ def _without_threads(world: World) -> Iterator[None]:
         await world.boundary("thread", "after")
         return outcome
 
-    before = anyio.to_thread.run_sync, asyncio.to_thread
+    before = anyio.to_thread.run_sync, asyncio.to_thread, secrets.token_bytes
     anyio.to_thread.run_sync, asyncio.to_thread = run, run  # type: ignore[assignment]
+    secrets.token_bytes = lambda size=None: random.Random(0).randbytes(size or 32)
     try:
         yield
     finally:
-        anyio.to_thread.run_sync, asyncio.to_thread = before  # type: ignore[assignment]
+        anyio.to_thread.run_sync, asyncio.to_thread, secrets.token_bytes = before
 
 
 @contextmanager

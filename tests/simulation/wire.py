@@ -76,9 +76,12 @@ class Network:
 class Exchange:
     """One request and its response. `twin` is a repetition by the network, to whose response nobody listens."""
 
-    def __init__(self, network: Network, request: httpx.Request, body: bytes, *, fate: Fate, twin: bool = False) -> None:
+    def __init__(
+        self, network: Network, request: httpx.Request, body: bytes, *, fate: Fate, twin: bool = False
+    ) -> None:
         self.network, self.world = network, network.world
         self.request, self.body, self.fate, self.twin = request, body, fate, twin
+        self._headers = [(name.lower(), value) for name, value in request.headers.raw]
         self.client, self.server = LIFE.get(), None
         self.head: asyncio.Future[tuple[int, list[tuple[bytes, bytes]]]] = self.world.loop.create_future()
         self.status = 0
@@ -118,7 +121,7 @@ class Exchange:
             "path": url.path,
             "raw_path": url.raw_path.partition(b"?")[0],
             "query_string": url.query,
-            "headers": [(name.lower(), value) for name, value in self.request.headers.raw],
+            "headers": self._headers,
             "server": (url.host, url.port or 443),
             "client": ("buyer", 1),
             "root_path": "",
@@ -155,7 +158,8 @@ class Exchange:
         if self.hung_up or self.twin:
             return
         self._outbox.append(message)
-        self.world.post(f"{self.label} {message['type']}", self.world.latency("http"), self._arrive)
+        what = f"{self.label} {message['type']} {message.get('status', '')}"
+        self.world.post(what, self.world.latency("http"), self._arrive, self.breaks)
 
     # The client's side.
 

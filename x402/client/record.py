@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -51,7 +51,7 @@ class Record:
     host: str
     usd: Decimal
     header_name: str = ""
-    header: str = ""
+    header: str = field(default="", repr=False)
     receipt: Receipt | None = None
     open: bool = True
     answered_at: int = 0

@@ -7,7 +7,7 @@ Pure. Three outcomes, as everywhere: the money moved, the seller says that it di
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
 
 from x402 import networks
@@ -35,12 +35,12 @@ class Reply:
     """
 
     status: int
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
-    url: str
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    body: bytes = field(repr=False)
+    url: str = field(repr=False)
     method: str
     complete: bool = True
-    hops: tuple[tuple[tuple[str, str], ...], ...] = ()
+    hops: tuple[tuple[tuple[str, str], ...], ...] = field(default=(), repr=False)
     empty: bool = False
 
     @property

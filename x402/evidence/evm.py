@@ -60,12 +60,14 @@ class EvmWitness:
             return _refusal("invalid_exact_evm_payload_authorization_valid_before")
         return None
 
-    async def find_settled(self, subject: Subject, *, since: int = 0) -> Settled | None:
+    async def spent_by(self, subject: Subject, *, since: int = 0) -> Verdict:
         signed = authorization_of(subject)
         height = await self._chain.block_number()
         now, spent = await asyncio.gather(self._chain.time_of(height), self._is_spent(signed, height))
         verdict = await self._spender(signed, height, now, since) if spent else None
-        return verdict if isinstance(verdict, Settled) else None
+        if spent is None or (spent and verdict is None):
+            raise UnavailableError("rpc_unavailable", "the node does not show what became of an authorization")
+        return verdict
 
     async def standing(self, subject: Subject, settled: Settled) -> Standing | None:
         signed = authorization_of(subject)

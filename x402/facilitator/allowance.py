@@ -13,7 +13,7 @@ it gets its answer again, whatever the budgets say.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -165,20 +165,22 @@ class Allowance:
         What an earlier process booked, and what can't be written now, stays as it was: estimated, and never too low.
         """
         booking = self._booked.pop(subject.pay_id, None)
+        if booking is None:
+            return
         if fee:
             self._telemetry.emit("fees.spent", network=subject.network, fee=fee)
-        if booking is None or fee == booking.units:
-            return
         boundless = dict.fromkeys(booking.caps, LARGEST_FEES)
         with suppress(UnavailableError):
             await self._ledger.spend(booking.day, boundless, fee - booking.units)
 
-    def correct_soon(self, subject: Subject, cost: Coroutine[None, None, int | None]) -> None:
+    def correct_soon(self, subject: Subject, cost: Callable[[], Awaitable[int | None]]) -> None:
         """`correct`, once it is known what the chain took; nobody waits for it but `drain`."""
+        if subject.pay_id not in self._booked:
+            return
 
         async def correct() -> None:
             with suppress(UnavailableError):
-                fee = await cost
+                fee = await cost()
                 if fee is not None:
                     await self.correct(subject, fee)
 

@@ -145,8 +145,11 @@ class EvmRail:
             await self._send_again(entry, intended, ledger)
         return verdict
 
-    async def find_settled(self, subject: Subject) -> Settled | None:
-        return await self._witness.find_settled(subject)
+    async def spent_by(self, subject: Subject) -> Settled | Refused | None:
+        return await self._witness.spent_by(subject)
+
+    def may_land(self, entry: Entry) -> bool:
+        return self._clock() < entry.subject.expires_at
 
     async def standing(self, entry: Entry, stage: Settled | Reversed) -> Standing | None:
         block = stage.block if isinstance(stage, Settled) else 0

@@ -98,8 +98,12 @@ class Rail(Protocol):
         None after `timeout` seconds, during which the bytes are sent again or replaced by better ones."""
         ...
 
-    async def find_settled(self, subject: Subject) -> Settled | None:
-        """The transfer that already settled this very payment, whoever submitted it, or None (faults A10, A11)."""
+    async def spent_by(self, subject: Subject) -> Settled | Refused | None:
+        """What has used up this very payment, whoever submitted it (faults A10, A11); as `Witness.spent_by`."""
+        ...
+
+    def may_land(self, entry: Entry) -> bool:
+        """Whether a payment could still land by our clock, if a fork took it back."""
         ...
 
     async def standing(self, entry: Entry, stage: Settled | Reversed) -> Standing | None:

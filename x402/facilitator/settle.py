@@ -195,16 +195,19 @@ class LocalFacilitator:
         if error.code not in _PERHAPS_SPENT:
             return self._refuse(checked.requirement, error, proven=True)
         try:
-            settled = await rail.find_settled(subject)
-            if settled is None:
+            spent_by = await rail.spent_by(subject)
+            if spent_by is None and error.code in _SPENT:
+                # The node that checked knows of a block that the one asked now has not seen yet (fault E01).
+                return self._doubt(subject, UnavailableError("rpc_unavailable", "two nodes disagree; ask again"))
+            if not isinstance(spent_by, Settled):
                 return self._refuse(checked.requirement, error, proven=True)
             entry, _ = await self.ledger.begin(
-                begin(ME, subject, Intended(settled.transaction, b"", subject.expires_at))
+                begin(ME, subject, Intended(spent_by.transaction, b"", subject.expires_at))
             )
         except UnavailableError as doubt:
             return self._doubt(subject, doubt)
         if isinstance(entry.stage, Intended):
-            entry = await self._write(entry, Event.SETTLE, settled)
+            entry = await self._write(entry, Event.SETTLE, spent_by)
         return await self._repeat(entry, checked)
 
     async def _broadcast(self, rail: Rail, entry: Entry) -> Entry:
@@ -237,9 +240,10 @@ class LocalFacilitator:
         """The node refused our bytes; refused is the payment only if no others can pay, nor have paid (fault A11).
         None while nobody can tell."""
         try:
-            settled = await rail.find_settled(entry.subject)
-            if settled is not None:
-                return await self._write(entry, Event.SETTLE, settled)
+            spent_by = await rail.spent_by(entry.subject)
+            if spent_by is not None:
+                event = Event.SETTLE if isinstance(spent_by, Settled) else Event.REFUSE
+                return await self._write(entry, event, spent_by)
             if error.ours:
                 return await rail.replace(entry, intended, self.ledger)
         except UnavailableError:
@@ -274,6 +278,7 @@ class LocalFacilitator:
             after = await self.ledger.advance(ME, subject.pay_id, event, stage)
         except UnlawfulEvent:
             # Another replica was told by the chain first; what it wrote is the answer.
+            self._charge(entry, stage)
             return await self.ledger.find(ME, subject.pay_id) or entry
         except UnavailableError:
             # What can't be written down is not yet known: the answer stays pending, and the chain is asked again.
@@ -283,10 +288,16 @@ class LocalFacilitator:
             self.telemetry.emit("settle.refused", **facts, reason=stage.reason)
         else:
             self.telemetry.emit("settle.settled", **facts, transaction=stage.transaction, amount=subject.amount)
-        sent = isinstance(entry.stage, Intended) and entry.stage.raw and stage.transaction in entry.stage.transactions
-        if sent and self.allowance is not None:
-            self.allowance.correct_soon(subject, self.rails[subject.network].cost(stage.transaction))
+        self._charge(entry, stage)
         return after
+
+    def _charge(self, entry: Entry, stage: Settled | Refused) -> None:
+        """Have the booked fee replaced by what our own transaction cost; a stranger's is none of ours."""
+        intended, transaction = entry.stage, stage.transaction
+        ours = isinstance(intended, Intended) and intended.raw and transaction in intended.transactions
+        if ours and self.allowance is not None:
+            rail = self.rails[entry.subject.network]
+            self.allowance.correct_soon(entry.subject, lambda: rail.cost(transaction))
 
     def _answer(self, entry: Entry) -> Receipt:
         network, payer, stage = entry.subject.network, entry.subject.payer, entry.stage
@@ -320,13 +331,14 @@ class LocalFacilitator:
 
 _USED = RefusedError("duplicate_settlement", "another payment with this identity was already settled")
 
-_PERHAPS_SPENT = {
-    "invalid_exact_evm_nonce_already_used",
+_SPENT = frozenset({"invalid_exact_evm_nonce_already_used", exact_svm_reasons.DUPLICATE})
+"""Refusals by a chain's simulation that say that the payment was used up."""
+
+_PERHAPS_SPENT = _SPENT | {
     "invalid_exact_evm_transaction_simulation_failed",
     "invalid_exact_evm_insufficient_balance",
     "invalid_exact_evm_payload_authorization_valid_before",
     "asset_restricted",
-    exact_svm_reasons.DUPLICATE,
     exact_svm_reasons.SIMULATION,
     exact_svm_reasons.INSUFFICIENT_FUNDS,
 }

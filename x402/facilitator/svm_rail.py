@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from x402.confirmation import Confirmations
 from x402.errors import MisconfiguredError, RefusedError, UnavailableError
 from x402.evidence import Standing
-from x402.evidence.svm import SvmWitness, held, pinned, transfer_of
+from x402.evidence.svm import SvmWitness, held, judge_landed, pinned, transfer_of
 from x402.facilitator.rail import Checked, prove
 from x402.facilitator.signer import SvmSigner
 from x402.lifecycle import Entry, Party, Subject, begin
@@ -24,6 +24,7 @@ from x402.wire.facilitation import Kind
 from x402.wire.payment import Payment
 
 _BLOCKHASH_LIFETIME_BLOCKS = 150
+_BLOCKHASH_LIFETIME_SECONDS = 120
 _REBROADCAST_SECONDS = 2.0
 _SIGNATURE_LAMPORTS = 5_000
 
@@ -151,16 +152,17 @@ class SvmRail:
             if remaining <= 0:
                 return None
 
-    async def find_settled(self, subject: Subject) -> Settled | None:
+    async def spent_by(self, subject: Subject) -> Settled | Refused | None:
         signed = transfer_of(subject)
         if signed.transfer.fee_payer not in self._signers:
-            return await self._witness.find_settled(subject)
+            return await self._witness.spent_by(subject)
         # Ed25519 signatures are deterministic: only this transaction can ever have carried the payer's.
         transaction, _ = self._cosign(signed)
         landed = await self._chain.transaction(transaction)
-        if landed is None or not exact_svm_settlement.moved(landed, signed.transfer):
-            return None
-        return Settled(transaction, landed.slot)
+        return None if landed is None else judge_landed(landed, signed)
+
+    def may_land(self, entry: Entry) -> bool:
+        return self._clock() < entry.created_at + _BLOCKHASH_LIFETIME_SECONDS
 
     async def standing(self, entry: Entry, stage: Settled | Reversed) -> Standing | None:
         slot = stage.block if isinstance(stage, Settled) else 0

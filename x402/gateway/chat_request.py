@@ -7,7 +7,7 @@ quote, members that nobody here knows included.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from x402.errors import MalformedError
@@ -38,7 +38,7 @@ _SCALARS = frozenset(
 class ChatRequest:
     """A request that can be priced and forwarded. `members` is the JSON object as it came."""
 
-    members: Mapping[str, Any]
+    members: Mapping[str, Any] = field(repr=False)
     model: str
     stream: bool
     include_usage: bool

@@ -75,8 +75,8 @@ class Answer:
     """What a gateway delivered for a payment, kept so that the same payment gets the same bytes again."""
 
     status: int
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    body: bytes = field(repr=False)
     complete: bool = True
 
 

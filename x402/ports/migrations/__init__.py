@@ -40,17 +40,17 @@ def migrate(connection: Connection) -> None:
 
 def upgrade(connection: Connection, version: int, target: int = SCHEMA_VERSION) -> None:
     """Bring a ledger from one schema to a newer one, within the connection's transaction. 0 is no schema yet."""
-    # Most starts find nothing to do, and then don't wait for this import.
-    from alembic import command
-    from alembic.config import Config
+    # Most starts find nothing to do, and then don't wait for these imports.
+    from alembic.operations import Operations
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
 
-    config = Config()
-    config.set_main_option("script_location", str(_HERE).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    if version:
-        # Ledgers of the first version were made before Alembic counted.
-        command.stamp(config, revision_of(version))
-    command.upgrade(config, revision_of(target))
+    context, script = MigrationContext.configure(connection), ScriptDirectory(str(_HERE))
+    steps = script.iterate_revisions(revision_of(target), revision_of(version) if version else "base")
+    with Operations.context(context):
+        for step in reversed(list(steps)):
+            step.module.upgrade()
+    context.stamp(script, revision_of(target))
 
 
 def revision_of(version: int) -> str:
