@@ -82,7 +82,8 @@ class Intended:
 
     `last_valid` is a unix second on EVM networks (`validBefore`) and a block height on Solana. `attempt` counts the
     bytes that were signed for this payment, and `earlier` are the ids of those that were replaced, any of which may
-    still land; `signed_at` is the unix second of this attempt.
+    still land; `signed_at` is the unix second of this attempt, `bid` what it offers on an EVM network: the highest fee
+    and the tip, in wei per gas.
     """
 
     state: ClassVar[State] = State.INTENDED
@@ -94,6 +95,7 @@ class Intended:
     attempt: int = 1
     earlier: tuple[str, ...] = ()
     signed_at: int = 0
+    bid: tuple[int, int] = (0, 0)
 
     @property
     def transactions(self) -> tuple[str, ...]:

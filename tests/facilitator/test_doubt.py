@@ -225,7 +225,7 @@ async def test_E01_solana_expires_only_by_height_and_a_node_that_answers(svm: Sv
 
 
 async def test_D14_a_node_of_another_chain_judges_nothing(evm: EvmShop, ledger: SqlLedger) -> None:
-    wrong = EvmRail(BASE_SEPOLIA, RpcEvmChain(evm.world.url, 8453), [evm.signer], ledger, unix_now)
+    wrong = EvmRail(BASE_SEPOLIA, RpcEvmChain(evm.world.url, 8453), [evm.signer], unix_now)
     with pytest.raises(MisconfiguredError):
         await wrong.start()
     party = facilitator([wrong], ledger)

@@ -201,7 +201,7 @@ def test_one_member_of_junk_is_never_a_500(path: tuple[str, ...], junk: Any, rou
         async with SqlLedger() as ledger:
             nowhere = Meddled(object(), **dict.fromkeys(("code", "call", "is_contract"), unreachable))
             nowhere.instead["check_chain_id"] = unreachable
-            rail = EvmRail(BASE_SEPOLIA, nowhere, [EvmSigner(KEY)], ledger, unix_now)
+            rail = EvmRail(BASE_SEPOLIA, nowhere, [EvmSigner(KEY)], unix_now)
             app = create_app(FacilitatorSettings.read(), facilitator=facilitator([rail], ledger))
             transport = httpx.ASGITransport(app, raise_app_exceptions=True)
             async with httpx.AsyncClient(transport=transport, base_url="http://facilitator") as client:
@@ -288,7 +288,7 @@ async def test_a_ledger_that_cannot_write_is_not_ready(evm: EvmShop, ledger: Sql
 
 
 async def test_D14_a_node_of_another_chain_is_never_ready(evm: EvmShop, ledger: SqlLedger) -> None:
-    wrong = EvmRail(BASE_SEPOLIA, RpcEvmChain(evm.world.url, 8453), [evm.signer], ledger, unix_now)
+    wrong = EvmRail(BASE_SEPOLIA, RpcEvmChain(evm.world.url, 8453), [evm.signer], unix_now)
     async with serving(facilitator([wrong], ledger)) as client:
         await asyncio.sleep(0.3)
         answer = await client.get("/ready")

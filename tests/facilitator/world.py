@@ -25,6 +25,7 @@ from x402.ports.evm import RpcEvmChain
 from x402.ports.ledger import SqlLedger
 from x402.ports.svm import RpcSvmChain
 from x402.schemes import eip712, exact_evm
+from x402.schemes.eip1559 import EvmTransaction
 from x402.wire.challenge import Requirement
 from x402.wire.payment import Payment
 from x402.wire.receipt import Receipt
@@ -73,7 +74,7 @@ class EvmShop:
 
     def rail(self, ledger: Ledger, chain: Any = None, signers: Iterable[EvmSigner] = ()) -> EvmRail:
         """Our rail, on a chain that may be meddled with."""
-        return EvmRail(BASE_SEPOLIA, chain or self.chain, list(signers) or [self.signer], ledger, unix_now)
+        return EvmRail(BASE_SEPOLIA, chain or self.chain, list(signers) or [self.signer], unix_now)
 
     def pay(self, **how: Any) -> Payment:
         """A fresh payment of the offer."""
@@ -119,7 +120,7 @@ class SvmShop:
 
     def rail(self, chain: Any = None, signers: Iterable[SvmSigner] = ()) -> SvmRail:
         """Our rail, on a chain that may be meddled with."""
-        return SvmRail(SOLANA_DEVNET, chain or self.chain, list(signers) or [self.signer])
+        return SvmRail(SOLANA_DEVNET, chain or self.chain, list(signers) or [self.signer], unix_now)
 
     async def pay(self) -> Payment:
         """A fresh payment of the offer."""
@@ -141,17 +142,7 @@ async def submit(shop: EvmShop, data: bytes) -> str:
     await shop.world.fund(stranger.address, 0, 10**18)
     fees = await shop.chain.fees()
     transaction, raw = stranger.sign_transaction(
-        {
-            "type": 2,
-            "chainId": CHAIN_ID,
-            "nonce": 0,
-            "to": shop.offer.asset,
-            "value": 0,
-            "data": data,
-            "gas": 200_000,
-            "maxFeePerGas": fees.max_fee,
-            "maxPriorityFeePerGas": fees.priority_fee,
-        }
+        EvmTransaction(CHAIN_ID, 0, shop.offer.asset, 200_000, fees.max_fee, fees.priority_fee, data)
     )
     await shop.chain.send(raw, transaction)
     receipt = await shop.chain.receipt(transaction, timeout=10)

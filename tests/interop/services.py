@@ -57,7 +57,7 @@ class Services:
         """The URL of a facilitator for the EVM that answers "pending" when the chain takes its time."""
         ledger = await self._ledger("hasty-facilitator")
         chain = RpcEvmChain(self._evm_rpc, get(BASE_SEPOLIA).chain_id)
-        rail = EvmRail(BASE_SEPOLIA, chain, [signer], ledger, unix_now)
+        rail = EvmRail(BASE_SEPOLIA, chain, [signer], unix_now)
         local = LocalFacilitator([rail], ledger, settle_timeout_seconds=PATIENCE_SECONDS)
         return await self._serve(create_app(FacilitatorSettings.model_construct(), facilitator=local))
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from x402.lifecycle import Entry, Party, Subject, begin
+from x402.ports import Sign
 from x402.ports.ledger import SqlLedger
 from x402.stages import Intended
 
@@ -24,6 +25,24 @@ def intended(name: str = "pay", nonce: int = 5, amount: int = 1000) -> Entry:
     """The facilitator's first memory of it."""
     stage = Intended("0xtx", b"\x00raw\xff", 2**200, "0xsender", nonce)
     return begin(ME, subject(name, amount), stage)
+
+
+def signing(name: str = "pay", attempt: int = 1, earlier: tuple[str, ...] = (), sender: str = "0xsender") -> Sign:
+    """What signs a payment of that name: its transaction tells the nonce that it was given."""
+
+    def sign(nonce: int) -> Intended:
+        transaction = f"0x{name}-{sender}-{nonce}-{attempt}"
+        return Intended(transaction, f"raw {transaction}".encode(), 2**40, sender, nonce, attempt, earlier)
+
+    return sign
+
+
+async def nonce_of(ledger: SqlLedger, name: str, chain_nonce: int = 0, sender: str = "0xsender") -> int:
+    """Intend to settle a payment of that name; the nonce that its row holds."""
+    entry, _ = await ledger.intend(subject(name), sender, chain_nonce, signing(name, sender=sender))
+    assert isinstance(entry.stage, Intended)
+    assert entry.stage.nonce is not None
+    return entry.stage.nonce
 
 
 def url(path: Path) -> str:

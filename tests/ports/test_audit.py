@@ -14,10 +14,24 @@ import pytest
 from tests.ports.ledgers import ME, NETWORK, intended, subject, url
 from x402.errors import MalformedError, MisconfiguredError, UnavailableError
 from x402.lifecycle import Event, Party, Subject, begin
+from x402.ports import Sign
 from x402.ports.audit import Audit, History, Obligation, Total, audit, transaction_of
 from x402.ports.ledger import SqlLedger
 from x402.ports.ledger_reading import read_ledger
-from x402.stages import Claimed, Delivered, Final, Intended, Owed, Refused, Served, Settled, Settling, Stage
+from x402.stages import (
+    Claimed,
+    Delivered,
+    Final,
+    Intended,
+    Owed,
+    Refunding,
+    Refused,
+    Reversed,
+    Served,
+    Settled,
+    Settling,
+    Stage,
+)
 
 SHOP = Party.GATEWAY
 BORN = 100
@@ -227,7 +241,7 @@ async def test_what_is_no_ledger_is_said(tmp_path: Path) -> None:
             pass
         assert refused_too.value.code == code
         assert "canary" not in str(refused_too.value)
-    forge(file, "UPDATE schema_version SET version = 1")
+    forge(file, "UPDATE schema_version SET version = 2")
     assert judge(file).payments == 7
     file.write_bytes(file.read_bytes()[:5000])
     with pytest.raises(UnavailableError), read_ledger(str(file)) as snapshot:
@@ -240,3 +254,26 @@ def test_rows_of_nobody_are_judged_and_do_not_crash() -> None:
 
     assert {one.invariant for one in audit(nothing(), now=0).violations} == {"I5", "I12"}
     assert [transaction_of(text) for text in ("", "[]", "null", '{"transaction":null}')] == [""] * 4
+
+
+async def test_A16_what_was_reversed_is_listed_and_what_waits_for_finality_is_not(tmp_path: Path) -> None:
+    ticks = iter(range(BORN, 10_000))
+    async with SqlLedger(url(tmp_path), clock=lambda: next(ticks)) as ledger:
+        for name in ("settled", "reversed", "again"):
+            paid = Intended(f"0x{name}", b"raw", 1, "0xs", 5)
+            await ledger.begin(begin(ME, subject(name), paid))
+            await ledger.replace(name, 1, "0xs", 5, _replacement(name), keep_nonce=True)
+            await ledger.advance(ME, name, Event.SETTLE, Settled(f"0x{name}-2"))
+        await ledger.advance(ME, "reversed", Event.REORGANISE, Reversed("0xreversed-2"))
+        await ledger.advance(ME, "again", Event.REORGANISE, Reversed("0xagain-2"))
+        await ledger.advance(ME, "again", Event.FINALISE, Final("0xstranger"))
+        await ledger.begin(begin(SHOP, subject("refund"), Claimed()))
+        for event, stage in (*WALKS["owed"], (Event.REFUND, Refunding("0xowed", "header", "back"))):
+            await ledger.advance(SHOP, "refund", event, stage)
+    told = judge(tmp_path / "ledger.sqlite", now=100_000)
+    assert told.violations == []
+    assert {(one.pay_id, one.state) for one in told.obligations} == {("reversed", "reversed"), ("refund", "refunding")}
+
+
+def _replacement(name: str) -> Sign:
+    return lambda nonce: Intended(f"0x{name}-2", b"raw2", 1, "0xs", nonce, 2, (f"0x{name}",))

@@ -15,7 +15,21 @@ from x402.lifecycle import Entry, Event, Party, UnlawfulEvent, begin
 from x402.ports import Answer
 from x402.ports.audit import stage_of
 from x402.ports.ledger import SqlLedger
-from x402.stages import Claimed, Delivered, Owed, Refused, Served, Settled, Settling, State
+from x402.stages import (
+    Claimed,
+    Delivered,
+    Owed,
+    Refunded,
+    Refunding,
+    Refused,
+    Released,
+    Reversed,
+    Served,
+    Settled,
+    Settling,
+    Stage,
+    State,
+)
 
 
 async def test_what_was_written_is_read_back() -> None:
@@ -63,30 +77,36 @@ async def test_answers_are_kept_and_replaced() -> None:
         assert await ledger.answer("pay") == replace(first, complete=True)
 
 
-async def test_only_answers_that_were_delivered_in_time_are_forgotten() -> None:
+async def test_only_answers_of_payments_that_ended_are_forgotten() -> None:
     now = 10
-    walk = (
-        (Event.SERVE, Served()),
-        (Event.SUBMIT, Settling()),
-        (Event.SETTLE, Settled("0xtx")),
-        (Event.FAIL, Owed("0xtx", "why")),
-        (Event.DELIVER, Delivered("0xtx")),
-    )
+    served = ((Event.SERVE, Served()), (Event.SUBMIT, Settling()), (Event.SETTLE, Settled("0xtx")))
+    owed = (*served, (Event.FAIL, Owed("0xtx", "why")))
+    refunding = (*owed, (Event.REFUND, Refunding("0xtx", "header", "back")))
+    walks: dict[str, tuple[tuple[Event, Stage], ...]] = {f"open{steps}": served[:steps] for steps in range(4)}
+    walks |= {"owed": owed, "refunding": refunding}
+    ended: dict[str, tuple[tuple[Event, Stage], ...]] = {
+        "delivered": (*owed, (Event.DELIVER, Delivered("0xtx"))),
+        "released": ((Event.RELEASE, Released("why")),),
+        "refused": (*served[:2], (Event.REFUSE, Refused("a", "b"))),
+        "refunded": (*refunding, (Event.SETTLE, Refunded("0xtx", "0xback"))),
+        "reversed": (*served, (Event.REORGANISE, Reversed("0xtx"))),
+    }
     async with SqlLedger(clock=lambda: now) as ledger:
-        for steps in range(len(walk) + 1):
-            await ledger.begin(begin(Party.GATEWAY, subject(f"{steps}"), Claimed()))
-            await ledger.keep_answer(f"{steps}", Answer(200, (), b"body"))
-            for event, stage in walk[:steps]:
-                await ledger.advance(Party.GATEWAY, f"{steps}", event, stage)
+        for name, walk in (walks | ended).items():
+            await ledger.begin(begin(Party.GATEWAY, subject(name), Claimed()))
+            await ledger.keep_answer(name, Answer(200, (), b"body"))
+            for event, stage in walk:
+                await ledger.advance(Party.GATEWAY, name, event, stage)
         await ledger.keep_answer("stranger", Answer(200, (), b"body"))
         assert await ledger.forget_answers(9) == 0
-        assert await ledger.answer("5") is not None
-        assert await ledger.forget_answers(10) == 1
-        assert await ledger.answer("5") is None
-        for name in ("0", "1", "2", "3", "4", "stranger"):
-            assert await ledger.answer(name) is not None
+        assert await ledger.answer("delivered") is not None
+        assert await ledger.forget_answers(10) == len(ended)
+        for name in ended:
+            assert await ledger.answer(name) is None, name
+        for name in (*walks, "stranger"):
+            assert await ledger.answer(name) is not None, name
         assert await ledger.forget_answers(10) == 0
-        entry = await ledger.find(Party.GATEWAY, "5")
+        entry = await ledger.find(Party.GATEWAY, "delivered")
         assert entry is not None
         assert entry.state is State.DELIVERED
 
@@ -104,7 +124,7 @@ async def test_A07_two_hundred_at_once_have_one_winner() -> None:
 
 RACER = """
 import asyncio, sys
-from tests.ports.ledgers import intended
+from tests.ports.ledgers import intended, nonce_of
 from x402.ports.ledger import SqlLedger
 
 async def run(url):
@@ -112,7 +132,7 @@ async def run(url):
         print("ready", flush=True)
         sys.stdin.readline()
         results = await asyncio.gather(*(ledger.begin(intended(f"pay{n}")) for n in range(50)))
-        nonces = await asyncio.gather(*(ledger.reserve_nonce("n", "s", 0) for _ in range(50)))
+        nonces = await asyncio.gather(*(nonce_of(ledger, f"{sys.argv[2]}-{n}") for n in range(50)))
         print([n for n, (_, won) in enumerate(results) if won], "/", nonces, flush=True)
 
 asyncio.run(run(sys.argv[1]))
@@ -120,7 +140,7 @@ asyncio.run(run(sys.argv[1]))
 
 
 def test_A04_processes_on_one_file_have_one_winner_each(tmp_path: Path) -> None:
-    racers = [child(RACER, url(tmp_path)) for _ in range(3)]
+    racers = [child(RACER, url(tmp_path), str(number)) for number in range(3)]
     wins: list[int] = []
     nonces: list[int] = []
     for racer in racers:

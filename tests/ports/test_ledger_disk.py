@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ports.ledgers import ME, child, intended, logged, subject, url
+from tests.ports.ledgers import ME, child, intended, logged, nonce_of, subject, url
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.lifecycle import Event
 from x402.ports.ledger import SqlLedger
@@ -94,7 +94,7 @@ async def test_E10_a_full_disk_writes_nothing_by_halves_and_recovers(tmp_path: P
             for work in (
                 lambda: ledger.begin(intended("full")),
                 lambda: ledger.advance(ME, "before", Event.SETTLE, Settled("0xtx")),
-                lambda: ledger.reserve_nonce("n", "s", 0),
+                lambda: nonce_of(ledger, "full"),
                 ledger.ping,
             ):
                 with pytest.raises(UnavailableError) as unavailable:
@@ -107,7 +107,7 @@ async def test_E10_a_full_disk_writes_nothing_by_halves_and_recovers(tmp_path: P
         assert [entry.subject.pay_id for entry in await ledger.unresolved(ME)] == ["before"]
         assert await logged(ledger) == [("begin", "before")]
         assert (await ledger.begin(intended("after")))[1]
-        assert await ledger.reserve_nonce("n", "s", 0) == 0
+        assert await nonce_of(ledger, "intended") == 0
         await ledger.ping()
 
 

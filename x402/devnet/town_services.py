@@ -25,8 +25,8 @@ def facilitator_app(parties: Parties, evm_rpc: str, svm_rpc: str, ledger: Ledger
     """The facilitator's service over the town's chains."""
     evm = RpcEvmChain(evm_rpc, get(BASE_SEPOLIA).chain_id)
     rails = (
-        EvmRail(BASE_SEPOLIA, evm, [parties.evm_signer], ledger, unix_now),
-        SvmRail(SOLANA_DEVNET, RpcSvmChain(svm_rpc), [parties.svm_signer]),
+        EvmRail(BASE_SEPOLIA, evm, [parties.evm_signer], unix_now),
+        SvmRail(SOLANA_DEVNET, RpcSvmChain(svm_rpc), [parties.svm_signer], unix_now),
     )
     # Settings that are made rather than read, so that no variable of the caller's shell reaches into the town.
     settings = FacilitatorSettings.model_construct(reconcile_seconds=5)

@@ -41,17 +41,24 @@ class Witness(Protocol):
     network: str
 
     async def judge(
-        self, subject: Subject, transactions: Sequence[str] = (), *, last_valid: int = 0, timeout: float = 0.0
+        self,
+        subject: Subject,
+        transactions: Sequence[str] = (),
+        *,
+        last_valid: int = 0,
+        since: int = 0,
+        timeout: float = 0.0,
     ) -> Verdict:
         """What became of a payment: settled, provably dead, or None when neither is proven after `timeout` seconds.
 
-        `transactions` are the ids under which it may have landed, as far as they are known; a payment that was
-        settled by others is found without them. `last_valid` is as in `Intended`.
+        `transactions` are the ids under which it may have landed; a payment that somebody else settled is found
+        without them. What is known narrows the search: `last_valid` as in `Intended`, and `since`, the unix second
+        before which nothing of this payment can be on chain.
         """
         ...
 
-    async def find_settled(self, subject: Subject) -> Settled | None:
-        """The transfer that already settled this very payment, whoever submitted it, or None."""
+    async def find_settled(self, subject: Subject, *, since: int = 0) -> Settled | None:
+        """The transfer that already settled this very payment, whoever submitted it, or None when none is found."""
         ...
 
     async def standing(self, subject: Subject, settled: Settled) -> Standing | None:

@@ -1,7 +1,7 @@
 """A rail: one network as the facilitator uses it. `settle.py` decides, rails know how.
 
-A payment travels `check` → `prepare` → `submit` → `decide`. Between `prepare` and `submit` the signed bytes are made
-durable, so that a crash at any point leaves something that `decide` can ask the chain about.
+A payment travels `check` → `intend` → `submit` → `decide`. `intend` makes the signed bytes durable, so that a crash at
+any point after it leaves something that `decide` can ask the chain about; nothing leaves before.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from x402.errors import MisconfiguredError, UnavailableError
+from x402.evidence import Standing
 from x402.lifecycle import Entry, Subject
-from x402.ports import NotSent
-from x402.stages import Intended, Refused, Settled
+from x402.ports import Ledger
+from x402.stages import Intended, Refused, Reversed, Settled
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Kind
 from x402.wire.payment import Payment
@@ -20,24 +21,29 @@ from x402.wire.payment import Payment
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A payment that broke no rule, with what it is on chain."""
+    """A payment that broke no rule, with what it is on chain; `balance` is what its payer holds, in atomic units, where
+    the check has seen it."""
 
     subject: Subject
     payment: Payment
     requirement: Requirement
+    balance: int | None = None
 
 
 class Rail(Protocol):
-    """One scheme on one network."""
+    """One scheme on one network. It has no memory of its own: what must be remembered goes into the ledger it is given.
+
+    Every method may raise `UnavailableError` when the chain can't be asked, except where it says otherwise.
+    """
 
     network: str
 
     async def start(self) -> None:
-        """Prove that the node serves this network. Raises `MisconfiguredError` or `UnavailableError`."""
+        """Prove that the node serves this network. Raises `MisconfiguredError` when it serves another."""
         ...
 
     async def kind(self) -> Kind | None:
-        """What this rail offers in `/supported`, or None while it can't settle (no gas: fault E08)."""
+        """What this rail offers in `/supported`, or None while it can't settle (no gas: fault E08). Never raises."""
         ...
 
     def signers(self) -> list[str]:
@@ -54,45 +60,51 @@ class Rail(Protocol):
     async def check(self, payment: Payment, requirement: Requirement) -> Checked:
         """All rules, and the simulation of the very transfer; at most one round trip (design D7).
 
-        Raises `RefusedError` with the canonical reason, `UnavailableError` when the chain can't be asked.
+        Raises `RefusedError` with the canonical reason.
         """
         ...
 
-    async def prepare(self, checked: Checked) -> Intended:
-        """Sign the transaction that settles; nothing leaves. Raises `UnavailableError`."""
+    async def fee(self, checked: Checked) -> int:
+        """The most that settling this payment costs whoever sends it, in wei or lamports."""
         ...
 
-    async def abandon(self, intended: Intended) -> None:
-        """Take back what `prepare` reserved, for bytes that provably never left."""
-        ...
-
-    async def release(self, intended: Intended) -> None:
-        """Take back what `prepare` reserved if no node has the bytes, for a payment that was decided without them."""
+    async def intend(self, checked: Checked, ledger: Ledger, *, lease_seconds: int) -> tuple[Entry, bool]:
+        """Sign the transaction that settles and write it down, as `Ledger.begin` does; nothing leaves."""
         ...
 
     async def submit(self, intended: Intended) -> None:
         """Hand the bytes to a node. Raises `ports.NotSent` on proof that they were refused; doubt passes silently."""
         ...
 
-    async def decide(self, entry: Entry, intended: Intended, *, timeout: float) -> Settled | Refused | None:
-        """What the chain says about an intended payment: settled, provably dead, or None after `timeout` seconds."""
-        ...
+    async def replace(self, entry: Entry, intended: Intended, ledger: Ledger) -> Entry | None:
+        """Other bytes for a payment whose own a node refused for our fault: another key, nonce or bid (fault D03).
 
-    async def find_settled(self, subject: Subject) -> Settled | None:
-        """The transfer that already settled this very payment, whoever submitted it, or None (faults A10, A11).
-
-        Raises `UnavailableError` when the chain can't be asked.
+        None when no others can be made: then the same bytes are all that can pay.
         """
         ...
 
+    async def decide(
+        self, entry: Entry, intended: Intended, ledger: Ledger, *, timeout: float
+    ) -> Settled | Refused | None:
+        """What the chain says about an intended payment: settled as deep as its amount asks for, provably dead, or
+        None after `timeout` seconds, during which the bytes are sent again or replaced by better ones."""
+        ...
 
-async def send_again(rail: Rail, intended: Intended) -> None:
-    """The same bytes again. A refusal now proves nothing: an earlier copy may have landed, or be in another pool
-    (fault C16)."""
-    try:
-        await rail.submit(intended)
-    except NotSent:
-        return
+    async def find_settled(self, subject: Subject) -> Settled | None:
+        """The transfer that already settled this very payment, whoever submitted it, or None (faults A10, A11)."""
+        ...
+
+    async def standing(self, entry: Entry, stage: Settled | Reversed) -> Standing | None:
+        """How well a transfer stands by now; None when the node can't know (fault A16)."""
+        ...
+
+    async def restore(self, entry: Entry, stage: Reversed) -> Refused | None:
+        """Send the bytes of an undone transfer again; the proof that they never will land, or None."""
+        ...
+
+    async def heal(self, ledger: Ledger) -> None:
+        """Mend what would make settlements wait for ever, such as gaps among a signer's nonces (fault D02)."""
+        ...
 
 
 async def prove(rail: Rail) -> None:

@@ -9,32 +9,57 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from x402.errors import MalformedError, RefusedError, UnavailableError
 from x402.facilitator.settle import LocalFacilitator
-from x402.lifecycle import Outcome, Party
+from x402.lifecycle import Entry, Outcome, Party
+from x402.stages import Reversed, State
 
+ME = Party.FACILITATOR
 _AT_ONCE = 64
+_LEASE_SECONDS = 10
+_REREAD_SECONDS = 60
+"""How often a settled payment is read again until it is final."""
+_UNDECIDED = frozenset({State.INTENDED, State.REVERSED})
 
 
 async def run(facilitator: LocalFacilitator, *, timeout_seconds: float = 1.0) -> int:
-    """Ask the chain about every open payment once. Returns how many are still open.
+    """Ask the chain once about every payment that is open, or settled and not final. Returns how many are still open.
 
     Raises `UnavailableError` when the ledger can't be read: then nothing is known, and nobody is ready.
     """
-    entries = await facilitator.ledger.unresolved(Party.FACILITATOR)
-    gate = asyncio.Semaphore(_AT_ONCE)
+    undecided: list[Entry] = []
+    while entries := await facilitator.ledger.take_open(ME, _LEASE_SECONDS, _AT_ONCE, states=_UNDECIDED):
+        asked = await asyncio.gather(*(_is_decided(facilitator, entry, timeout_seconds) for entry in entries))
+        undecided += [entry for entry, decided in zip(entries, asked, strict=True) if not decided]
+    for entry in undecided:
+        # Whoever comes next may ask again at once.
+        await facilitator.ledger.end_lease(ME, entry.subject.pay_id)
+    for rail in facilitator.rails.values():
+        with suppress(UnavailableError):
+            await rail.heal(facilitator.ledger)
+    while entries := await facilitator.ledger.take_open(ME, _REREAD_SECONDS, _AT_ONCE, states={State.SETTLED}):
+        await asyncio.gather(*(_reread(facilitator, entry) for entry in entries))
+    return len(undecided)
 
-    async def resume_one(pay_id: str) -> bool:
-        async with gate:
-            try:
-                receipt = await facilitator.reconcile(pay_id, timeout=timeout_seconds)
-            except (RefusedError, MalformedError):
-                # A row that can't be read any more, such as one of a network that was removed, stays open alone.
-                return True
-            return receipt is None or receipt.outcome is Outcome.PENDING
 
-    return sum(await asyncio.gather(*(resume_one(entry.subject.pay_id) for entry in entries)))
+async def _is_decided(facilitator: LocalFacilitator, entry: Entry, timeout_seconds: float) -> bool:
+    """Whether the chain, asked once more, has decided a payment."""
+    if isinstance(entry.stage, Reversed):
+        await _reread(facilitator, entry)
+        return False
+    try:
+        receipt = await facilitator.reconcile(entry.subject.pay_id, timeout=timeout_seconds)
+    except (RefusedError, MalformedError):
+        # A row that can't be read any more, such as one of a network that was removed, stays open alone.
+        return False
+    return receipt is not None and receipt.outcome is not Outcome.PENDING
+
+
+async def _reread(facilitator: LocalFacilitator, entry: Entry) -> None:
+    with suppress(RefusedError, MalformedError):
+        await facilitator.reread(entry)
 
 
 async def watch(

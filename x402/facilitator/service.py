@@ -57,13 +57,13 @@ def build_rails(settings: FacilitatorSettings, ledger: Ledger) -> list[Rail]:
         chosen.append(network)
         chain = RpcEvmChain(settings.evm_rpc_url or _public_node(network), network.chain_id)
         keys = [EvmSigner(key.strip()) for key in secret(settings.evm_private_key).split(",")]
-        rails.append(EvmRail(network.id, chain, keys, ledger, unix_now))
+        rails.append(EvmRail(network.id, chain, keys, unix_now))
     if secret(settings.svm_private_key):
         network = _network(settings.svm_network, networks.SOLANA)
         chosen.append(network)
         text = secret(settings.svm_private_key)
         signers = [SvmSigner(key.strip()) for key in ([text] if text.startswith("[") else text.split(","))]
-        rails.append(SvmRail(network.id, RpcSvmChain(settings.svm_rpc_url or _public_node(network)), signers))
+        rails.append(SvmRail(network.id, RpcSvmChain(settings.svm_rpc_url or _public_node(network)), signers, unix_now))
     if not rails:
         raise MisconfiguredError(
             "no_signer", "set X402_FACILITATOR_EVM_PRIVATE_KEY, X402_FACILITATOR_SVM_PRIVATE_KEY, or both"

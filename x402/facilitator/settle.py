@@ -3,8 +3,8 @@
     settle ─ known payId? ── yes ──▶ the same answer, or the chain's answer when it is still open
                 │ no
                 ▼
-             check ─▶ prepare ─▶ ledger: INTENDED ─▶ submit ─▶ decide ─▶ ledger: SETTLED | REFUSED
-                                (durable first)              (or pending, and `reconcile.py` goes on)
+             check ─▶ intend ─▶ ledger: INTENDED ─▶ submit ─▶ decide ─▶ ledger: SETTLED | REFUSED
+                               (durable first)              (or pending, and `reconcile.py` goes on)
 
 Idempotency is this file's business, exclusivity is the seller's (design D6): however often, from wherever, and in
 whatever encoding a payment is presented, there is one transaction and one answer (faults A04-A13).
@@ -15,9 +15,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 
 from x402 import networks
 from x402.errors import MalformedError, RefusedError, UnavailableError
+from x402.facilitator import finality
 from x402.facilitator.rail import Checked, Rail
 from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, begin
 from x402.ports import Ledger, NotSent
@@ -29,6 +31,9 @@ from x402.wire.payment import Payment
 from x402.wire.receipt import Receipt
 
 ME = Party.FACILITATOR
+LEASE_SECONDS = 10
+"""How long other replicas leave a new settlement to us. Two that work on one do no harm, only work."""
+_REPLACEMENTS_AT_ONCE = 3
 
 
 class LocalFacilitator:
@@ -59,7 +64,7 @@ class LocalFacilitator:
             self.telemetry.emit("verify.refused", network=requirement.network, reason=error.code)
             return Verification.invalid(error.code, error.message, _payer(error))
         self.telemetry.emit("verify.valid", network=requirement.network)
-        return Verification.valid(checked.subject.payer)
+        return Verification.valid(checked.subject.payer, balance=checked.balance)
 
     async def settle(self, payment: Payment, requirement: Requirement) -> Receipt:
         """Move the money once, and give the same answer to everybody who asks for this payment.
@@ -121,9 +126,15 @@ class LocalFacilitator:
 
     async def _resume(self, entry: Entry, timeout: float) -> Receipt:
         rail = self.rails.get(entry.subject.network)
-        if rail is None or not isinstance(entry.stage, Intended):
-            return self._answer(entry)
-        return self._answer(await self._decide(rail, entry, entry.stage, timeout))
+        if rail is not None and isinstance(entry.stage, Intended):
+            entry = await self._decide(rail, entry, entry.stage, timeout)
+        return self._answer(entry)
+
+    async def reread(self, entry: Entry) -> None:
+        """Ask the chain whether a settled payment is final by now, or gone (`finality.py`)."""
+        rail = self.rails.get(entry.subject.network)
+        if rail is not None:
+            await finality.reread(rail, self.ledger, self.telemetry, entry)
 
     async def _settle(self, checked: Checked) -> Receipt:
         subject, requirement = checked.subject, checked.requirement
@@ -139,16 +150,15 @@ class LocalFacilitator:
             checked = await rail.check(checked.payment, requirement)
         except (RefusedError, MalformedError) as error:
             return await self._refuse_unless_settled(rail, checked, error)
-        intended = await rail.prepare(checked)
-        try:
-            entry, won = await self.ledger.begin(begin(ME, checked.subject, intended))
-        except UnavailableError:
-            await rail.abandon(intended)
-            raise
+        entry, won = await rail.intend(checked, self.ledger, lease_seconds=LEASE_SECONDS)
         if not won:
-            await rail.abandon(intended)
             return await self._repeat(entry, checked)
-        return self._answer(await self._broadcast(rail, entry, intended))
+        entry = await self._broadcast(rail, entry)
+        if isinstance(entry.stage, Intended):
+            # Undecided: from now on it is any replica's to ask about.
+            with suppress(UnavailableError):
+                await self.ledger.end_lease(ME, subject.pay_id)
+        return self._answer(entry)
 
     async def _repeat(self, known: Entry, checked: Checked) -> Receipt:
         """The answer for a payment that is remembered, to whoever presents it on the same terms (fault A24)."""
@@ -177,40 +187,54 @@ class LocalFacilitator:
             entry = await self._write(entry, Event.SETTLE, settled)
         return await self._repeat(entry, checked)
 
-    async def _broadcast(self, rail: Rail, entry: Entry, intended: Intended) -> Entry:
-        try:
-            await rail.submit(intended)
-        except NotSent as error:
-            return await self._not_sent(rail, entry, intended, error)
-        return await self._decide(rail, entry, intended, self._timeout)
+    async def _broadcast(self, rail: Rail, entry: Entry) -> Entry:
+        """Send what is written down, and ask the chain. Bytes that a node refuses for our own fault (no gas, a nonce
+        that somebody else used) are replaced by others; the payment itself is none the worse."""
+        refusals = 0
+        while isinstance(entry.stage, Intended):
+            intended = entry.stage
+            try:
+                await rail.submit(intended)
+            except NotSent as error:
+                refusals += 1
+                after = await self._not_sent(rail, entry, intended, error)
+                if after is None or refusals > _REPLACEMENTS_AT_ONCE:
+                    break
+                entry = after
+            else:
+                entry = await self._decide(rail, entry, intended, self._timeout)
+                break
+        if refusals:
+            with suppress(UnavailableError):
+                await rail.heal(self.ledger)
+        return entry
 
-    async def _not_sent(self, rail: Rail, entry: Entry, intended: Intended, error: NotSent) -> Entry:
-        """The node refused our bytes; refused is the payment only if nobody else's bytes have settled it (A11)."""
+    async def _not_sent(self, rail: Rail, entry: Entry, intended: Intended, error: NotSent) -> Entry | None:
+        """The node refused our bytes; refused is the payment only if no others can pay, nor have paid (fault A11).
+        None while nobody can tell."""
         try:
-            stage: Settled | Refused | None = await rail.find_settled(entry.subject)
+            settled = await rail.find_settled(entry.subject)
+            if settled is not None:
+                return await self._write(entry, Event.SETTLE, settled)
+            if error.ours:
+                return await rail.replace(entry, intended, self.ledger)
         except UnavailableError:
-            return entry
-        if stage is None:
-            evm = entry.subject.network.startswith(networks.EIP155)
-            reason = "invalid_exact_evm_transaction_failed" if evm else "invalid_exact_svm_transaction_failed"
-            stage = Refused(reason, f"the node refused the transaction: {error}")
-        after = await self._write(entry, Event.SETTLE if isinstance(stage, Settled) else Event.REFUSE, stage)
-        if after.stage is stage:
-            await rail.abandon(intended)
-        return after
+            return None
+        except UnlawfulEvent:
+            # Another replica has moved it on; what it wrote is the answer.
+            return await self.ledger.find(ME, entry.subject.pay_id)
+        evm = entry.subject.network.startswith(networks.EIP155)
+        reason = "invalid_exact_evm_transaction_failed" if evm else "invalid_exact_svm_transaction_failed"
+        return await self._write(entry, Event.REFUSE, Refused(reason, f"the node refused the transaction: {error}"))
 
     async def _decide(self, rail: Rail, entry: Entry, intended: Intended, timeout: float) -> Entry:
         try:
-            stage = await rail.decide(entry, intended, timeout=timeout)
+            stage = await rail.decide(entry, intended, self.ledger, timeout=timeout)
         except UnavailableError:
             return entry
         if stage is None:
             return entry
-        after = await self._write(entry, Event.SETTLE if isinstance(stage, Settled) else Event.REFUSE, stage)
-        # Only the writer of the verdict gives the nonce back: given back twice, it would be used twice.
-        if after.stage is stage and stage.transaction != intended.transaction:
-            await rail.release(intended)
-        return after
+        return await self._write(entry, Event.SETTLE if isinstance(stage, Settled) else Event.REFUSE, stage)
 
     async def _write(self, entry: Entry, event: Event, stage: Settled | Refused) -> Entry:
         subject = entry.subject
@@ -235,11 +259,11 @@ class LocalFacilitator:
             return Receipt.settled(stage.transaction, network, payer)
         if isinstance(stage, Refused):
             return Receipt.refused(stage.reason, stage.message, network, payer)
-        if isinstance(stage, Reversed):
-            return Receipt.refused("reversed", "a chain reorganisation undid the transfer", network, payer)
-        transaction = stage.transaction if isinstance(stage, Intended) else ""
         self.telemetry.emit("settle.pending", network=network, pay_id=entry.subject.pay_id)
-        return Receipt.pending(transaction, network, payer)
+        if isinstance(stage, Reversed):
+            words = "a chain reorganisation undid the transfer; it may land again"
+            return Receipt.pending(stage.transaction, network, payer, words)
+        return Receipt.pending(stage.transaction if isinstance(stage, Intended) else "", network, payer)
 
     def _doubt(self, subject: Subject, error: UnavailableError) -> Receipt:
         self.telemetry.emit("settle.pending", network=subject.network, pay_id=subject.pay_id)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import coincurve
 from solders.keypair import Keypair
 
 from x402.errors import MisconfiguredError
-from x402.schemes.eip712 import address_of, keccak
+from x402.schemes.eip712 import address_of
+from x402.schemes.eip1559 import EvmTransaction
 
 _HEX_KEY = re.compile(r"(?:0x)?[0-9a-fA-F]{64}", re.ASCII)
 
@@ -32,18 +33,15 @@ class EvmSigner(_Masked):
     def __init__(self, key: str) -> None:
         if _HEX_KEY.fullmatch(key) is None:
             raise MisconfiguredError("invalid_signer", "an EVM key is 64 hex digits")
-        self._key = key if key.startswith("0x") else "0x" + key
         try:
-            self.address = address_of(coincurve.PrivateKey(bytes.fromhex(self._key[2:])).public_key)
+            self._key = coincurve.PrivateKey(bytes.fromhex(key.removeprefix("0x")))
         except ValueError:
             raise MisconfiguredError("invalid_signer", "the EVM key is out of range") from None
+        self.address = address_of(self._key.public_key)
 
-    def sign_transaction(self, transaction: dict[str, Any]) -> tuple[str, bytes]:
-        """The hash and the signed bytes of a type-2 transaction."""
-        from eth_account import Account
-
-        raw = bytes(Account.sign_transaction(transaction, self._key).raw_transaction)
-        return "0x" + keccak(raw).hex(), raw
+    def sign_transaction(self, transaction: EvmTransaction) -> tuple[str, bytes]:
+        """The hash and the signed bytes of a transaction."""
+        return transaction.sign(self._key)
 
 
 class SvmSigner(_Masked):

@@ -6,23 +6,26 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from x402.confirmation import Confirmations
 from x402.errors import MisconfiguredError, RefusedError, UnavailableError
-from x402.facilitator.rail import Checked, prove, send_again
+from x402.evidence import Standing
+from x402.evidence.svm import SvmWitness, held, pinned, transfer_of
+from x402.facilitator.rail import Checked, prove
 from x402.facilitator.signer import SvmSigner
-from x402.lifecycle import Entry, Subject
-from x402.ports import SvmChain
+from x402.lifecycle import Entry, Party, Subject, begin
+from x402.ports import Clock, Ledger, NotSent, SvmChain
 from x402.schemes import exact_svm, exact_svm_reasons, exact_svm_rules, exact_svm_settlement
 from x402.schemes.exact_svm_layout import SignedTransfer
 from x402.schemes.exact_svm_rules import SvmLimits
-from x402.schemes.subject import ANY_FEE, recall, subject_of, svm_subject
-from x402.stages import Intended, Refused, Settled
+from x402.schemes.subject import subject_of, svm_subject
+from x402.stages import Intended, Refused, Reversed, Settled
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Kind
 from x402.wire.payment import Payment
 
 _BLOCKHASH_LIFETIME_BLOCKS = 150
-_EXPIRY_MARGIN_BLOCKS = 32
 _REBROADCAST_SECONDS = 2.0
+_SIGNATURE_LAMPORTS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +43,22 @@ class SvmRail:
         network: str,
         chain: SvmChain,
         signers: Sequence[SvmSigner],
+        clock: Clock,
         *,
         limits: SvmLimits = exact_svm_rules.DEFAULT_LIMITS,
         lamports: Lamports | None = None,
+        confirmations: Confirmations | None = None,
     ) -> None:
         if not signers:
             raise MisconfiguredError("no_signer", f"{network} needs at least one key that pays fees")
         self.network = network
         self._chain = chain
+        self._clock = clock
         self._signers = {signer.address: signer for signer in signers}
         self._limits = limits
         self._lamports = lamports or Lamports()
+        self._confirmations = confirmations or Confirmations()
+        self._witness = SvmWitness(network, chain)
         self._proven = False
 
     async def start(self) -> None:
@@ -76,33 +84,34 @@ class SvmRail:
     async def check(self, payment: Payment, requirement: Requirement) -> Checked:
         signed = self._signed(payment, requirement)
         unsigned = _unsigned(signed)
-        _, simulation, accounts = await asyncio.gather(
+        transfer = signed.transfer
+        _, simulation, (destination, source) = await asyncio.gather(
             self._prove(),
             self._chain.simulate(unsigned, verify_signatures=False),
-            self._chain.accounts([signed.transfer.destination]),
+            self._chain.accounts([transfer.destination, transfer.source]),
         )
-        problem = exact_svm_settlement.destination_problem(accounts[0], requirement)
+        problem = exact_svm_settlement.destination_problem(destination, requirement)
         if problem is not None:
             raise problem
         if simulation.error is not None:
             reason, message = exact_svm_settlement.explain(simulation.error)
             mender = exact_svm_reasons.REASONS[reason].mender
-            raise RefusedError(reason, message, mender=mender, details={"payer": signed.transfer.payer})
-        return Checked(svm_subject(signed, payment, requirement), payment, requirement)
+            raise RefusedError(reason, message, mender=mender, details={"payer": transfer.payer})
+        subject = svm_subject(signed, payment, requirement)
+        return Checked(subject, payment, requirement, held(source, transfer.mint))
 
-    async def prepare(self, checked: Checked) -> Intended:
+    async def fee(self, checked: Checked) -> int:
+        transfer = self._signed(checked.payment, checked.requirement).transfer
+        return 2 * _SIGNATURE_LAMPORTS + transfer.priority_fee
+
+    async def intend(self, checked: Checked, ledger: Ledger, *, lease_seconds: int) -> tuple[Entry, bool]:
         signed = self._signed(checked.payment, checked.requirement)
         height = await self._chain.block_height()
-        signature = self._signers[signed.transfer.fee_payer].sign_message(exact_svm_settlement.message_to_sign(signed))
-        transaction, raw = exact_svm_settlement.cosign(signed, signature)
+        transaction, raw = self._cosign(signed)
         # The blockhash is at most this young, so nothing can land above this height.
-        return Intended(transaction, raw, height + _BLOCKHASH_LIFETIME_BLOCKS, signed.transfer.fee_payer)
-
-    async def abandon(self, intended: Intended) -> None:
-        """Nothing was reserved: Solana transactions carry no sequence."""
-
-    async def release(self, intended: Intended) -> None:
-        """As `abandon`."""
+        last_valid = height + _BLOCKHASH_LIFETIME_BLOCKS
+        intended = Intended(transaction, raw, last_valid, signed.transfer.fee_payer, signed_at=self._clock())
+        return await ledger.begin(begin(Party.FACILITATOR, checked.subject, intended), lease_seconds=lease_seconds)
 
     async def submit(self, intended: Intended) -> None:
         try:
@@ -111,71 +120,85 @@ class SvmRail:
             # The bytes may be on their way all the same; the chain will tell.
             return
 
-    async def decide(self, entry: Entry, intended: Intended, *, timeout: float) -> Settled | Refused | None:
-        transfer = _remembered(entry.subject).transfer
+    async def replace(self, entry: Entry, intended: Intended, ledger: Ledger) -> Entry | None:
+        """The payer has signed who pays the fees and until when: no other bytes can pay."""
+        return None
+
+    async def decide(
+        self, entry: Entry, intended: Intended, ledger: Ledger, *, timeout: float
+    ) -> Settled | Refused | None:
         remaining = timeout
         while True:
-            slice_seconds = min(_REBROADCAST_SECONDS, remaining)
-            status = await self._chain.status(intended.transaction, timeout=slice_seconds)
-            if status is not None:
-                break
-            remaining -= slice_seconds
-            if await self._chain.block_height() > intended.last_valid + _EXPIRY_MARGIN_BLOCKS:
-                return await self._expired(intended)
+            seconds = min(_REBROADCAST_SECONDS, remaining)
+            verdict = await self._witness.judge(
+                entry.subject, (intended.transaction,), last_valid=intended.last_valid, timeout=seconds
+            )
+            if isinstance(verdict, Settled):
+                return verdict if await self._is_deep(entry.subject, verdict) else None
+            if verdict is not None:
+                return verdict
+            remaining -= seconds
+            await self._send_again(intended.raw, intended.transaction)
             if remaining <= 0:
                 return None
-            await send_again(self, intended)
-        if status.error is not None:
-            reason, message = exact_svm_settlement.explain(status.error, landed=True)
-            return Refused(reason, message, intended.transaction)
-        landed = await self._chain.transaction(intended.transaction)
-        if landed is None:
-            return None
-        if exact_svm_settlement.moved(landed, transfer):
-            return Settled(intended.transaction, landed.slot)
-        return Refused(
-            "post_settlement_transfer_not_confirmed",
-            "the transaction succeeded without the transfer that it should have made",
-            intended.transaction,
-        )
 
     async def find_settled(self, subject: Subject) -> Settled | None:
-        signed = _remembered(subject)
-        signer = self._signers.get(signed.transfer.fee_payer)
-        if signer is None:
-            return None
+        signed = transfer_of(subject)
+        if signed.transfer.fee_payer not in self._signers:
+            return await self._witness.find_settled(subject)
         # Ed25519 signatures are deterministic: only this transaction can ever have carried the payer's.
-        transaction, _ = exact_svm_settlement.cosign(
-            signed, signer.sign_message(exact_svm_settlement.message_to_sign(signed))
-        )
+        transaction, _ = self._cosign(signed)
         landed = await self._chain.transaction(transaction)
         if landed is None or not exact_svm_settlement.moved(landed, signed.transfer):
             return None
         return Settled(transaction, landed.slot)
 
-    async def _expired(self, intended: Intended) -> Refused | None:
-        """The blockhash is dead: what is not on chain now will never be. Asked once more, after the height."""
-        if await self._chain.status(intended.transaction, timeout=1.0) is not None:
+    async def standing(self, entry: Entry, stage: Settled | Reversed) -> Standing | None:
+        slot = stage.block if isinstance(stage, Settled) else 0
+        return await self._witness.standing(entry.subject, Settled(stage.transaction, slot))
+
+    async def restore(self, entry: Entry, stage: Reversed) -> Refused | None:
+        valid = await self._chain.is_blockhash_valid(transfer_of(entry.subject).transfer.blockhash)
+        if valid:
+            await self._send_again(stage.raw, stage.transaction)
             return None
-        return Refused("invalid_exact_svm_transaction_failed", "the transaction's blockhash expired before it landed")
+        standing = await self._witness.standing(entry.subject, Settled(stage.transaction))
+        if standing is None or not standing.gone:
+            return None
+        return Refused(exact_svm_reasons.FAILED, "a fork took the transfer back, and its blockhash has expired")
+
+    async def heal(self, ledger: Ledger) -> None:
+        """Solana transactions carry no sequence: none of them waits for another."""
+
+    async def _send_again(self, raw: bytes, transaction: str) -> None:
+        """The same bytes again. A refusal now proves nothing: an earlier copy may have landed, or be in another pool
+        (fault C16)."""
+        try:
+            await self._chain.send(raw, transaction)
+        except (NotSent, UnavailableError):
+            return
+
+    async def _is_deep(self, subject: Subject, settled: Settled) -> bool:
+        """Whether a transfer is confirmed as well as its amount asks for (fault A16)."""
+        required = self._confirmations.required(subject.amount, pinned(self.network, subject.asset))
+        if required <= 1:
+            return True
+        standing = await self._witness.standing(subject, settled)
+        return standing is not None and standing.final
 
     async def _prove(self) -> None:
         if not self._proven:
             await prove(self)
+
+    def _cosign(self, signed: SignedTransfer) -> tuple[str, bytes]:
+        signature = self._signers[signed.transfer.fee_payer].sign_message(exact_svm_settlement.message_to_sign(signed))
+        return exact_svm_settlement.cosign(signed, signature)
 
     def _signed(self, payment: Payment, requirement: Requirement) -> SignedTransfer:
         managed = frozenset(self._signers)
         # Clients of version 1 know no memo; their equal payments collide, and the seller's claim tells them apart.
         limits = self._limits if payment.version != 1 else replace(self._limits, memo_required=False)
         return exact_svm_rules.check(payment, requirement, managed=managed, limits=limits)
-
-
-def _remembered(subject: Subject) -> SignedTransfer:
-    """A payment that was accepted once, whatever keys and limits there are now."""
-    facilitation = recall(subject)
-    requirement = facilitation.requirement
-    managed = frozenset({str(requirement.extra.get("feePayer", ""))})
-    return exact_svm_rules.check(facilitation.payment, requirement, managed=managed, limits=ANY_FEE)
 
 
 def _unsigned(signed: SignedTransfer) -> bytes:

@@ -5,7 +5,7 @@ Every method may raise `UnavailableError` when the other side can't be reached, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -124,10 +124,13 @@ class Ledger(Protocol):
         """Give the right back, if it is still ours."""
         ...
 
-    async def take_open(self, party: Party, seconds: int, limit: int = 64) -> Sequence[Entry]:
+    async def take_open(
+        self, party: Party, seconds: int, limit: int = 64, *, states: Collection[State] = ()
+    ) -> Sequence[Entry]:
         """Lease up to `limit` open rows that no other process holds, least recently taken first (SKIP LOCKED).
 
-        Rows that this process holds already, because it works on them, are not given out.
+        Of `states` only, when some are given. Rows that this process holds already, because it works on them, are
+        not given out.
         """
         ...
 
@@ -193,7 +196,11 @@ class EvmChain(Protocol):
         """Whether code lives at `address`; a yes may be remembered."""
         ...
 
-    async def call(self, to: str, data: bytes, *, sender: str = "", gas: int = 0) -> CallResult: ...
+    async def call(
+        self, to: str, data: bytes, *, sender: str = "", gas: int = 0, block: int | None = None
+    ) -> CallResult:
+        """What a call would return on the latest state, or after `block`, which a node that lacks it can't answer."""
+        ...
 
     async def balance(self, address: str) -> int:
         """Wei."""
@@ -218,7 +225,7 @@ class EvmChain(Protocol):
         ...
 
     async def receipt(self, transaction: str, *, timeout: float) -> EvmReceipt | None:
-        """The receipt once it exists, or None after `timeout` seconds. All waiters share one poll.
+        """The receipt once it exists, or None after `timeout` seconds. All waiters share one poll; 0 asks once.
 
         Raises `UnavailableError` when the node answered no poll: silence is not absence (fault E01).
         """
@@ -271,6 +278,10 @@ class SvmChain(Protocol):
         ...
 
     async def transaction(self, signature: str) -> SvmTransaction | None: ...
+
+    async def finalized(self) -> int:
+        """The highest slot that no fork replaces any more."""
+        ...
 
     async def signatures_of(self, address: str, *, limit: int = 1000, before: str = "") -> Sequence[SvmListed]:
         """The confirmed transactions that name an account, newest first, at most 1000; `before` pages on."""

@@ -30,15 +30,18 @@ BEGIN = "begin"
 OVERDUE_SECONDS = 600
 _SUBJECT = "subject"
 CONSTANTS = ("network", "asset", "payer", "payee", "amount", "expires_at", "fingerprint", "record")
-_PAID = frozenset({State.SETTLED, State.DELIVERED, State.FINAL, State.OWED, State.REFUNDED})
+_PAID = frozenset({State.SETTLED, State.DELIVERED, State.FINAL, State.OWED, State.REFUNDING, State.REFUNDED})
 """States in which a transaction has moved the money, for good as far as the party knows."""
 _OPEN = {
-    Party.GATEWAY: frozenset({State.SETTLING, State.SETTLED, State.OWED}),
-    Party.FACILITATOR: frozenset({State.INTENDED}),
+    Party.GATEWAY: frozenset({State.SETTLING, State.SETTLED, State.OWED, State.REFUNDING, State.REVERSED}),
+    # A facilitator has nothing left to do for SETTLED but to look again whether it stays so.
+    Party.FACILITATOR: frozenset({State.INTENDED, State.REVERSED}),
     Party.CLIENT: frozenset[State](),
 }
-_AT_ONCE = frozenset({State.SETTLED, State.OWED})
-"""Open from their first second on: the money has moved. The others only once they take too long."""
+_AT_ONCE = frozenset({State.SETTLED, State.OWED, State.REFUNDING, State.REVERSED})
+"""Open from their first second on: the money has moved, or moved back. The others only once they take too long."""
+_UNSERVED = frozenset({State.SETTLED, State.OWED})
+"""States of a gateway in which the same payment is still to be served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +234,7 @@ def _amount(history: History) -> _Wrong:
 def _unserved(history: History, now: int, overdue_seconds: int) -> _Wrong:
     """I4: money that moved for nothing is told, and the same payment can still be served."""
     row = history.payment
-    if row is None or row.party != Party.GATEWAY or row.state not in _AT_ONCE:
+    if row is None or row.party != Party.GATEWAY or row.state not in _UNSERVED:
         return
     if row.state == State.SETTLED and now - row.updated_at > overdue_seconds:
         yield "I4", f"settled for {now - row.updated_at} seconds, and neither delivered nor owed"
@@ -248,7 +251,13 @@ def _paid_twice(
 ) -> _Wrong:
     """I1: one transaction for one payment, whoever remembers it."""
     row = history.payment
-    told = {transaction_of(one.stage) for one in history.events if one.after in _PAID}
+    told: set[str] = set()
+    for one in history.events:
+        if one.after in _PAID:
+            told.add(transaction_of(one.stage))
+        elif one.after == State.REVERSED:
+            # What a reorganisation undid has paid nothing, and may land in another transaction.
+            told.clear()
     if row is None or (row.state not in _PAID and not told):
         return
     network = str(row.constants["network"])

@@ -67,14 +67,18 @@ class RpcEvmChain:
         self._codes[address] = time.monotonic() + _CODE_LIFETIME_SECONDS
         return True
 
-    async def call(self, to: str, data: bytes, *, sender: str = "", gas: int = 0) -> CallResult:
+    async def call(
+        self, to: str, data: bytes, *, sender: str = "", gas: int = 0, block: int | None = None
+    ) -> CallResult:
         request: dict[str, Any] = {"to": to, "data": "0x" + data.hex()}
         if sender:
             request["from"] = sender
         if gas:
             request["gas"] = hex(gas)
         try:
-            return CallResult(True, _bytes(await self.rpc.call("eth_call", request, "latest")))
+            return CallResult(
+                True, _bytes(await self.rpc.call("eth_call", request, "latest" if block is None else hex(block)))
+            )
         except RpcError as error:
             if error.code == 3 or "revert" in error.message.lower() or "out of gas" in error.message.lower():
                 return CallResult(False, revert=_revert_text(error))
@@ -108,10 +112,10 @@ class RpcEvmChain:
             if "nonce too low" in message:
                 # A used nonce is no refusal when it was used by these very bytes.
                 if not await self.knows(transaction):
-                    raise NotSent(error.message[:300]) from error
+                    raise NotSent(error.message[:300], ours=True) from error
                 return
             if any(words in message for words in _REFUSALS):
-                raise NotSent(error.message[:300]) from error
+                raise NotSent(error.message[:300], ours="reverted" not in message) from error
             raise _unavailable(error) from error
 
     async def knows(self, transaction: str) -> bool:
@@ -139,24 +143,33 @@ class RpcEvmChain:
     async def block_number(self) -> int:
         return _quantity(await self._ask("eth_blockNumber"))
 
+    async def finalized(self) -> int:
+        return _quantity(_member(await self._ask("eth_getBlockByNumber", "finalized", False), "number"))
+
     async def _ask(self, method: str, *params: Any) -> Any:
         try:
             return await self.rpc.call(method, *params)
         except RpcError as error:
             raise _unavailable(error) from error
 
-    async def _fetch_receipts(self, transactions: list[str]) -> Sequence[EvmReceipt | None]:
+    async def _fetch_receipts(self, transactions: list[str]) -> Sequence[EvmReceipt | UnavailableError | None]:
         replies = await asyncio.gather(
-            *(self.rpc.call("eth_getTransactionReceipt", transaction) for transaction in transactions),
+            *(self._ask("eth_getTransactionReceipt", transaction) for transaction in transactions),
             return_exceptions=True,
         )
-        found: list[EvmReceipt | None] = []
-        for transaction, reply in zip(transactions, replies, strict=True):
-            try:
-                found.append(_receipt(transaction, reply) if isinstance(reply, dict) else None)
-            except UnavailableError:
-                found.append(None)
-        return found
+        return [_found(transaction, reply) for transaction, reply in zip(transactions, replies, strict=True)]
+
+
+def _found(transaction: str, reply: Any) -> EvmReceipt | UnavailableError | None:
+    if isinstance(reply, BaseException):
+        if not isinstance(reply, UnavailableError):
+            raise reply
+        return reply
+    try:
+        # A receipt without a block is one of a transaction that is still pending.
+        return None if reply is None or _member(reply, "blockNumber") is None else _receipt(transaction, reply)
+    except UnavailableError as error:
+        return error
 
 
 def _unavailable(error: RpcError) -> UnavailableError:

@@ -136,7 +136,10 @@ class Watch(Generic[T]):
     delay that grows from 5 ms to `longest_seconds`."""
 
     def __init__(
-        self, fetch: Callable[[list[str]], Awaitable[Sequence[T | None]]], *, longest_seconds: float = 0.5
+        self,
+        fetch: Callable[[list[str]], Awaitable[Sequence[T | UnavailableError | None]]],
+        *,
+        longest_seconds: float = 0.5,
     ) -> None:
         self._fetch = fetch
         self._longest = longest_seconds
@@ -147,11 +150,16 @@ class Watch(Generic[T]):
         self._poll: asyncio.Task[None] | None = None
 
     async def wait(self, key: str, timeout: float) -> T | None:
-        """What `fetch` finds for `key`, or None when it finds nothing within `timeout` seconds.
+        """What `fetch` finds for `key`, or None when it finds nothing within `timeout` seconds; 0 asks once.
 
         Raises `UnavailableError("rpc_unavailable")` when no fetch succeeded in that time: a node that can't be asked
         has not said that there is nothing (fault E01).
         """
+        if timeout <= 0:
+            (found,) = await self._fetch([key])
+            if isinstance(found, UnavailableError):
+                raise found
+            return found
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(future)
         self._delay = 0.0
@@ -178,12 +186,15 @@ class Watch(Generic[T]):
             keys = list(self._waiting)
             try:
                 found = await self._fetch(keys)
-                self._answered.update(key for key in keys if key in self._waiting)
             except (UnavailableError, RpcError):
                 # Nobody can be told anything by a node that does not answer: the waiters' own deadlines decide.
-                found = [None] * len(keys)
-            for key, value in zip(keys, found, strict=True):
-                if value is not None:
+                found = []
+            for key, value in zip(keys, found, strict=False):
+                if isinstance(value, UnavailableError):
+                    continue
+                if value is None:
+                    self._answered.update({key} & self._waiting.keys())
+                else:
                     for future in self._waiting.pop(key, []):
                         if not future.done():
                             future.set_result(value)

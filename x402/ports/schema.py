@@ -17,11 +17,13 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    func,
+    select,
 )
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -44,8 +46,17 @@ payments = Table(
     Column("raw", LargeBinary, nullable=True),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    # Who sent the last attempt with which nonce: states after INTENDED tell neither, and the nonce stays taken.
+    Column("sender", String(64), nullable=True),
+    Column("nonce", BigInteger, nullable=True),
+    # Who works on the row, until which unix second, and its place in the order in which open rows are taken.
+    Column("leased_by", String(64), nullable=True),
+    Column("leased_until", BigInteger, nullable=False, server_default="0"),
+    Column("turn", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("party", "pay_id"),
     Index("payments_by_state", "party", "state", "created_at"),
+    Index("payments_by_payer", "party", "payer", "state"),
+    Index("payments_by_sender", "sender", "state"),
 )
 
 events = Table(
@@ -90,9 +101,27 @@ returned_nonces = Table(
     PrimaryKeyConstraint("network", "signer", "nonce"),
 )
 
+spending = Table(
+    "spending",
+    metadata,
+    Column("day", BigInteger, nullable=False),
+    Column("account", String(300), nullable=False),
+    Column("units", String(78), nullable=False),
+    PrimaryKeyConstraint("day", "account"),
+)
+
 versions = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
 
 
 def upsert(connection: Connection, table: Table) -> Any:
     """An insert that can say what happens on conflict, in the connection's dialect."""
     return (sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert)(table)
+
+
+def serialise(connection: Connection, *names: str) -> None:
+    """Let one transaction at a time pass here for these names, until it ends.
+
+    SQLite has one writer at a time anyway; PostgreSQL takes an advisory lock.
+    """
+    if connection.dialect.name != "sqlite":
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("\n".join(names), 0))))

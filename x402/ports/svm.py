@@ -17,6 +17,8 @@ _CAIP2_REFERENCE = 32
 _STATUS_BATCH = 256
 _COMMITMENT = {"commitment": "confirmed"}
 _ALREADY = "already been processed"
+_TRY_AGAIN = ("InsufficientFundsForFee", "InsufficientFundsForRent", "AccountNotFound", "BlockhashNotFound")
+"""Refusals that may pass before the blockhash dies: an empty fee payer, and a node that lags behind (fault E01)."""
 _PREFLIGHT_FAILURE = -32002
 _SIGNATURE_FAILURE = -32003
 _INVALID_PARAMS = -32602
@@ -73,7 +75,8 @@ class RpcSvmChain:
                 return
             if error.code in (_PREFLIGHT_FAILURE, _SIGNATURE_FAILURE, _INVALID_PARAMS):
                 # Preflight runs before the node forwards anything, so these bytes have not left it.
-                raise NotSent(_preflight_error(error)) from error
+                said = _preflight_error(error)
+                raise NotSent(said, ours=any(words in said for words in _TRY_AGAIN)) from error
             raise _unavailable(error) from error
 
     async def status(self, signature: str, *, timeout: float) -> SvmStatus | None:
@@ -83,6 +86,9 @@ class RpcSvmChain:
         config = {"encoding": "json", "maxSupportedTransactionVersion": 0, **_COMMITMENT}
         value = await self._ask("getTransaction", signature, config)
         return None if value is None else _transaction(signature, value)
+
+    async def finalized(self) -> int:
+        return _integer(await self._ask("getSlot", {"commitment": "finalized"}))
 
     async def signatures_of(self, address: str, *, limit: int = 1000, before: str = "") -> Sequence[SvmListed]:
         page = {"before": before} if before else {}

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from x402 import networks
 from x402.errors import MalformedError
+from x402.money import parse_atomic
 from x402.wire import v1
 from x402.wire.challenge import JsonObject, Requirement, Resource, Text, Version
 from x402.wire.payment import Payment, parse_payment
@@ -67,9 +68,18 @@ class Verification(WireModel):
     extra: JsonObject = Field(default_factory=dict)
 
     @classmethod
-    def valid(cls, payer: str) -> Verification:
-        """It would settle."""
-        return cls(is_valid=True, payer=payer)
+    def valid(cls, payer: str, *, balance: int | None = None) -> Verification:
+        """It would settle. `balance` is what the payer holds, atomic: the bound of what it may leave open (A08)."""
+        extra: JsonObject = {} if balance is None else {"balance": str(balance)}
+        return cls(is_valid=True, payer=payer, extra=extra)
+
+    @property
+    def balance(self) -> int | None:
+        """What the payer holds in atomic units, as far as the facilitator says; junk says nothing."""
+        try:
+            return parse_atomic(self.extra.get("balance"))
+        except MalformedError:
+            return None
 
     @classmethod
     def invalid(cls, reason: str, message: str, payer: str | None = None) -> Verification:

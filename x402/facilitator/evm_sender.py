@@ -1,0 +1,148 @@
+"""The keys that send settlements on one EVM network: whose turn it is, what it bids, and which nonces it has left.
+
+A nonce is reserved in the same ledger transaction that writes the signed bytes down, so that a crash leaves no gap.
+What leaves one is bytes that never reached a block, and `heal` finds those by comparing the ledger with the chain
+(faults D01, D02, E11).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from x402.chain import EvmFees
+from x402.errors import MisconfiguredError, UnavailableError
+from x402.facilitator.signer import EvmSigner
+from x402.ports import Clock, EvmChain, Ledger, NotSent, Sign
+from x402.schemes.eip1559 import EvmTransaction
+from x402.stages import Intended
+
+_TRANSFER_GAS = 21_000
+
+
+@dataclass(frozen=True, slots=True)
+class Gas:
+    """What one settlement may cost. `limit` in gas for signatures of 65 bytes, `wallet_limit` for all others, which
+    only a wallet's own code can check (fault D05), `max_fee` in wei per gas; `reserve` is the wei below which a signer
+    stops offering (fault E08). A transaction that no block takes for `patience` seconds is replaced by one that bids
+    more, at most `attempts` times in all (fault D03)."""
+
+    limit: int = 160_000
+    wallet_limit: int = 400_000
+    max_fee: int = 500 * 10**9
+    reserve: int = 10**13
+    patience: int = 20
+    attempts: int = 12
+
+
+class EvmSender:
+    """A pool of keys. `addresses` are theirs, in the order in which they were given."""
+
+    def __init__(self, network: str, chain: EvmChain, signers: Sequence[EvmSigner], clock: Clock, gas: Gas) -> None:
+        if not signers:
+            raise MisconfiguredError("no_signer", f"{network} needs at least one key that pays gas")
+        self._network = network
+        self._chain = chain
+        self._clock = clock
+        self._gas = gas
+        self._signers = {signer.address: signer for signer in signers}
+        self._turns = list(self._signers)
+        self._poor: set[str] = set()
+        self._counts: dict[str, int] = {}
+        self._counting = asyncio.Lock()
+
+    @property
+    def addresses(self) -> list[str]:
+        return list(self._signers)
+
+    async def balances(self) -> dict[str, int]:
+        """Wei by address. Those below the reserve are passed over until they have more."""
+        found = await asyncio.gather(*(self._chain.balance(address) for address in self._signers))
+        balances = dict(zip(self._signers, found, strict=True))
+        self._poor = {address for address, wei in balances.items() if wei < self._gas.reserve}
+        return balances
+
+    def next(self) -> str:
+        """Whose turn it is: round and round, among those who can pay; an empty one only when all are."""
+        self._turns.sort(key=lambda address: address in self._poor)
+        address = self._turns.pop(0)
+        self._turns.append(address)
+        return address
+
+    async def count(self, address: str) -> int:
+        """The chain's next nonce of a key, as it was when this process first asked, or when a node last objected."""
+        async with self._counting:
+            if address not in self._counts:
+                self._counts[address] = await self._chain.transaction_count(address)
+            return self._counts[address]
+
+    def distrust(self, address: str, words: str) -> None:
+        """A node refused this key's transaction: ask for its nonce again, and pass it over if it is empty."""
+        self._counts.pop(address, None)
+        if "insufficient funds" in words.lower():
+            self._poor.add(address)
+
+    def bid(self, fees: EvmFees) -> tuple[int, int]:
+        """What to offer in wei per gas, never above the cap: the highest fee, and the tip."""
+        highest = min(fees.max_fee, self._gas.max_fee)
+        return highest, min(fees.priority_fee, highest)
+
+    def raised(self, before: tuple[int, int], fees: EvmFees) -> tuple[int, int] | None:
+        """A bid that replaces `before` in every pool: an eighth more of both, or what is asked now; None above the
+        cap."""
+        highest, tip = max(-(-before[0] * 9 // 8), fees.max_fee), max(-(-before[1] * 9 // 8), fees.priority_fee)
+        return None if highest > self._gas.max_fee else (highest, min(tip, highest))
+
+    def signing(
+        self,
+        address: str,
+        bid: tuple[int, int],
+        *,
+        to: str,
+        data: bytes,
+        gas: int,
+        last_valid: int,
+        before: Intended | None = None,
+    ) -> Sign:
+        """Signs one settlement with the nonce that the ledger reserves; `before` is the attempt that it replaces."""
+        attempt = before.attempt + 1 if before else 1
+        earlier = (*before.earlier, before.transaction) if before else ()
+        now = self._clock()
+
+        def sign(nonce: int) -> Intended:
+            transaction = EvmTransaction(self._chain.chain_id, nonce, to, gas, *bid, data)
+            name, raw = self._signers[address].sign_transaction(transaction)
+            return Intended(name, raw, last_valid, address, nonce, attempt, earlier, now, bid)
+
+        return sign
+
+    def knows(self, address: str) -> bool:
+        """Whether this process has the key."""
+        return address in self._signers
+
+    async def heal(self, ledger: Ledger) -> None:
+        """Hand out again, or fill with a transfer of nothing, every nonce that was reserved and that no block, no
+        pool and no open settlement has."""
+        for address in self._signers:
+            # The ledger is read before the chain: what was open then, and is mined by now, is counted by the chain.
+            book = await ledger.nonces(self._network, address)
+            first = await self._chain.transaction_count(address)
+            self._counts[address] = first
+            highest = max(book.held, default=-1)
+            for nonce in range(first, book.next):
+                if nonce in book.held:
+                    continue
+                await ledger.return_nonce(self._network, address, nonce)
+                # Nobody mines what stands above a gap; below it, the next settlement takes the nonce.
+                if nonce < highest and await ledger.withdraw_nonce(self._network, address, nonce):
+                    await self._fill(address, nonce)
+
+    async def _fill(self, address: str, nonce: int) -> None:
+        highest, tip = self.bid(await self._chain.fees())
+        filler = EvmTransaction(self._chain.chain_id, nonce, address, _TRANSFER_GAS, highest, tip)
+        name, raw = self._signers[address].sign_transaction(filler)
+        with suppress(NotSent, UnavailableError):
+            # What does not arrive leaves the gap open, and the next round finds it again.
+            await self._chain.send(raw, name)
