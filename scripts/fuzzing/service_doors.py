@@ -28,8 +28,8 @@ from x402.ports.ledger import SqlLedger
 from x402.ports.svm import RpcSvmChain
 from x402.settings import FacilitatorSettings
 
-SETTLE_SECONDS = 0.004
-"""How long a settlement waits for its node: nodes here answer at once or never."""
+SETTLE_SECONDS = 1.0
+"""How long a settlement waits for its node, in the hurried seconds of `hurry`: nodes here answer at once or never."""
 
 _TEXTS = OBJECTS["facilitation"][1]
 _EVM_KEY = "07" * 32
@@ -41,14 +41,8 @@ class Service:
     def __init__(self, ledger: SqlLedger) -> None:
         self.evm, self.svm = Node(EVM_SAYS), Node(SVM_SAYS)
         rails = [
-            EvmRail(
-                seeds.EVM,
-                RpcEvmChain("", 84532, rpc=self.evm.rpc),
-                [EvmSigner(_EVM_KEY)],
-                ledger,
-                lambda: seeds.NOW,
-            ),
-            SvmRail(seeds.SVM, RpcSvmChain("", rpc=self.svm.rpc), [SvmSigner(seeds.SPONSOR)]),
+            EvmRail(seeds.EVM, RpcEvmChain("", 84532, rpc=self.evm.rpc), [EvmSigner(_EVM_KEY)], _now),
+            SvmRail(seeds.SVM, RpcSvmChain("", rpc=self.svm.rpc), [SvmSigner(seeds.SPONSOR)], _now),
         ]
         self.facilitator = LocalFacilitator(rails, ledger, settle_timeout_seconds=SETTLE_SECONDS)
         self.app = create_app(FacilitatorSettings.model_construct(), facilitator=self.facilitator)
@@ -61,6 +55,10 @@ class Service:
         """Let go of the nodes."""
         for node in (self.evm, self.svm):
             await node.rpc.aclose()
+
+
+def _now() -> int:
+    return seeds.NOW
 
 
 def _facilitation(nonce: int, network: str) -> bytes:

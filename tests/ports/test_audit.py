@@ -15,7 +15,7 @@ from tests.ports.ledgers import ME, NETWORK, intended, subject, url
 from x402.errors import MalformedError, MisconfiguredError, UnavailableError
 from x402.lifecycle import Event, Party, Subject, begin
 from x402.ports import Sign
-from x402.ports.audit import Audit, History, Obligation, Total, audit, transaction_of
+from x402.ports.audit import CONSTANTS, Audit, EventRow, History, Obligation, PaymentRow, Total, audit, transaction_of
 from x402.ports.ledger import SqlLedger
 from x402.ports.ledger_reading import read_ledger
 from x402.stages import (
@@ -252,6 +252,10 @@ def test_rows_of_nobody_are_judged_and_do_not_crash() -> None:
     def nothing() -> Iterator[History]:
         yield History("", "", None, ())
 
+    deep = '{"transaction":' + "[" * 5_000
+    row = PaymentRow("gateway", "p", "settled", deep, 1, 1, dict.fromkeys(CONSTANTS, deep))
+    walk = (EventRow("begin", "claimed", deep, 1), EventRow("settle", "settled", deep, 1))
+    assert audit([History("gateway", "p", row, walk)], now=0).violations
     assert {one.invariant for one in audit(nothing(), now=0).violations} == {"I5", "I12"}
     assert [transaction_of(text) for text in ("", "[]", "null", '{"transaction":null}')] == [""] * 4
 

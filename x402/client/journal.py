@@ -21,7 +21,7 @@ from typing import Any
 from x402 import lifecycle
 from x402.client.budget import HOUR_SECONDS, Limits
 from x402.client.owner import Call, is_live
-from x402.errors import MisconfiguredError, UnavailableError
+from x402.errors import MalformedError, Mender, MisconfiguredError, UnavailableError
 from x402.lifecycle import Entry, Event, Party, Subject
 from x402.money import EXACT_CONTEXT, round_up
 from x402.stages import STAGES, Exposed, Held, Released, Stage, State
@@ -212,7 +212,10 @@ class Journal:
         """US dollars by state, over all time."""
         with self._reading() as db:
             rows = db.execute("SELECT state, SUM(usd_micros) AS micros FROM payments GROUP BY state")
-            return {State(row["state"]): _dollars(row["micros"]) for row in rows}
+            try:
+                return {State(row["state"]): _dollars(row["micros"]) for row in rows}
+            except (ValueError, TypeError, ArithmeticError) as error:
+                raise _damaged("a state or an amount") from error
 
     def bury(self) -> Sequence[Record]:
         """Release what was only held by calls that have died, and return it: it never left this machine."""
@@ -317,6 +320,13 @@ def _is_free(row: sqlite3.Row) -> bool:
 
 
 def _record(row: sqlite3.Row) -> Record:
+    try:
+        return _parsed(row)
+    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError, MalformedError) as error:
+        raise _damaged(f"payment {row['pay_id']}") from error
+
+
+def _parsed(row: sqlite3.Row) -> Record:
     subject = Subject(
         pay_id=row["pay_id"], network=row["network"], asset=row["asset"], payer=row["payer"], payee=row["payee"],
         amount=int(row["amount"]), expires_at=row["expires_at"], fingerprint=row["fingerprint"],
@@ -336,11 +346,23 @@ def _spent(db: sqlite3.Connection, since: int, host: str) -> Decimal:
     if host:
         query += " AND host = ?"
         arguments.append(host)
-    return _dollars(db.execute(query, arguments).fetchone()[0] or 0)
+    micros = db.execute(query, arguments).fetchone()[0] or 0
+    if type(micros) is not int:
+        raise _damaged("an amount")
+    return _dollars(micros)
 
 
 def _dollars(micros: int) -> Decimal:
     return Decimal(micros).scaleb(-6, EXACT_CONTEXT)
+
+
+def _damaged(what: str) -> UnavailableError:
+    return UnavailableError(
+        "journal_damaged",
+        f"{what} in the journal can't be read: something else wrote to its file. Nothing is signed before a copy from"
+        " before that is put back, or another file is named in X402_JOURNAL",
+        mender=Mender.OPERATOR,
+    )
 
 
 def _unavailable(path: str, error: Exception) -> UnavailableError:

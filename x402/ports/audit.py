@@ -307,7 +307,7 @@ def _readable(one: EventRow) -> bool:
         return False
     try:
         told = set(json.loads(one.stage)) - {_SUBJECT}
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return False
     # Signed bytes stand beside the row and in no event.
     members = [member for member in fields(STAGES[State(one.after)]) if member.name != "raw"]
@@ -319,7 +319,7 @@ def _members(text: object) -> dict[str, Any]:
     """A JSON object, or an empty one for whatever else stands there."""
     try:
         value = json.loads(text) if isinstance(text, str) else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

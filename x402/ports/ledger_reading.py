@@ -118,7 +118,7 @@ def _check_version(connection: Connection) -> None:
 def _told() -> Iterator[None]:
     try:
         yield
-    except (SQLAlchemyError, sqlite3.Error) as error:
+    except (SQLAlchemyError, sqlite3.Error, UnicodeError) as error:
         if isinstance(error, DatabaseError) and "not a database" in str(error.orig):
             raise MalformedError("not_a_ledger", "this file is no SQLite database") from error
         raise UnavailableError("ledger_unavailable", f"the ledger can't be read: {type(error).__name__}") from error

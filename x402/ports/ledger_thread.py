@@ -66,7 +66,8 @@ class LedgerThread:
     def _run(self, ready: asyncio.Future[None]) -> None:
         try:
             connection = _open(self._url)
-        except (SQLAlchemyError, OSError, MisconfiguredError, ImportError) as error:
+        except (SQLAlchemyError, OSError, MisconfiguredError, ImportError, UnicodeError) as error:
+            # Python's sqlite3 can't even say what is wrong with a schema whose bytes are no text.
             failure = error if isinstance(error, MisconfiguredError) else _unavailable(error)
             _tell(ready, None, failure)
             return

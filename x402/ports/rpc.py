@@ -103,8 +103,8 @@ class JsonRpc:
         replies = value if isinstance(value, list) else [value]
         # Our ids are numbers; an id of any other kind, a list above all, is nobody's.
         found = {reply["id"]: reply for reply in replies if isinstance(reply, dict) and type(reply.get("id")) is int}
-        if len(bodies) == 1 and len(replies) == 1 and isinstance(replies[0], dict):
-            # A lone error may come without the request's id; it can only be ours.
+        if len(bodies) == 1 and len(replies) == 1 and isinstance(replies[0], dict) and replies[0].get("id") is None:
+            # A lone error may come without the request's id; it can only be ours. Another's id is another's answer.
             found[bodies[0]["id"]] = replies[0]
         return found
 
