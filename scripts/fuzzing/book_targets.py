@@ -82,9 +82,9 @@ def run_history(data: bytes) -> bool:
     for told in json.loads(data):
         try:
             party, pay_id, state, stage, created, updated, constants = told["payment"]
-            walk = [EventRow(*map(str, one[:3]), int(one[3])) for one in told["events"]]
+            walk = [EventRow(str(one[0]), str(one[1]), str(one[2]), int(one[3])) for one in told["events"]]
             row = PaymentRow(str(party), str(pay_id), str(state), str(stage), int(created), int(updated), constants)
-            whole = _CONSTANTS <= row.constants.keys()
+            whole = row.constants.keys() >= _CONSTANTS
         except (TypeError, ValueError, LookupError, AttributeError, OverflowError):
             continue
         if whole:
@@ -126,7 +126,8 @@ class Books:
         with sqlite3.connect(self.journal.path) as db:
             db.row_factory = sqlite3.Row
             known = db.execute("SELECT * FROM payments").fetchone()
-            self.journal_row = {name: known[name] for name in _JOURNAL_COLUMNS}
+            # Owned by nobody who lives: the name of this process would be another one in each run.
+            self.journal_row = {name: known[name] for name in _JOURNAL_COLUMNS} | {"owner": "1.1/1"}
         async with SqlLedger(f"sqlite:///{self.torn}", clock=lambda: seeds.NOW) as once:
             await once.begin(begin(Party.FACILITATOR, _SUBJECT, _INTENDED))
         self.whole = self.torn.read_bytes()

@@ -90,7 +90,7 @@ def _chosen(data: bytes) -> str:
 
 def child(arguments: list[str]) -> None:
     """Fuzz until the time is up or something breaks; never returns."""
-    import atheris
+    import atheris  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
     with atheris.instrument_imports(include=["x402"]):
         from fuzzing import chain_targets, message_targets, wire_targets
@@ -99,7 +99,7 @@ def child(arguments: list[str]) -> None:
     every = {one.name: one for one in (*wire_targets.TARGETS, *chain_targets.TARGETS, *message_targets.TARGETS)}
     targets = [every[name] for name in _names()]
     corpus = Path(arguments[-1])
-    for number, target in enumerate(targets):
+    for number in range(len(targets)):
         for known in seeds.corpus():
             data = bytes([number]) + known
             (corpus / hashlib.sha256(data).hexdigest()[:24]).write_bytes(data)

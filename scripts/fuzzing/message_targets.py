@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from decimal import Decimal
 
 from fuzzing import seeds
@@ -60,6 +61,8 @@ def run_chat(data: bytes) -> bool:
 
 
 def _make_token(tape: Tape) -> bytes:
+    if tape.below(20) == 0:
+        return _TOKEN.encode()
     return (tear(_TOKEN, tape) if tape.below(3) else maul(_TOKEN.encode(), tape).decode("latin-1")).encode(
         errors="surrogatepass"
     )
@@ -68,10 +71,8 @@ def _make_token(tape: Tape) -> bytes:
 def run_token(data: bytes) -> bool:
     """A quote token: only the one that was signed is read (fault G02)."""
     token = data.decode(errors="replace")
-    try:
+    with suppress(MalformedError):
         peek(token)
-    except MalformedError:
-        pass
     read(token, keys=[_KEY], now=seeds.NOW, request_digest=_DIGEST)
     if token != _TOKEN:
         raise Broken("a quote that nobody signed was read")
@@ -116,7 +117,9 @@ def wounded_stream(tape: Tape) -> bytes:
             case 4 if events:
                 events[at] = events[at].replace(b"\n\n", tape.choose([b"\n", b"\r\n\r\n", b"\r\r", b"\r\n", b""]))
             case _:
-                events.insert(at, tape.choose([b'data: {"error":{"message":"x"}}\n\n', b"event: x\ndata: {}\n\n", b"\n"]))
+                events.insert(
+                    at, tape.choose([b'data: {"error":{"message":"x"}}\n\n', b"event: x\ndata: {}\n\n", b"\n"])
+                )
     stream = b"".join(events)
     return maul(stream, tape) if tape.below(3) == 0 else stream
 
@@ -155,7 +158,7 @@ def _run_events(data: bytes) -> bool:
             answers.receipt_in(one.text)
         elif one.data != "[DONE]":
             read = answers.read_chunk(one.data)
-            _ = read.text, read.as_json(), [value for value in read.values()]
+            _ = read.text, read.as_json(), list(read.values())
     return True
 
 
@@ -174,8 +177,9 @@ def _make_reply(tape: Tape) -> bytes:
         headers.append([name, value])
     body = wounded_text(tape, [*OBJECTS["challenge"][1], *_ANSWERS])
     status = tape.choose([200, 402, 402, 200, 409, 503, 302, 500, 400, 204, 206, 100, 999])
-    return json.dumps([status, headers, body, tape.choose([_SELLER, "http://evil.test/", "https://api.example.com/x"])])\
-        .encode()
+    return json.dumps(
+        [status, headers, body, tape.choose([_SELLER, "http://evil.test/", "https://api.example.com/x"])]
+    ).encode()
 
 
 _ANSWERS = [

@@ -7,10 +7,8 @@ only told to the log, or by taking longer than a second twice.
 from __future__ import annotations
 
 import asyncio
-import base64
 import gc
 import logging
-import math
 import random
 import resource
 import signal
@@ -19,7 +17,6 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -35,6 +32,7 @@ from fuzzing import (
     wire_targets,
 )
 from fuzzing.case import Broken, Target
+from fuzzing.figures import Failure, Figures, Report
 from fuzzing.hurry import SPEED, HurriedLoop
 from fuzzing.tape import Tape
 from x402.errors import X402Error
@@ -43,152 +41,18 @@ from x402.gateway.upstream import UpstreamFailed
 
 HANG_SECONDS = 1.0
 """A case that takes longer, and does so again when it is repeated, hangs."""
-GROWTH_LIMIT_MB = 20.0
-"""How much the process may grow between the first tenth of the cases and the last."""
-P99_LIMIT_MS = 20.0
 TAPE_BYTES = 128
 ROUNDS = 20
 _GIVE_UP_SECONDS = 10.0
-_BUCKETS_PER_OCTAVE = 8
 _KEPT_FAILURES = 20
+_SHARED = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
+"""Books lie in memory of the system, not of this process: its own growth is what is measured."""
 _TOLD = (X402Error, UpstreamFailed, BrokenOff, asyncio.CancelledError)
 """Errors that the log may speak of: somebody was answered all the same."""
 
 
 class Hung(Broken):
     """A case that did not come to an end."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A broken promise, and the input that breaks it."""
-
-    target: str
-    data: bytes
-    seed: int
-    words: str
-    trace: str
-
-    @property
-    def case(self) -> str:
-        """The input as base64, for `--replay`."""
-        return base64.b64encode(self.data).decode()
-
-    def as_json(self) -> dict[str, Any]:
-        """For programs."""
-        return {"target": self.target, "seed": self.seed, "case": self.case, "error": self.words, "trace": self.trace}
-
-
-class Times:
-    """How long cases took, in buckets of an eighth of an octave, so that millions of them take no memory."""
-
-    def __init__(self, *others: Times) -> None:
-        self._buckets = [sum(counts) for counts in zip(*(one._buckets for one in others), strict=True)] or [0] * 256
-
-    def add(self, seconds: float) -> None:
-        """One more."""
-        place = int(math.log2(max(seconds * 1e6, 1.0)) * _BUCKETS_PER_OCTAVE)
-        self._buckets[min(place, 255)] += 1
-
-    def quantile(self, share: float) -> float:
-        """Milliseconds within which this share of the cases came to an end, rounded up by at most 9 %."""
-        wanted, seen = share * sum(self._buckets), 0
-        for place, count in enumerate(self._buckets):
-            seen += count
-            if seen >= wanted and seen:
-                return float(2 ** ((place + 1) / _BUCKETS_PER_OCTAVE)) / 1e3
-        return 0.0
-
-
-@dataclass
-class Figures:
-    """What became of one target's cases."""
-
-    name: str
-    accepted: int = 0
-    refused: int = 0
-    failed: int = 0
-    worst: float = 0.0
-    wall: Times = field(default_factory=lambda: Times())
-    cpu: Times = field(default_factory=lambda: Times())
-
-    @property
-    def cases(self) -> int:
-        """All of them."""
-        return self.accepted + self.refused + self.failed
-
-    def timed(self, wall: float, cpu: float) -> None:
-        """One more case, in seconds that passed and seconds of work."""
-        self.worst = max(self.worst, wall)
-        self.wall.add(wall)
-        self.cpu.add(cpu)
-
-    def as_json(self) -> dict[str, Any]:
-        """For programs; times in milliseconds."""
-        return {
-            "target": self.name,
-            "cases": self.cases,
-            "accepted": self.accepted,
-            "refused": self.refused,
-            "failures": self.failed,
-            "p50_ms": round(self.wall.quantile(0.5), 3),
-            "p99_ms": round(self.wall.quantile(0.99), 3),
-            "p99_cpu_ms": round(self.cpu.quantile(0.99), 3),
-            "worst_ms": round(self.worst * 1e3, 1),
-        }
-
-
-@dataclass
-class Report:
-    """A whole run."""
-
-    seed: int
-    figures: dict[str, Figures]
-    failures: list[Failure] = field(default_factory=list)
-    seconds: float = 0.0
-    rss_mb: float = 0.0
-    growth_mb: float = 0.0
-
-    @property
-    def cases(self) -> int:
-        """Of all targets."""
-        return sum(one.cases for one in self.figures.values())
-
-    @property
-    def failed(self) -> int:
-        """Cases that broke a promise; `failures` holds the first of each kind."""
-        return sum(one.failed for one in self.figures.values())
-
-    @property
-    def p99_ms(self) -> float:
-        """Of all cases together, in milliseconds that passed; a busy machine adds to it."""
-        return Times(*(one.wall for one in self.figures.values())).quantile(0.99)
-
-    @property
-    def p99_cpu_ms(self) -> float:
-        """Of all cases together, in milliseconds of work, which a busy machine changes little."""
-        return Times(*(one.cpu for one in self.figures.values())).quantile(0.99)
-
-    @property
-    def ok(self) -> bool:
-        """Nothing failed, and memory stayed flat."""
-        return not self.failed and self.growth_mb < GROWTH_LIMIT_MB
-
-    def as_json(self) -> dict[str, Any]:
-        """For programs."""
-        return {
-            "ok": self.ok,
-            "seed": self.seed,
-            "cases": self.cases,
-            "failures": self.failed,
-            "seconds": round(self.seconds, 1),
-            "p99_ms": round(self.p99_ms, 3),
-            "p99_cpu_ms": round(self.p99_cpu_ms, 3),
-            "rss_mb": round(self.rss_mb, 1),
-            "rss_growth_mb": round(self.growth_mb, 1),
-            "targets": [one.as_json() for one in self.figures.values()],
-            "findings": [one.as_json() for one in self.failures],
-        }
 
 
 @asynccontextmanager
@@ -205,10 +69,8 @@ async def open_targets(families: Sequence[str] = ()) -> AsyncIterator[list[Targe
     for family, module in plain.items():
         if not families or family in families:
             found += getattr(module, "TARGETS")  # noqa: B009 - modules have no common type
-    # Books in memory of the system, not of this process: its growth is what is measured.
-    shared = Path("/dev/shm")
     async with AsyncExitStack() as stack:
-        place = stack.enter_context(TemporaryDirectory(prefix="x402-fuzz-", dir=shared if shared.is_dir() else None))
+        place = stack.enter_context(TemporaryDirectory(prefix="x402-fuzz-", dir=_SHARED))
         for family, (opened, targets) in rooms.items():
             if not families or family in families:
                 found += targets(await stack.enter_async_context(opened(Path(place))))
@@ -229,7 +91,7 @@ class Bench:
         """So many cases, shared among the targets by weight, in rounds."""
         started = time.perf_counter()
         shares = share(cases, list(self.targets.values()))
-        settled = 0.0
+        settled = resident_mb()
         with self._listening():
             for number in range(ROUNDS):
                 for name, wanted in shares.items():
@@ -237,8 +99,10 @@ class Bench:
                     for _ in range(after - before):
                         await self._case(self.targets[name])
                     step(after - before)
-                gc.collect()
-                await asyncio.sleep(0)
+                if number % 4 == 1 or number == ROUNDS - 1:
+                    # Tasks that failed behind everybody's back are told of when they are collected.
+                    gc.collect()
+                    await asyncio.sleep(0)
                 if number == ROUNDS // 10 - 1:
                     settled = resident_mb()
         self.report.rss_mb = resident_mb()
@@ -362,11 +226,12 @@ def alarm(seconds: float) -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds + 2)
+    # A timer of somebody else's, such as a test's own, goes on afterwards.
+    left = signal.setitimer(signal.ITIMER_REAL, seconds * 1.5)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_REAL, *left)
         signal.signal(signal.SIGALRM, before)
 
 

@@ -19,6 +19,7 @@ from fuzzing.tape import Tape, maul
 from fuzzing.wire_targets import OBJECTS, wounded_text
 from fuzzing.wires import Exchange, ask
 from x402.facilitator.evm_rail import EvmRail
+from x402.facilitator.rail import Rail
 from x402.facilitator.service import create_app
 from x402.facilitator.settle import LocalFacilitator
 from x402.facilitator.signer import EvmSigner, SvmSigner
@@ -40,7 +41,7 @@ class Service:
 
     def __init__(self, ledger: SqlLedger) -> None:
         self.evm, self.svm = Node(EVM_SAYS), Node(SVM_SAYS)
-        rails = [
+        rails: list[Rail] = [
             EvmRail(seeds.EVM, RpcEvmChain("", 84532, rpc=self.evm.rpc), [EvmSigner(_EVM_KEY)], _now),
             SvmRail(seeds.SVM, RpcSvmChain("", rpc=self.svm.rpc), [SvmSigner(seeds.SPONSOR)], _now),
         ]

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from fuzzing import seeds
@@ -196,10 +197,8 @@ def run_strict(data: bytes) -> bool:
             raise Broken("base64 that is not canonical was read")
     except MalformedError:
         pass
-    try:
+    with suppress(MalformedError):
         decode_header(text)
-    except MalformedError:
-        pass
     return accepted
 
 

@@ -14,6 +14,7 @@ import httpx
 
 from fuzzing.case import Broken
 
+
 @dataclass(frozen=True)
 class Exchange:
     """One request, as it stands in a case: text that JSON can hold, the body as base64."""
@@ -51,9 +52,7 @@ class Heard:
         return json.loads(self.body)
 
 
-async def ask(
-    app: Any, sent: Exchange, *, pieces: int = 1, breaks: tuple[type[Exception], ...] = ()
-) -> Heard:
+async def ask(app: Any, sent: Exchange, *, pieces: int = 1, breaks: tuple[type[Exception], ...] = ()) -> Heard:
     """Send a request to an app as a server would: header bytes as they are, the body in so many pieces.
 
     `breaks` are the exceptions by which an app may end an answer that it has begun.
@@ -108,7 +107,7 @@ async def ask(
 
 
 class Mouth(httpx.AsyncBaseTransport):
-    """An HTTP peer that says what it is told to, in pieces, and may break off; `reply` decides anew for each request."""
+    """An HTTP peer that says what it is told to, in pieces, and may break off."""
 
     def __init__(self) -> None:
         self.asked = 0

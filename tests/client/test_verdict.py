@@ -133,7 +133,9 @@ class TestRedirects:
         heard = hear(307, {"Location": "/v2"})
         assert (heard.error, heard.delivers) == (None, False)
 
-    @pytest.mark.parametrize("location", ["http://[", "https://shop.test:bad/", "//[::1", "https://shop.test:99999999/"])
+    @pytest.mark.parametrize(
+        "location", ["http://[", "https://shop.test:bad/", "//[::1", "https://shop.test:99999999/"]
+    )
     def test_B05_an_address_that_is_none_was_not_paid_either(self, location: str) -> None:
         """`urlsplit` raises for these, and a payment that was presented must not end in a ValueError."""
         heard = hear(302, {"Location": location})

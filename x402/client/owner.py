@@ -11,7 +11,6 @@ import weakref
 from functools import lru_cache
 from itertools import count
 
-
 _PID_DIGITS = 10
 
 

@@ -102,7 +102,7 @@ def entry_of(row: Row[Any]) -> Entry:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UnavailableError(
             "ledger_damaged",
-            f"the ledger's row of payment {str(row.pay_id)[:200]} can't be read: `x402 ledger audit` says what is wrong",
+            f"the ledger's row of payment {row.pay_id!s:.200} can't be read: `x402 ledger audit` says what is wrong",
             mender=Mender.OPERATOR,
         ) from error
 
