@@ -49,9 +49,7 @@ def run(main: Main, arguments: argparse.Namespace) -> int:
 
     Goes on in this checkout's virtual environment when the running Python lacks what the project needs.
     """
-    sys.path.insert(0, str(ROOT))
-    if any(find_spec(name) is None for name in _NEEDED):
-        _run_again_in_venv()
+    enter_environment()
     from x402.cli.failures import exit_code, report
     from x402.errors import X402Error
 
@@ -62,6 +60,13 @@ def run(main: Main, arguments: argparse.Namespace) -> int:
         return exit_code(error)
     except KeyboardInterrupt:
         return 130
+
+
+def enter_environment() -> None:
+    """Go on in this checkout's virtual environment when the running Python lacks what the project needs."""
+    sys.path.insert(0, str(ROOT))
+    if any(find_spec(name) is None for name in _NEEDED):
+        _run_again_in_venv()
 
 
 def _run_again_in_venv() -> NoReturn:

@@ -1,4 +1,4 @@
-"""What tests of several rooms share: one pair of real chains for the whole session."""
+"""What tests of several rooms share: one pair of real chains and one PostgreSQL for the whole session."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.chains import EvmWorld, SvmWorld
+from tests.postgres import Postgres
 
 # How quick a machine is proves nothing about the code. Under CI hypothesis takes the same cases in every run.
 settings.register_profile("x402", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,3 +27,11 @@ def svm_devnet() -> Iterator[SvmWorld]:
     """A real Solana VM with the USDC mint, shared by all tests: use accounts of your own."""
     with SvmWorld() as world:
         yield world
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL, shared by all tests: use databases of your own."""
+    server = Postgres()
+    yield server
+    server.stop()

@@ -78,6 +78,7 @@ GRANTED: dict[str, set[str]] = {
     "ports": WEB | CHAIN | STORE | CLOCK | SYSTEM | OBSERVERS,
     "client.wallet": {"os", "pathlib"},
     "client.journal": {"sqlite3"},
+    "client.journal_file": {"sqlite3"},
     "gateway.upstream": {"httpx"},
 }
 """What single rooms may import all the same, each by name."""

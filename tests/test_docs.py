@@ -74,7 +74,6 @@ def test_no_code_is_overlooked(codes: ModuleType) -> None:
         ("MalformedError", "invalid_base64", "the default of a parameter"),
         ("ConflictError", "payment_in_progress", "a constant of another module"),
         ("RefusedError", "asset_not_deployed_contract", "the values of a table"),
-        ("RefusedError", "reversed", "a receipt that is a refusal"),
         ("UnpaidError", "payment_refused", "what a function returns"),
         ("ApiProblem", "invalid_value", "a keyword of a helper function"),
         ("PendingError", "settlement_pending", "a class with a code of its own"),

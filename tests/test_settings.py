@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from x402.errors import MisconfiguredError
-from x402.settings import ClientSettings, describe, secret
+from x402.settings import ClientSettings, FacilitatorSettings, describe, secret, without_password
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +81,17 @@ def test_G09_keys_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
         setattr(ClientSettings.read(), "base_url", "x")  # noqa: B010
+
+
+@pytest.mark.parametrize(("address", "shown"), [
+    ("postgresql://shop:canary@db.test/ledger", "postgresql://shop:**@db.test/ledger"),
+    ("postgresql://shop:can@ry:x@db.test/ledger", "postgresql://shop:**@db.test/ledger"),
+    ("postgresql://:canary@/ledger?host=db.test", "postgresql://:**@/ledger?host=db.test"),
+    ("postgresql://shop@db.test/l?password=canary&sslmode=require", "postgresql://shop@db.test/l?password=**&sslmode=require"),
+    ("postgresql://shop@db.test:5432/ledger", "postgresql://shop@db.test:5432/ledger"),
+    ("sqlite:///ledger.sqlite", "sqlite:///ledger.sqlite"),
+])  # fmt: skip
+def test_G06_an_address_is_shown_without_its_password(address: str, shown: str) -> None:
+    settings = FacilitatorSettings.read(ledger=address)
+    assert without_password(address) == shown == describe(settings)["ledger"]
+    assert "canary" not in f"{settings!r} {settings} {describe(settings)}"

@@ -19,12 +19,16 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class EvmReceipt:
-    """An included EVM transaction; `succeeded` is status 1 and proves nothing about what moved (fault A15)."""
+    """An included EVM transaction; `succeeded` is status 1 and proves nothing about what moved (fault A15).
+
+    `fee` is what its sender paid in wei, what a rollup charges for its data (Base's `l1Fee`) included.
+    """
 
     transaction: str
     succeeded: bool
     block: int
     logs: tuple[Log, ...]
+    fee: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +86,15 @@ class TokenBalance:
 
 @dataclass(frozen=True, slots=True)
 class SvmTransaction:
-    """A landed Solana transaction with the token balances that it changed; `signatures` are all that it carries."""
+    """A landed Solana transaction with the token balances that it changed; `signatures` are all that it carries, `fee`
+    is what its fee payer paid in lamports."""
 
     signature: str
     slot: int
     error: str | None
     balances: tuple[TokenBalance, ...]
     signatures: tuple[str, ...] = ()
+    fee: int = 0
 
 
 @dataclass(frozen=True, slots=True)

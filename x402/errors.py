@@ -2,7 +2,10 @@
 
     X402Error
     ├── MalformedError       400   what arrived cannot be read; nothing was done with it
+    ├── UnidentifiedError    401   nobody knows who asks; nothing was looked at
+    ├── DeniedError          403   who asks is known, and may not have this; nothing was looked at
     ├── RefusedError         402   a readable payment that breaks a rule; no money moved
+    │   └── LimitedError     429   a budget is used up; the same may pass later
     ├── ConflictError        409   this payment already belongs to another request, or is still at work
     ├── PendingError         503   a transaction may still land; present the very same payment again
     ├── UnavailableError     503   a chain, facilitator, ledger or model is out of reach; nothing was sent
@@ -101,6 +104,42 @@ class RefusedError(X402Error):
 
     status = 402
     mender = Mender.PAYER
+
+
+class LimitedError(RefusedError):
+    """Somebody asked for more than there is a budget for: too often, or at too high a cost to the facilitator (faults
+    C09, D13, G01). Nothing was signed and nothing was sent. `retry_after_seconds` says when asking makes sense again.
+    """
+
+    status = 429
+    mender = Mender.CALLER
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        retry_after_seconds: int = 1,
+        mender: Mender | None = None,
+        moved: Moved | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(code, message, mender=mender, moved=moved, details=details)
+        self.retry_after_seconds = max(1, retry_after_seconds)
+
+
+class UnidentifiedError(X402Error):
+    """A caller without a key, or with one that nobody was given (fault E06)."""
+
+    status = 401
+    mender = Mender.CALLER
+
+
+class DeniedError(X402Error):
+    """A caller who may not ask for this, whoever else may (fault E06)."""
+
+    status = 403
+    mender = Mender.CALLER
 
 
 class ConflictError(X402Error):

@@ -137,7 +137,7 @@ class Subject:
     amount: int
     expires_at: int = 0
     fingerprint: str = ""
-    record: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ accepted as well, the prefixed one first. Keys are masked wherever settings are 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +16,9 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from x402.errors import MisconfiguredError
+
+_PASSWORD = re.compile(r"(?<=://)([^:/@]*):[^/]*@|([?&]password=)[^&]*")
+"""In an address: behind the user's name, or among the parameters."""
 
 
 def _named(*names: str) -> AliasChoices:
@@ -70,7 +74,17 @@ class ClientSettings(Settings):
     state_home: Path | None = Field(None, validation_alias=_named("XDG_STATE_HOME"))
 
     max_per_call: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_MAX_PER_CALL"))
+    """Without it, and without a cap in the program, a call may cost $1."""
+    max_per_hour: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_MAX_PER_HOUR"))
     max_per_day: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_MAX_PER_DAY"))
+    max_per_host: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_MAX_PER_HOST"))
+    """What one host may get in a day."""
+    max_per_payee: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_MAX_PER_PAYEE"))
+    """What one receiving address may get in a day."""
+    host_failures: int = Field(3, ge=1, le=100, validation_alias=_named("X402_HOST_FAILURES"))
+    """After so many payments in a row without an answer a host is not paid any more."""
+    host_cool_down_seconds: int = Field(600, ge=1, le=86_400, validation_alias=_named("X402_HOST_COOL_DOWN_SECONDS"))
+    """How long after the last of them one more payment is tried."""
 
     @property
     def has_wallet(self) -> bool:
@@ -86,7 +100,43 @@ class ClientSettings(Settings):
         return str(home.expanduser() / "x402" / "journal.sqlite")
 
 
-class FacilitatorSettings(Settings):
+class FacilitatorLimits(Settings):
+    """Who may use a facilitator, and what it spends at most. Fees are in whole ETH or SOL per UTC day; what is not set
+    is unlimited on test networks, and on Base and Solana as `facilitator.outfit` says (faults C09, D13, E06, G01)."""
+
+    callers: Path | None = Field(None, validation_alias=_named("X402_FACILITATOR_CALLERS"))
+    """TOML with the callers, their keys' digests and the accounts that they are paid at; anybody may ask without."""
+    open: bool = Field(False, validation_alias=_named("X402_FACILITATOR_OPEN"))
+    """Serve anybody on networks with real money, which is refused otherwise."""
+    origins: str = Field("", validation_alias=_named("X402_FACILITATOR_ORIGINS"))
+    """Origins whose pages may ask from a browser, separated by commas; none unless named."""
+    requests_per_minute: int | None = Field(None, ge=1, validation_alias=_named("X402_FACILITATOR_REQUESTS_PER_MINUTE"))
+    """How many verifications, and how many settlements, one caller may ask for; an address where there are no keys."""
+
+    evm_fees_per_day: Decimal | None = Field(None, ge=0, validation_alias=_named("X402_EVM_FEES_PER_DAY"))
+    evm_fees_per_caller: Decimal | None = Field(None, ge=0, validation_alias=_named("X402_EVM_FEES_PER_CALLER"))
+    evm_fees_per_payer: Decimal | None = Field(None, ge=0, validation_alias=_named("X402_EVM_FEES_PER_PAYER"))
+    svm_fees_per_day: Decimal | None = Field(None, ge=0, validation_alias=_named("X402_SVM_FEES_PER_DAY"))
+    svm_fees_per_caller: Decimal | None = Field(None, ge=0, validation_alias=_named("X402_SVM_FEES_PER_CALLER"))
+    svm_fees_per_payer: Decimal | None = Field(None, ge=0, validation_alias=_named("X402_SVM_FEES_PER_PAYER"))
+    min_amount: Decimal | None = Field(None, ge=0, validation_alias=_named("X402_MIN_AMOUNT"))
+    """The smallest payment that is settled, in dollars."""
+    fee_share: Decimal | None = Field(None, gt=0, le=1, validation_alias=_named("X402_FEE_SHARE"))
+    """The part of a payment's value that its fee may be, by the two prices below."""
+    eth_price: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_ETH_PRICE"))
+    sol_price: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_SOL_PRICE"))
+    payer_failures: int = Field(1, ge=0, validation_alias=_named("X402_PAYER_FAILURES"))
+    """How many payments of one payer may fail on chain before it has to wait; 0 for any number."""
+    payer_failure_seconds: int = Field(3600, ge=1, validation_alias=_named("X402_PAYER_FAILURE_SECONDS"))
+    evm_balance_max: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_EVM_BALANCE_MAX"))
+    """The most that one key should hold, in ETH; more is an alarm, and changes nothing (fault E07)."""
+    svm_balance_max: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_SVM_BALANCE_MAX"))
+    """As `evm_balance_max`, in SOL."""
+    supported_seconds: float = Field(5, gt=0, le=300, validation_alias=_named("X402_SUPPORTED_SECONDS"))
+    """How old the answer of `/supported` and the balances behind it may be."""
+
+
+class FacilitatorSettings(FacilitatorLimits):
     """A facilitator. Networks are CAIP-2 ids or v1 names, separated by commas."""
 
     evm_private_key: SecretStr | None = Field(
@@ -103,7 +153,8 @@ class FacilitatorSettings(Settings):
     evm_rpc_url: str = Field("", validation_alias=_named("X402_EVM_RPC_URL", "EVM_RPC_URL"))
     """The node of `evm_network`; the network's public node when empty."""
     svm_rpc_url: str = Field("", validation_alias=_named("X402_SVM_RPC_URL", "SVM_RPC_URL"))
-    ledger: str = Field("sqlite:///x402-facilitator.sqlite", validation_alias=_named("X402_LEDGER"))
+    ledger: str = Field("sqlite:///x402-facilitator.sqlite", repr=False, validation_alias=_named("X402_LEDGER"))
+    """`sqlite:///file` or `postgresql://user:password@host/database`."""
     settle_timeout_seconds: int = Field(30, ge=1, le=300, validation_alias=_named("X402_SETTLE_TIMEOUT_SECONDS"))
     reconcile_seconds: int = Field(10, ge=1, le=3600, validation_alias=_named("X402_RECONCILE_SECONDS"))
     mainnet: bool = Field(False, validation_alias=_named("X402_MAINNET"))
@@ -123,6 +174,8 @@ class GatewaySettings(Settings):
     facilitator_url: str = Field(
         "http://127.0.0.1:4022", validation_alias=_named("X402_FACILITATOR_URL", "FACILITATOR_URL")
     )
+    facilitator_api_key: SecretStr | None = Field(None, validation_alias=_named("X402_FACILITATOR_API_KEY"))
+    """Goes with every request to the facilitator, as `Authorization: Bearer`."""
     price_file: Path | None = Field(None, validation_alias=_named("X402_PRICES"))
     """TOML with models, prices and upstreams."""
     upstream_url: str = Field("", validation_alias=_named("X402_UPSTREAM_URL", "OPENAI_BASE_URL"))
@@ -130,7 +183,10 @@ class GatewaySettings(Settings):
     upstream_api_key: SecretStr | None = Field(None, validation_alias=_named("X402_UPSTREAM_API_KEY", "OPENAI_API_KEY"))
     model_names: str = Field("", validation_alias=_named("X402_MODELS"))
     """Separated by commas."""
-    ledger: str = Field("sqlite:///x402-gateway.sqlite", validation_alias=_named("X402_GATEWAY_LEDGER", "X402_LEDGER"))
+    ledger: str = Field(
+        "sqlite:///x402-gateway.sqlite", repr=False, validation_alias=_named("X402_GATEWAY_LEDGER", "X402_LEDGER")
+    )
+    """`sqlite:///file` or `postgresql://user:password@host/database`."""
     quote_key: SecretStr | None = Field(None, validation_alias=_named("X402_QUOTE_KEY"))
     """Signs quotes: at least 16 characters; several separated by commas, the first signs and all are read. Without it
     a fresh key is made, and quotes do not outlive the process."""
@@ -170,5 +226,10 @@ def secret(value: SecretStr | None) -> str:
 
 
 def describe(settings: Settings) -> Mapping[str, str]:
-    """Field names and values for a person to read, keys masked."""
-    return {name: str(getattr(settings, name)) for name in type(settings).model_fields}
+    """Field names and values for a person to read, keys and passwords masked."""
+    return {name: without_password(str(getattr(settings, name))) for name in type(settings).model_fields}
+
+
+def without_password(address: str) -> str:
+    """An address for people to read."""
+    return _PASSWORD.sub(lambda found: f"{found[1]}:**@" if found[1] is not None else f"{found[2]}**", address)

@@ -7,7 +7,7 @@ Which event leads from one to the next is the business of `lifecycle.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import ClassVar, get_args
@@ -58,7 +58,7 @@ class Exposed:
     """`header` is the exact value that was, or is about to be, presented; it is presented again, never re-made."""
 
     state: ClassVar[State] = State.EXPOSED
-    header: str
+    header: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Intended:
 
     state: ClassVar[State] = State.INTENDED
     transaction: str
-    raw: bytes
+    raw: bytes = field(repr=False)
     last_valid: int
     sender: str = ""
     nonce: int | None = None
@@ -139,7 +139,7 @@ class Refunding:
 
     state: ClassVar[State] = State.REFUNDING
     transaction: str
-    header: str
+    header: str = field(repr=False)
     pay_id: str
     attempt: int = 1
 
@@ -159,7 +159,7 @@ class Reversed:
 
     state: ClassVar[State] = State.REVERSED
     transaction: str
-    raw: bytes = b""
+    raw: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ import pytest
 from solders.keypair import Keypair
 
 from x402.client.auth import X402Auth
+from x402.client.journal import Journal
 from x402.client.wallet import Wallet
 
-from .seller import EVM_KEY, SEATS, Clock, Seat
+from .seller import EVM_KEY, SEATS, Chain, Clock, Seat
 
 
 @pytest.fixture(params=SEATS, ids=str)
@@ -40,5 +41,11 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def auth(wallet: Wallet, clock: Clock) -> X402Auth:
-    return X402Auth(wallet, journal=":memory:", clock=clock)
+def chain() -> Chain:
+    return Chain()
+
+
+@pytest.fixture
+def auth(wallet: Wallet, clock: Clock, chain: Chain) -> X402Auth:
+    journal = Journal(":memory:", clock=clock)
+    return X402Auth(wallet, journal=journal, clock=clock, prove=chain.into(journal))

@@ -14,7 +14,10 @@ import httpx2
 
 from x402 import networks
 from x402.client.auth import X402Auth
-from x402.stages import State
+from x402.client.journal import Journal
+from x402.client.record import Record
+from x402.lifecycle import Event
+from x402.stages import Settled, State
 from x402.wire.challenge import Challenge, Requirement, Resource
 from x402.wire.receipt import Receipt
 
@@ -181,6 +184,28 @@ class Clock:
 
     def __call__(self) -> int:
         return self.now
+
+
+@dataclass
+class Chain:
+    """What a chain proves about payments that look dead: nothing, that one was never used, or that it was taken.
+
+    A stand-in for the seats' tests; `test_resolve` asks the real chains.
+    """
+
+    proves: str = ""
+    asked: int = 0
+
+    def into(self, journal: Journal) -> Callable[[Record], Record]:
+        def prove(record: Record) -> Record:
+            self.asked += 1
+            if self.proves == "unused":
+                journal.release(record.pay_id, "expired unused")
+            elif self.proves == "taken":
+                journal.conclude(record.pay_id, event=Event.SETTLE, stage=Settled(TRANSACTION))
+            return journal.find(record.pay_id) or record
+
+        return prove
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ import pytest
 
 from x402 import networks
 from x402.client.budget import DAY_SECONDS, HOUR_SECONDS, Limits
-from x402.client.journal import Journal, Record
+from x402.client.journal import Journal
 from x402.client.owner import Call, is_live
+from x402.client.record import Record
 from x402.errors import DeclinedError, MalformedError, MisconfiguredError, UnavailableError
 from x402.lifecycle import Event, Subject, UnlawfulEvent
 from x402.stages import Refused, Settled, State
@@ -383,14 +384,14 @@ class TestTrouble:
         journal = Journal(tmp_path / "journal.sqlite", clock=clock)
         call = Call()
         expose(journal, call)
-        inherited = journal._connection
+        inherited = journal._file._connection
         child = os.fork()
         if child == 0:
             try:
                 own = Call()
                 owned = journal.recall("f1", own) is None
                 hold(journal, own, "child")
-                os._exit(0 if owned and journal._connection is not inherited else 3)
+                os._exit(0 if owned and journal._file._connection is not inherited else 3)
             finally:
                 os._exit(4)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

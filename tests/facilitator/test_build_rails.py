@@ -12,18 +12,16 @@ from x402.errors import MisconfiguredError
 from x402.facilitator.service import build_rails
 from x402.facilitator.signer import EvmSigner
 from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET
-from x402.ports.ledger import SqlLedger
 from x402.settings import FacilitatorSettings
 
 KEY = "44" * 32
 
 
 def test_mainnet_is_refused_unless_it_is_meant() -> None:
-    ledger = SqlLedger()
     key = SecretStr(KEY)
 
     def build(**members: Any) -> list[str]:
-        return [rail.network for rail in build_rails(FacilitatorSettings.read(**members), ledger)]
+        return [rail.network for rail in build_rails(FacilitatorSettings.read(**members))]
 
     solana = SecretStr(str(Keypair()))
     assert build(evm_private_key=key, svm_private_key=None) == [BASE_SEPOLIA]

@@ -139,16 +139,16 @@ async def test_A15_success_without_a_transfer_is_no_success(evm: EvmShop, svm: S
 async def test_E01_absence_is_no_verdict_before_the_last_moment(evm: EvmShop, ledger: SqlLedger) -> None:
     payment, shift = evm.pay(lifetime=60), [0]
 
-    async def now() -> int:
-        return await evm.chain.now() + shift[0]
+    async def time_of(block: int) -> int:
+        return await evm.chain.time_of(block) + shift[0]
 
-    instead: dict[str, Any] = {"send": unreachable, "now": now}
+    instead: dict[str, Any] = {"send": unreachable, "time_of": time_of}
     for shift[0] in (0, 50, 60, 85):
         assert (await settle_on(evm, ledger, payment, **instead)).outcome is Outcome.PENDING
     shift[0] = 100
     for doubt in (
         {"call": unreachable},
-        {"now": unreachable},
+        {"time_of": unreachable},
         {"receipt": unreachable},
         {"call": _says(CallResult(True, b""))},
         {"call": _says(CallResult(False, revert="header not found"))},

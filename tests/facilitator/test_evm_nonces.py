@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from typing import Any
 
 import pytest
@@ -11,20 +12,25 @@ from tests.facilitator.world import (
     BRIEF,
     EvmShop,
     Meddled,
-    absent,
     cancel_call,
     facilitator,
     healthy,
     settle_on,
+    settles_at_last,
     settles_soon,
     submit,
     unreachable,
 )
 from x402.chain import CallResult
 from x402.errors import UnavailableError
+from x402.facilitator import reconcile
+from x402.facilitator.evm_sender import Gas
+from x402.facilitator.signer import EvmSigner
 from x402.lifecycle import Outcome, Party
+from x402.networks import BASE_SEPOLIA
 from x402.ports import NotSent
 from x402.ports.ledger import SqlLedger
+from x402.stages import State
 
 SPENT = "invalid_exact_evm_nonce_already_used"
 
@@ -33,7 +39,7 @@ async def test_D02_a_refused_send_gives_its_nonce_back(evm: EvmShop, ledger: Sql
     payment = evm.pay()
 
     async def refuse(*_: Any) -> None:
-        raise NotSent("insufficient funds for gas * price + value")
+        raise NotSent("execution reverted")
 
     chain = Meddled(evm.chain, send=refuse)
     party = facilitator([evm.rail(ledger, chain)], ledger, BRIEF)
@@ -45,6 +51,34 @@ async def test_D02_a_refused_send_gives_its_nonce_back(evm: EvmShop, ledger: Sql
     assert (await party.settle(payment, evm.offer)).error_reason == refused.error_reason
 
 
+async def test_D01_what_a_node_refuses_for_our_fault_is_paid_by_other_bytes(evm: EvmShop, ledger: SqlLedger) -> None:
+    payment, refusals = evm.pay(), ["insufficient funds for gas * price + value", "nonce too low"]
+    rich = await evm.spare_key()
+
+    async def send(raw: bytes, transaction: str) -> None:
+        if refusals:
+            raise NotSent(refusals.pop(), ours=True)
+        await evm.chain.send(raw, transaction)
+
+    party = facilitator([evm.rail(ledger, Meddled(evm.chain, send=send), [evm.signer, rich])], ledger)
+    receipt = await party.settle(payment, evm.offer)
+    assert receipt.success
+    assert (await evm.received(), await evm.sent(rich)) == (1000, 1)
+    # Nothing waits behind the nonces that were not used.
+    assert all([(await party.settle(evm.pay(), evm.offer)).success for _ in range(4)])
+    assert await evm.sent(rich) == 5
+
+
+async def test_D01_a_poor_signer_makes_a_payment_wait_and_not_fail(evm: EvmShop, ledger: SqlLedger) -> None:
+    payment, poor = evm.pay(), EvmSigner(secrets.token_hex(32))
+    party = facilitator([evm.rail(ledger, signers=[poor])], ledger, 1)
+    assert (await party.settle(payment, evm.offer)).outcome is Outcome.PENDING
+    assert await evm.received() == 0
+    await evm.world.fund(poor.address, 0, 10**18)
+    assert await settles_at_last(party, payment, evm)
+    assert await evm.received() == 1000
+
+
 async def test_D02_failures_among_many_leave_no_gap(evm: EvmShop, ledger: SqlLedger) -> None:
     count = 0
 
@@ -52,23 +86,21 @@ async def test_D02_failures_among_many_leave_no_gap(evm: EvmShop, ledger: SqlLed
         nonlocal count
         count += 1
         if count % 4 == 0:
-            raise NotSent("replacement transaction underpriced")
+            raise NotSent("replacement transaction underpriced", ours=True)
         await evm.chain.send(raw, transaction)
 
     party = facilitator([evm.rail(ledger, Meddled(evm.chain, send=sometimes))], ledger, 3)
     receipts = await asyncio.gather(*(party.settle(evm.pay(), evm.offer) for _ in range(12)))
-    assert Outcome.REFUSED in {receipt.outcome for receipt in receipts}
-    # Fillers: each takes a nonce that came back, so what waited behind the gaps is mined.
-    filler = await healthy(evm, ledger)
-    for _ in range(2):
-        assert (await filler.settle(evm.pay(), evm.offer)).success
-    open_rows = await ledger.unresolved(Party.FACILITATOR)
-    for entry in open_rows:
-        answer = await filler.reconcile(entry.subject.pay_id, timeout=5)
-        assert answer is not None
-        assert answer.success
-    succeeded = sum(receipt.outcome is not Outcome.REFUSED for receipt in receipts) + 3
-    assert (await evm.received(), await evm.sent()) == (1000 * succeeded, succeeded)
+    # Our own fault is no refusal: others bytes pay, and whatever waited behind a gap is mined once it is filled.
+    assert Outcome.REFUSED not in {receipt.outcome for receipt in receipts}
+    well = facilitator([evm.rail(ledger)], ledger)
+    for _ in range(3):
+        await reconcile.run(well, timeout_seconds=3)
+    await healthy(evm, ledger)
+    assert [entry.state for entry in await ledger.unresolved(Party.FACILITATOR) if entry.state is State.INTENDED] == []
+    assert await evm.received() == 13_000
+    book = await ledger.nonces(BASE_SEPOLIA, evm.signer.address)
+    assert await evm.sent() == book.next
 
 
 async def test_D02_a_resend_that_is_refused_proves_nothing(evm: EvmShop, ledger: SqlLedger) -> None:
@@ -88,8 +120,8 @@ async def test_D02_a_resend_that_is_refused_proves_nothing(evm: EvmShop, ledger:
     assert (await settle_on(evm, ledger, payment, seconds=10)).success
 
 
-async def test_D02_a_nonce_that_the_ledger_could_not_take_back_is_owed(evm: EvmShop, ledger: SqlLedger) -> None:
-    broken: dict[str, Any] = {"begin": unreachable, "return_nonce": unreachable}
+async def test_D02_a_ledger_that_comes_back_has_no_gap(evm: EvmShop, ledger: SqlLedger) -> None:
+    broken: dict[str, Any] = {"intend": unreachable, "return_nonce": unreachable}
     meddled = Meddled(ledger, **broken)
     party = facilitator([evm.rail(meddled)], meddled)
     with pytest.raises(UnavailableError):
@@ -103,33 +135,67 @@ async def test_D02_a_nonce_that_the_ledger_could_not_take_back_is_owed(evm: EvmS
 async def test_D05_settling_has_the_gas_that_was_simulated(evm: EvmShop, ledger: SqlLedger) -> None:
     simulated: list[int] = []
 
-    async def call(to: str, data: bytes, *, sender: str = "", gas: int = 0) -> CallResult:
+    async def call(to: str, data: bytes, *, sender: str = "", gas: int = 0, block: int | None = None) -> CallResult:
         simulated.append(gas)
-        return await evm.chain.call(to, data, sender=sender, gas=gas)
+        return await evm.chain.call(to, data, sender=sender, gas=gas, block=block)
 
     receipt = await settle_on(evm, ledger, evm.pay(), seconds=10, call=call)
     mined = await evm.world.request("eth_getTransactionByHash", receipt.transaction)
-    assert simulated == [int(mined["gas"], 16)]
+    assert [gas for gas in simulated if gas] == [int(mined["gas"], 16)]
 
 
-async def test_D02_a_nonce_comes_back_once_however_many_find_out(evm: EvmShop, ledger: SqlLedger) -> None:
-    payment, returned = evm.pay(), []
+async def test_D02_a_nonce_is_handed_out_once_however_many_give_it_back(evm: EvmShop, ledger: SqlLedger) -> None:
+    payment = evm.pay()
 
     async def lost(*_: Any) -> None:
         await submit(evm, cancel_call(evm.payer, payment))
         raise UnavailableError("rpc_unavailable", "timeout")
 
-    async def note(network: str, signer: str, nonce: int) -> None:
-        returned.append(nonce)
-        await ledger.return_nonce(network, signer, nonce)
-
     silent = Meddled(evm.chain, send=lost, receipt=unreachable)
-    noted = Meddled(ledger, return_nonce=note)
-    rail = evm.rail(noted, silent)
-    party = facilitator([rail], noted, BRIEF)
+    rail = evm.rail(ledger, silent)
+    party = facilitator([rail], ledger, BRIEF)
     assert (await party.settle(payment, evm.offer)).outcome is Outcome.PENDING
-    silent.instead["receipt"] = absent
+    silent.instead.clear()
     pay_id = rail.read(payment, evm.offer).subject.pay_id
     answers = await asyncio.gather(*(party.reconcile(pay_id, timeout=0.1) for _ in range(6)))
     assert {answer.error_reason for answer in answers if answer is not None} == {SPENT}
-    assert returned == [0]
+    receipts = await asyncio.gather(*(party.settle(evm.pay(), evm.offer) for _ in range(4)))
+    assert all(receipt.success for receipt in receipts)
+    assert (await evm.received(), await evm.sent()) == (4000, 4)
+
+
+async def test_D03_a_transaction_that_no_block_takes_is_outbid(evm: EvmShop, ledger: SqlLedger) -> None:
+    payment, sent = evm.pay(), []
+
+    async def stuck(raw: bytes, transaction: str) -> None:
+        sent.append(transaction)
+        if len(sent) > 1:
+            await evm.chain.send(raw, transaction)
+
+    rail = evm.rail(ledger, Meddled(evm.chain, send=stuck), gas=Gas(patience=0))
+    party = facilitator([rail], ledger, 1)
+    receipt = await party.settle(payment, evm.offer)
+    while receipt.outcome is Outcome.PENDING:
+        receipt = await party.settle(payment, evm.offer)
+    entry = await ledger.find(Party.FACILITATOR, rail.read(payment, evm.offer).subject.pay_id)
+    assert receipt.success
+    assert entry is not None
+    mined = await evm.world.request("eth_getTransactionByHash", receipt.transaction)
+    # Another transaction with the same nonce, for the same payment, at a higher price: only one of them could land.
+    assert receipt.transaction != sent[0]
+    assert (int(mined["nonce"], 16), await evm.received(), await evm.sent()) == (0, 1000, 1)
+
+
+async def test_D03_patience_and_the_cap_bound_what_is_bid(evm: EvmShop, ledger: SqlLedger) -> None:
+    for gas in (Gas(patience=3600), Gas(patience=0, max_fee=(await evm.chain.fees()).max_fee)):
+        sent: list[str] = []
+
+        async def stuck(raw: bytes, transaction: str, sent: list[str] = sent) -> None:
+            sent.append(transaction)
+
+        payment = evm.pay()
+        party = facilitator([evm.rail(ledger, Meddled(evm.chain, send=stuck), gas=gas)], ledger, 0.2)
+        for _ in range(3):
+            assert (await party.settle(payment, evm.offer)).outcome is Outcome.PENDING
+        assert len(sent) >= 3
+        assert len(set(sent)) == 1

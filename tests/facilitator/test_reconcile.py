@@ -14,8 +14,9 @@ from x402.errors import UnavailableError
 from x402.facilitator import reconcile
 from x402.facilitator.rail import Rail
 from x402.facilitator.signer import EvmSigner, SvmSigner
-from x402.lifecycle import Outcome, Party, Subject, begin
+from x402.lifecycle import Entry, Outcome, Party, Subject, begin
 from x402.networks import BASE_SEPOLIA
+from x402.ports import Sign
 from x402.ports.ledger import SqlLedger
 from x402.stages import Intended, State
 
@@ -73,10 +74,19 @@ async def test_A06_killed_after_the_send(evm: EvmShop, svm: SvmShop, tmp_path: P
 
 async def test_D02_killed_between_the_nonce_and_the_intent(evm: EvmShop, tmp_path: Path) -> None:
     async with ledger_at(tmp_path) as ledger:
-        cut = Meddled(ledger, begin=die)
+        signer, reserve = evm.signer, ledger.intend
+
+        async def intend(subject: Subject, address: str, count: int, sign: Sign) -> tuple[Entry, bool]:
+            def cut(nonce: int) -> Intended:
+                raise PowerCut(f"after nonce {nonce} was reserved")
+
+            return await reserve(subject, address, count, cut)
+
+        dying = Meddled(ledger, intend=intend)
         with pytest.raises(PowerCut):
-            await facilitator([evm.rail(cut)], cut).settle(evm.pay(), evm.offer)
+            await facilitator([evm.rail(dying)], dying).settle(evm.pay(), evm.offer)
         assert await ledger.unresolved(ME) == []
+        assert (await ledger.nonces(BASE_SEPOLIA, signer.address)).next == 0
     async with ledger_at(tmp_path) as ledger:
         party = facilitator([evm.rail(ledger)], ledger)
         receipts = await asyncio.gather(*(party.settle(evm.pay(), evm.offer) for _ in range(3)))
@@ -124,13 +134,13 @@ async def test_a_row_that_cannot_be_read_does_not_stop_the_others(evm: EvmShop, 
 
 
 async def test_a_ledger_that_cannot_be_read_leaves_nobody_ready(evm: EvmShop, ledger: SqlLedger) -> None:
-    party = facilitator([evm.rail(ledger)], Meddled(ledger, unresolved=unreachable))
+    party = facilitator([evm.rail(ledger)], Meddled(ledger, take_open=unreachable))
     with pytest.raises(UnavailableError):
         await reconcile.run(party)
 
 
 async def test_watching_survives_everything_that_passes(evm: EvmShop, ledger: SqlLedger) -> None:
-    meddled = Meddled(ledger, unresolved=unreachable)
+    meddled = Meddled(ledger, take_open=unreachable)
     party = facilitator([evm.rail(ledger)], meddled, 0.2)
     rounds = asyncio.Semaphore(0)
 
@@ -147,7 +157,7 @@ async def test_watching_survives_everything_that_passes(evm: EvmShop, ledger: Sq
     meddled.instead.clear()
     for _ in range(3):
         await asyncio.wait_for(rounds.acquire(), 5)
-    assert await ledger.unresolved(ME) == []
+    assert {entry.state for entry in await ledger.unresolved(ME)} <= {State.SETTLED}
     assert not watching.done()
     watching.cancel()
 

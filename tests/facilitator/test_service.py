@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -15,51 +14,23 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from solders.keypair import Keypair
 
+from tests.facilitator.serving import body, ready, serving
 from tests.facilitator.world import EvmShop, Meddled, SvmShop, facilitator, unreachable
 from tests.payments import EvmPayer, as_version_1, evm_requirement, with_payload
 from x402.errors import MisconfiguredError
+from x402.facilitator import service
 from x402.facilitator.evm_rail import EvmRail
 from x402.facilitator.service import create_app, unix_now
-from x402.facilitator.settle import LocalFacilitator
 from x402.facilitator.signer import EvmSigner
 from x402.lifecycle import Outcome
 from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET, to_v1
 from x402.ports.evm import RpcEvmChain
 from x402.ports.ledger import SqlLedger
 from x402.settings import FacilitatorSettings
-from x402.wire.challenge import Requirement
-from x402.wire.facilitation import Facilitation, parse_verification
-from x402.wire.payment import Payment
+from x402.wire.facilitation import parse_verification
 from x402.wire.receipt import parse_receipt
 
 KEY = "44" * 32
-
-
-@asynccontextmanager
-async def serving(party: LocalFacilitator | None = None, **members: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the running service."""
-    app = create_app(FacilitatorSettings.read(**members), facilitator=party)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://facilitator") as client,
-    ):
-        yield client
-
-
-def body(payment: Payment, offer: Requirement) -> dict[str, Any]:
-    """What sellers post."""
-    return Facilitation(payment=payment, requirement=offer).as_json()
-
-
-async def ready(client: httpx.AsyncClient) -> httpx.Response:
-    """The first yes of `/ready`, or the last no after five seconds."""
-    for _ in range(100):
-        answer = await client.get("/ready")
-        if answer.status_code == 200:
-            break
-        await asyncio.sleep(0.05)
-    return answer
 
 
 async def test_both_versions_on_both_chains(evm: EvmShop, svm: SvmShop, ledger: SqlLedger) -> None:
@@ -238,7 +209,7 @@ async def test_E02_nothing_decided_is_503(evm: EvmShop, ledger: SqlLedger) -> No
 
 
 async def test_E02_a_blind_ledger_is_pending_not_refused(evm: EvmShop, ledger: SqlLedger) -> None:
-    for broken in ({"find": unreachable}, {"begin": unreachable}):
+    for broken in ({"find": unreachable}, {"intend": unreachable}):
         async with serving(facilitator([evm.rail(ledger)], Meddled(ledger, **broken))) as client:
             answer = await client.post("/settle", json=body(evm.pay(), evm.offer))
             if answer.status_code == 200:
@@ -270,21 +241,29 @@ async def test_supported_health_ready_metrics_and_description(evm: EvmShop, svm:
         assert {"/verify", "/settle", "/supported"} <= (await client.get("/openapi.json")).json()["paths"].keys()
 
 
-async def test_E08_without_gas_nobody_is_ready(evm: EvmShop, ledger: SqlLedger) -> None:
-    async with serving(facilitator([evm.rail(ledger)], ledger)) as client:
-        assert (await ready(client)).status_code == 200
-        await evm.world.request("anvil_setBalance", evm.signer.address, "0x0")
-        answer = await client.get("/ready")
-        assert (answer.status_code, list(answer.json()["problems"])) == (503, ["kinds"])
-
-
-async def test_a_ledger_that_cannot_write_is_not_ready(evm: EvmShop, ledger: SqlLedger) -> None:
-    meddled = Meddled(ledger)
+async def test_E02_a_ledger_that_cannot_write_is_not_ready_until_it_can(
+    evm: EvmShop, ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_PING_SECONDS", 0.05)
+    meddled = Meddled(ledger, take_open=unreachable)
     async with serving(facilitator([evm.rail(ledger)], meddled)) as client:
-        assert (await ready(client)).status_code == 200
-        meddled.instead["ping"] = unreachable
+        assert (await client.get("/health")).status_code == 200
         answer = await client.get("/ready")
-        assert (answer.status_code, list(answer.json()["problems"])) == (503, ["ledger"])
+        assert answer.status_code == 503
+        assert "chains" in answer.json()["problems"], "nothing was reconciled yet"
+        meddled.instead.clear()
+        assert (await ready(client)).status_code == 200
+        for broken in (unreachable, _for_ever):
+            meddled.instead["ping"] = broken
+            answer = await client.get("/ready")
+            assert (answer.status_code, list(answer.json()["problems"])) == (503, ["ledger"])
+            assert (await client.get("/health")).status_code == 200
+            meddled.instead.clear()
+            assert (await ready(client)).status_code == 200
+
+
+async def _for_ever() -> None:
+    await asyncio.Event().wait()
 
 
 async def test_D14_a_node_of_another_chain_is_never_ready(evm: EvmShop, ledger: SqlLedger) -> None:

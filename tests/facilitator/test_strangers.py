@@ -18,12 +18,15 @@ from tests.facilitator.world import (
     submit,
     transfer_call,
 )
+from tests.payments import EvmPayer
 from x402.errors import UnavailableError
+from x402.facilitator.service import unix_now
 from x402.lifecycle import Outcome
 from x402.ports import NotSent
 from x402.ports.ledger import SqlLedger
 
 SPENT = "invalid_exact_evm_nonce_already_used"
+EXPIRED = "invalid_exact_evm_payload_authorization_valid_before"
 
 
 async def test_A11_a_stranger_was_first(evm: EvmShop, ledger: SqlLedger) -> None:
@@ -38,6 +41,27 @@ async def test_A11_a_stranger_was_first(evm: EvmShop, ledger: SqlLedger) -> None
     nonce = bytes.fromhex(payment.payload["authorization"]["nonce"][2:])
     other = await party.settle(evm.payer.pay(dearer, nonce=nonce), dearer)
     assert (other.outcome, other.error_reason) == (Outcome.REFUSED, "duplicate_settlement")
+
+
+async def test_A11_what_a_stranger_settled_is_found_behind_every_refusal(evm: EvmShop, ledger: SqlLedger) -> None:
+    """The payment itself emptied the account, or its time has run out: it has paid all the same."""
+    poor, late = EvmPayer(), evm.pay(lifetime=30)
+    await evm.world.fund(poor.address, 1000)
+    everything = poor.pay(evm.offer)
+    foreign = [await submit(evm, transfer_call(payment)) for payment in (everything, late)]
+    rail = evm.rail(ledger)
+    rail._clock = lambda: unix_now() + 60
+    party = facilitator([rail], ledger)
+    receipts = [await party.settle(payment, evm.offer) for payment in (everything, late)]
+    assert [(receipt.outcome, receipt.transaction) for receipt in receipts] == [
+        (Outcome.SETTLED, transaction) for transaction in foreign
+    ]
+    # Whoever reads a chain can present what stands there: that it was paid gives nobody a new claim to it.
+    fresh = evm.pay()
+    await submit(evm, transfer_call(fresh))
+    assert (await party.verify(fresh, evm.offer)).invalid_reason == SPENT
+    unpaid = await party.settle(evm.pay(lifetime=30), evm.offer)
+    assert (unpaid.outcome, unpaid.error_reason) == (Outcome.REFUSED, EXPIRED)
 
 
 async def test_A11_a_stranger_spent_the_nonce_on_other_terms(evm: EvmShop, ledger: SqlLedger) -> None:

@@ -72,9 +72,9 @@ class EvmShop:
         await world.fund(shop.signer.address, 0, 10**18)
         return shop
 
-    def rail(self, ledger: Ledger, chain: Any = None, signers: Iterable[EvmSigner] = ()) -> EvmRail:
+    def rail(self, ledger: Ledger, chain: Any = None, signers: Iterable[EvmSigner] = (), **limits: Any) -> EvmRail:
         """Our rail, on a chain that may be meddled with."""
-        return EvmRail(BASE_SEPOLIA, chain or self.chain, list(signers) or [self.signer], unix_now)
+        return EvmRail(BASE_SEPOLIA, chain or self.chain, list(signers) or [self.signer], unix_now, **limits)
 
     def pay(self, **how: Any) -> Payment:
         """A fresh payment of the offer."""
@@ -181,13 +181,18 @@ async def settle_on(shop: EvmShop, ledger: SqlLedger, payment: Any, seconds: flo
 async def healthy(shop: EvmShop, ledger: SqlLedger) -> LocalFacilitator:
     """A facilitator whose node is well again; proves that nothing jams the signer."""
     party = facilitator([shop.rail(ledger)], ledger)
-    assert (await party.settle(shop.pay(), shop.offer)).success
+    receipt = await party.settle(shop.pay(), shop.offer)
+    assert receipt.success, receipt
     return party
 
 
 async def settles_soon(party: LocalFacilitator, shop: EvmShop) -> bool:
     """Whether a fresh payment settles, in a few tries of the same bytes."""
-    payment = shop.pay()
+    return await settles_at_last(party, shop.pay(), shop)
+
+
+async def settles_at_last(party: LocalFacilitator, payment: Payment, shop: EvmShop) -> bool:
+    """Whether a payment settles, in a few tries of the same bytes."""
     for _ in range(10):
         receipt = await party.settle(payment, shop.offer)
         if receipt.outcome is not Outcome.PENDING:

@@ -1,4 +1,4 @@
-"""Databases that the ledger is tested on."""
+"""Databases that the ledger is tested on: the same tests on each."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.ports.ledgers import url
+from tests.postgres import Postgres
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of an empty ledger."""
-    return url(tmp_path)
+    if request.param == "sqlite":
+        return url(tmp_path)
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.database()

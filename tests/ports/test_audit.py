@@ -236,7 +236,7 @@ async def test_what_is_no_ledger_is_said(tmp_path: Path) -> None:
             pass
         assert refused.value.code == code, place
     forge(file, "UPDATE schema_version SET version = 99")
-    for address, code in ((str(file), "ledger_version"), ("postgresql://u:canary@h/x", "unsupported_ledger")):
+    for address, code in ((str(file), "ledger_version"), ("mysql://u:canary@h/x", "unsupported_ledger")):
         with pytest.raises(MisconfiguredError) as refused_too, read_ledger(address):
             pass
         assert refused_too.value.code == code

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
-from tests.ports.ledgers import ME, NETWORK, child, intended, logged, subject, url
+from tests.ports.ledgers import ME, NETWORK, child, intended, logged, subject
 from x402.lifecycle import Entry, Event, Party, UnlawfulEvent, begin
 from x402.ports import Answer
 from x402.ports.audit import stage_of
 from x402.ports.ledger import SqlLedger
+from x402.ports.schema import events, payments
 from x402.stages import (
     Claimed,
     Delivered,
@@ -32,8 +32,8 @@ from x402.stages import (
 )
 
 
-async def test_what_was_written_is_read_back() -> None:
-    async with SqlLedger("sqlite://", clock=lambda: 7) as ledger:
+async def test_what_was_written_is_read_back(ledger_url: str) -> None:
+    async with SqlLedger(ledger_url, clock=lambda: 7) as ledger:
         huge = intended(amount=2**256 - 1)
         entry, won = await ledger.begin(huge)
         assert won
@@ -47,8 +47,8 @@ async def test_what_was_written_is_read_back() -> None:
         assert await ledger.totals(ME, State.INTENDED) == {}
 
 
-async def test_each_party_has_its_own_memory() -> None:
-    async with SqlLedger() as ledger:
+async def test_each_party_has_its_own_memory(ledger_url: str) -> None:
+    async with SqlLedger(ledger_url) as ledger:
         assert (await ledger.begin(intended()))[1]
         assert (await ledger.begin(begin(Party.GATEWAY, subject(), Claimed())))[1]
         await ledger.advance(ME, "pay", Event.SETTLE, Settled("0xtx"))
@@ -57,9 +57,9 @@ async def test_each_party_has_its_own_memory() -> None:
         assert gateway.state is State.CLAIMED
 
 
-async def test_unresolved_are_the_open_ones_oldest_first() -> None:
+async def test_unresolved_are_the_open_ones_oldest_first(ledger_url: str) -> None:
     ticks = iter(range(1000))
-    async with SqlLedger(clock=lambda: next(ticks)) as ledger:
+    async with SqlLedger(ledger_url, clock=lambda: next(ticks)) as ledger:
         for name in ("c", "a", "b"):
             await ledger.begin(intended(name))
         await ledger.advance(ME, "a", Event.REFUSE, Refused("why", "words", "0xtx"))
@@ -67,8 +67,8 @@ async def test_unresolved_are_the_open_ones_oldest_first() -> None:
         assert await ledger.unresolved(Party.GATEWAY) == []
 
 
-async def test_answers_are_kept_and_replaced() -> None:
-    async with SqlLedger() as ledger:
+async def test_answers_are_kept_and_replaced(ledger_url: str) -> None:
+    async with SqlLedger(ledger_url) as ledger:
         assert await ledger.answer("pay") is None
         first = Answer(200, (("content-type", "text/event-stream"), ("x", "y")), b"\x00data", complete=False)
         await ledger.keep_answer("pay", first)
@@ -77,7 +77,7 @@ async def test_answers_are_kept_and_replaced() -> None:
         assert await ledger.answer("pay") == replace(first, complete=True)
 
 
-async def test_only_answers_of_payments_that_ended_are_forgotten() -> None:
+async def test_only_answers_of_payments_that_ended_are_forgotten(ledger_url: str) -> None:
     now = 10
     served = ((Event.SERVE, Served()), (Event.SUBMIT, Settling()), (Event.SETTLE, Settled("0xtx")))
     owed = (*served, (Event.FAIL, Owed("0xtx", "why")))
@@ -91,7 +91,7 @@ async def test_only_answers_of_payments_that_ended_are_forgotten() -> None:
         "refunded": (*refunding, (Event.SETTLE, Refunded("0xtx", "0xback"))),
         "reversed": (*served, (Event.REORGANISE, Reversed("0xtx"))),
     }
-    async with SqlLedger(clock=lambda: now) as ledger:
+    async with SqlLedger(ledger_url, clock=lambda: now) as ledger:
         for name, walk in (walks | ended).items():
             await ledger.begin(begin(Party.GATEWAY, subject(name), Claimed()))
             await ledger.keep_answer(name, Answer(200, (), b"body"))
@@ -114,8 +114,8 @@ async def test_only_answers_of_payments_that_ended_are_forgotten() -> None:
 # One winner.
 
 
-async def test_A07_two_hundred_at_once_have_one_winner() -> None:
-    async with SqlLedger() as ledger:
+async def test_A07_two_hundred_at_once_have_one_winner(ledger_url: str) -> None:
+    async with SqlLedger(ledger_url) as ledger:
         results = await asyncio.gather(*(ledger.begin(intended(nonce=number)) for number in range(200)))
         assert [won for _, won in results].count(True) == 1
         assert len({entry.stage for entry, _ in results}) == 1
@@ -139,8 +139,8 @@ asyncio.run(run(sys.argv[1]))
 """
 
 
-def test_A04_processes_on_one_file_have_one_winner_each(tmp_path: Path) -> None:
-    racers = [child(RACER, url(tmp_path), str(number)) for number in range(3)]
+def test_A04_processes_on_one_ledger_have_one_winner_each(ledger_url: str) -> None:
+    racers = [child(RACER, ledger_url, str(number)) for number in range(3)]
     wins: list[int] = []
     nonces: list[int] = []
     for racer in racers:
@@ -163,8 +163,8 @@ def test_A04_processes_on_one_file_have_one_winner_each(tmp_path: Path) -> None:
 # One law.
 
 
-async def test_the_law_holds_in_the_transaction() -> None:
-    async with SqlLedger() as ledger:
+async def test_the_law_holds_in_the_transaction(ledger_url: str) -> None:
+    async with SqlLedger(ledger_url) as ledger:
         with pytest.raises(KeyError):
             await ledger.advance(ME, "pay", Event.SETTLE, Settled("0xtx"))
         await ledger.begin(intended())
@@ -184,8 +184,8 @@ async def test_the_law_holds_in_the_transaction() -> None:
         assert [event for event, _ in await logged(ledger)] == ["begin", "settle"]
 
 
-async def test_a_law_breaker_does_not_spoil_its_neighbours() -> None:
-    async with SqlLedger() as ledger:
+async def test_a_law_breaker_does_not_spoil_its_neighbours(ledger_url: str) -> None:
+    async with SqlLedger(ledger_url) as ledger:
         await ledger.begin(intended("a"))
         results = await asyncio.gather(
             ledger.begin(intended("b")),
@@ -198,21 +198,19 @@ async def test_a_law_breaker_does_not_spoil_its_neighbours() -> None:
         assert len(await ledger.unresolved(ME)) == 3
 
 
-async def test_events_rebuild_the_state(tmp_path: Path) -> None:
-    async with SqlLedger(url(tmp_path)) as ledger:
+async def test_events_rebuild_the_state(ledger_url: str) -> None:
+    async with SqlLedger(ledger_url) as ledger:
         await ledger.begin(intended("a"))
         await ledger.begin(intended("b"))
         await ledger.begin(begin(Party.GATEWAY, subject("a"), Claimed()))
         await ledger.advance(ME, "a", Event.SETTLE, Settled("0xtx", 4))
         await ledger.advance(Party.GATEWAY, "a", Event.SUBMIT, Settling())
-    with sqlite3.connect(tmp_path / "ledger.sqlite") as raw:
-        rebuilt: dict[tuple[str, str], tuple[str, str]] = {}
-        for party, pay_id, after, stage in raw.execute("SELECT party, pay_id, after, stage FROM events ORDER BY seq"):
-            rebuilt[party, pay_id] = (after, stage_of(stage))
-        kept = {
-            (party, pay_id): (state, stage)
-            for party, pay_id, state, stage in raw.execute("SELECT party, pay_id, state, stage FROM payments")
+        told = select(events.c.party, events.c.pay_id, events.c.after, events.c.stage).order_by(events.c.seq)
+        kept = select(payments.c.party, payments.c.pay_id, payments.c.state, payments.c.stage)
+        rebuilt = {
+            (party, pay_id): (after, stage_of(stage))
+            for party, pay_id, after, stage in await ledger._do(lambda connection: connection.execute(told).all())
         }
-    raw.close()
-    assert rebuilt == kept
-    assert len(kept) == 3
+        rows = await ledger._do(lambda connection: connection.execute(kept).all())
+    assert rebuilt == {(party, pay_id): (state, stage) for party, pay_id, state, stage in rows}
+    assert len(rows) == 3

@@ -20,8 +20,8 @@ from x402.ports.ledger_reading import read_ledger
 from x402.stages import Settled
 
 
-async def test_group_commit_shares_commits(tmp_path: Path) -> None:
-    async with SqlLedger(url(tmp_path)) as ledger:
+async def test_group_commit_shares_commits(ledger_url: str) -> None:
+    async with SqlLedger(ledger_url) as ledger:
         before = ledger.commits
         await asyncio.gather(*(ledger.begin(intended(f"pay{number}")) for number in range(100)))
         together = ledger.commits - before
@@ -33,10 +33,10 @@ async def test_group_commit_shares_commits(tmp_path: Path) -> None:
     assert alone == 20
 
 
-async def test_A06_the_memory_outlives_the_process(tmp_path: Path) -> None:
-    async with SqlLedger(url(tmp_path)) as ledger:
+async def test_A06_the_memory_outlives_the_process(ledger_url: str) -> None:
+    async with SqlLedger(ledger_url) as ledger:
         await ledger.begin(intended())
-    async with SqlLedger(url(tmp_path)) as ledger:
+    async with SqlLedger(ledger_url) as ledger:
         entry, won = await ledger.begin(intended(nonce=6))
         assert not won
         assert entry.stage == intended().stage
@@ -61,13 +61,13 @@ asyncio.run(run(sys.argv[1]))
 """
 
 
-async def test_A06_what_was_confirmed_survives_a_kill(tmp_path: Path) -> None:
-    victim = child(VICTIM, url(tmp_path))
+async def test_A06_what_was_confirmed_survives_a_kill(ledger_url: str) -> None:
+    victim = child(VICTIM, ledger_url)
     assert victim.stdout is not None
     confirmed = [int(victim.stdout.readline()) for _ in range(25)]
     victim.send_signal(signal.SIGKILL)
     confirmed += [int(line) for line in victim.communicate()[0].splitlines()]
-    async with SqlLedger(url(tmp_path)) as ledger:
+    async with SqlLedger(ledger_url) as ledger:
         rows = {entry.subject.pay_id: entry for entry in await ledger.unresolved(ME)}
         assert {f"pay{number}" for number in confirmed} <= rows.keys()
         assert {entry.stage for entry in rows.values()} == {intended().stage}
@@ -171,7 +171,7 @@ async def test_files_that_are_no_ledger(tmp_path: Path) -> None:
         await SqlLedger(url(tmp_path)).start()
     with pytest.raises(UnavailableError):
         await SqlLedger(f"sqlite:///{tmp_path}/missing/folder/ledger.sqlite").start()
-    for other in ("postgresql://user:canary@localhost/x", "mysql://x", "nonsense", ""):
+    for other in ("mysql://user:canary@x", "nonsense", "", "user:canary@nowhere", "postgresql+asyncpg://u:canary@h/x"):
         with pytest.raises(MisconfiguredError) as refused:
             await SqlLedger(other).start()
         assert "canary" not in str(refused.value)

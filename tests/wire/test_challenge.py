@@ -129,25 +129,25 @@ def test_v2_header_and_v1_body_say_the_same() -> None:
         ([], {"x402Version": 2, "accepts": [{**OFFER, "maxAmountRequired": "10000"}]}, 2),
     ],
 )
-def test_f14_versions_and_their_mixtures(headers: list[tuple[str, str]], body: object, version: int) -> None:
+def test_F14_versions_and_their_mixtures(headers: list[tuple[str, str]], body: object, version: int) -> None:
     challenge = challenge_of(headers, body)
     assert challenge.version == version
     assert challenge.accepts == (Requirement.model_validate(OFFER | {"amount": 10_000}),)
 
 
 @pytest.mark.parametrize("version", [0, 3, -1, "2", "1", 2.0, True, [2], {"a": 1}, 10**70])
-def test_f14_other_versions_are_refused(version: object) -> None:
+def test_F14_other_versions_are_refused(version: object) -> None:
     with pytest.raises(MalformedError, match="x402Version must be 1 or 2"):
         parse_challenge({**NEW, "x402Version": version})
 
 
-def test_f14_two_amounts_that_contradict_each_other_are_refused() -> None:
+def test_F14_two_amounts_that_contradict_each_other_are_refused() -> None:
     challenge = with_offer(maxAmountRequired="10001")
     assert challenge.accepts == ()
     assert "contradict" in challenge.unreadable[0].reason
 
 
-def test_f14_one_unreadable_offer_does_not_spoil_the_others() -> None:
+def test_F14_one_unreadable_offer_does_not_spoil_the_others() -> None:
     offers = [OFFER, {**OFFER, "amount": "1e4"}, 7, None, "offer", {**OFFER, "network": "lightning"}, {}]
     challenge = parse_challenge({"x402Version": 2, "accepts": offers})
     assert [offer.network for offer in challenge.accepts] == ["eip155:84532", "lightning"]
@@ -164,7 +164,7 @@ BAD_AMOUNTS = [
 
 @pytest.mark.parametrize("amount", BAD_AMOUNTS)
 @pytest.mark.parametrize("member", ["amount", "maxAmountRequired"])
-def test_f09_amounts_have_one_grammar(member: str, amount: object) -> None:
+def test_F09_amounts_have_one_grammar(member: str, amount: object) -> None:
     offer = {name: value for name, value in OFFER.items() if name != "amount"}
     challenge = parse_challenge({"x402Version": 2, "accepts": [{**offer, member: amount}]})
     assert challenge.accepts == ()
@@ -172,14 +172,14 @@ def test_f09_amounts_have_one_grammar(member: str, amount: object) -> None:
 
 
 @pytest.mark.parametrize(("text", "units"), [("0", 0), ("1", 1), ("10000", 10_000), (str(2**256 - 1), 2**256 - 1)])
-def test_f11_control_bounds_are_read_exactly_and_written_as_text(text: str, units: int) -> None:
+def test_F11_control_bounds_are_read_exactly_and_written_as_text(text: str, units: int) -> None:
     challenge = with_offer(amount=text)
     assert challenge.accepts[0].amount == units
     assert challenge.as_json()["accepts"][0]["amount"] == text
 
 
 @pytest.mark.parametrize("units", [-1, 2**256, 10**78, 1.5, True])
-def test_f11_our_own_code_cannot_make_an_amount_out_of_bounds(units: Any) -> None:
+def test_F11_our_own_code_cannot_make_an_amount_out_of_bounds(units: Any) -> None:
     with pytest.raises(MalformedError, match="amount"):
         Requirement(scheme="exact", network="n:1", amount=units, asset="a", pay_to="b", max_timeout_seconds=1)
 
@@ -197,7 +197,7 @@ def test_f11_our_own_code_cannot_make_an_amount_out_of_bounds(units: Any) -> Non
         ("mainnet", "mainnet"),
     ],
 )
-def test_f13_networks_are_caip2_inside(name: str, caip2: str) -> None:
+def test_F13_networks_are_caip2_inside(name: str, caip2: str) -> None:
     assert with_offer(network=name).accepts[0].network == caip2
 
 
@@ -258,7 +258,7 @@ def test_members_of_ours_cannot_come_from_outside() -> None:
     assert "other" not in challenge.as_json()
 
 
-def test_f18_an_encoded_challenge_has_no_nulls() -> None:
+def test_F18_an_encoded_challenge_has_no_nulls() -> None:
     challenge = parse_challenge({**NEW, "error": None, "resource": {"url": "u", "tags": None}})
     assert challenge.as_json() == {"x402Version": 2, "resource": {"url": "u"}, "accepts": [OFFER]}
 
@@ -268,5 +268,5 @@ def test_nulls_inside_an_extension_are_the_servers_and_stay() -> None:
     assert parse_challenge({**NEW, "extensions": extensions}).as_json()["extensions"] == extensions
 
 
-def test_e04_an_offer_of_each_kind_sixty_four_times_is_still_read() -> None:
+def test_E04_an_offer_of_each_kind_sixty_four_times_is_still_read() -> None:
     assert len(parse_challenge({**NEW, "accepts": [OFFER] * OFFER_LIMIT}).accepts) == OFFER_LIMIT

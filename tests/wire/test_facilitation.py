@@ -75,7 +75,7 @@ def without(message: dict[str, Any], *path: str) -> dict[str, Any]:
         ({**OLD, "paymentRequirements": OFFER}, 1),
     ],
 )
-def test_f14_both_versions_and_mixtures_are_one_shape_inside(message: dict[str, Any], version: int) -> None:
+def test_F14_both_versions_and_mixtures_are_one_shape_inside(message: dict[str, Any], version: int) -> None:
     facilitation = parse_facilitation(message)
     assert facilitation.payment.version == version
     assert facilitation.payment.payload == INNER
@@ -137,13 +137,13 @@ def test_a_v1_facilitator_hears_of_the_resource_in_the_offer() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_a03_only_a_json_boolean_is_a_verdict(message: object) -> None:
+def test_A03_only_a_json_boolean_is_a_verdict(message: object) -> None:
     with pytest.raises(MalformedError) as caught:
         parse_verification(message)
     assert caught.value.code == "invalid_verification"
 
 
-def test_a03_valid_with_a_reason_for_refusal_is_not_valid() -> None:
+def test_A03_valid_with_a_reason_for_refusal_is_not_valid() -> None:
     verification = parse_verification({"isValid": True, "invalidReason": "insufficient_funds", "payer": "0x857b"})
     assert not verification.is_valid
     assert verification.invalid_reason == "insufficient_funds"
@@ -157,7 +157,7 @@ def test_a03_valid_with_a_reason_for_refusal_is_not_valid() -> None:
         {"isValid": True, "payer": "0x857b", "invalidReason": "", "unknown": [1]},
     ],
 )
-def test_a03_control_a_plain_verdict_is_believed(message: dict[str, Any]) -> None:
+def test_A03_control_a_plain_verdict_is_believed(message: dict[str, Any]) -> None:
     assert parse_verification(message).is_valid
 
 
@@ -233,7 +233,7 @@ def test_what_is_no_supported_answer_is_refused(message: object) -> None:
     assert caught.value.code == "invalid_supported"
 
 
-def test_e04_a_refusal_never_repeats_a_long_name_of_the_sender() -> None:
+def test_E04_a_refusal_never_repeats_a_long_name_of_the_sender() -> None:
     with pytest.raises(MalformedError) as caught:
         parse_supported({"kinds": [], "signers": {"s" * 5_000: 5}})
     assert len(str(caught.value)) < 300

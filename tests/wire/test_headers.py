@@ -86,25 +86,25 @@ def sized(characters: int) -> str:
 
 
 @pytest.mark.parametrize("kib", [3.9, 7.9, 8.1, 15.9])
-def test_f05_headers_up_to_16_kib_are_read_whole(kib: float) -> None:
+def test_F05_headers_up_to_16_kib_are_read_whole(kib: float) -> None:
     size = int(kib * 1024) // 4 * 4
     assert len(decode_header(sized(size))["p"]) == size * 3 // 4 - 8
 
 
 @pytest.mark.parametrize("kib", [16.1, 65, 10_240])
-def test_f05_larger_headers_are_refused_never_half_parsed(kib: float) -> None:
+def test_F05_larger_headers_are_refused_never_half_parsed(kib: float) -> None:
     with pytest.raises(MalformedError, match="longer than 16384 characters") as caught:
         decode_header(sized(int(kib * 1024) // 4 * 4))
     assert caught.value.details == {"limit": HEADER_LIMIT}
 
 
-def test_f05_the_limit_itself() -> None:
+def test_F05_the_limit_itself() -> None:
     assert decode_header(sized(HEADER_LIMIT))
     with pytest.raises(MalformedError):
         decode_header(sized(HEADER_LIMIT + 4))
 
 
-def test_f05_a_proxy_that_drops_the_header_leaves_the_body() -> None:
+def test_F05_a_proxy_that_drops_the_header_leaves_the_body() -> None:
     message = VECTORS["v2 header PAYMENT-REQUIRED #1"]["expected"]["decodedJson"]
     by_header = read_challenge([(PAYMENT_REQUIRED, encode_header(message))], b"{}")
     by_body = read_challenge([], json.dumps(message).encode())
@@ -133,13 +133,13 @@ OLD_PAYMENT = VECTORS["v1 header X-PAYMENT #1"]["input"]["value"]
         [("X-PAYMENT", " ")],
     ],
 )
-def test_f06_anything_but_exactly_one_payment_header_is_refused(headers: list[tuple[str, str]]) -> None:
+def test_F06_anything_but_exactly_one_payment_header_is_refused(headers: list[tuple[str, str]]) -> None:
     with pytest.raises(MalformedError) as caught:
         read_payment(headers)
     assert caught.value.status == 400
 
 
-def test_f06_control_one_header_in_any_case_is_a_payment_and_none_is_none() -> None:
+def test_F06_control_one_header_in_any_case_is_a_payment_and_none_is_none() -> None:
     for name in ("PAYMENT-SIGNATURE", "payment-signature", "Payment-Signature"):
         payment = read_payment([("Accept", "*/*"), (name, f" {PAYMENT}\t"), ("X-PAYMENT-RESPONSE", "?")])
         assert payment is not None
@@ -150,7 +150,7 @@ def test_f06_control_one_header_in_any_case_is_a_payment_and_none_is_none() -> N
     assert read_payment([("X-PAYMENT-RESPONSE", PAYMENT), ("payment_signature", PAYMENT)]) is None
 
 
-def test_f06_responses_with_repeated_headers_are_refused() -> None:
+def test_F06_responses_with_repeated_headers_are_refused() -> None:
     challenge = VECTORS["v2 header PAYMENT-REQUIRED #1"]["input"]["value"]
     receipt = VECTORS["v2 header PAYMENT-RESPONSE #1"]["input"]["value"]
     with pytest.raises(MalformedError, match="sent 2 times"):

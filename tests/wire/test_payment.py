@@ -80,7 +80,7 @@ def test_a_payment_of_an_offer_goes_out_without_nulls() -> None:
         (X_PAYMENT, {**OLD, "accepted": {**OFFER, "amount": "1"}, "payTo": "0xevil"}, 1),
     ],
 )
-def test_f14_control_each_version_in_its_own_header(name: str, message: object, reads: int) -> None:
+def test_F14_control_each_version_in_its_own_header(name: str, message: object, reads: int) -> None:
     payment = sent(name, message)
     assert payment.version == reads
     assert (payment.scheme, payment.network) == ("exact", "eip155:84532")
@@ -100,11 +100,11 @@ def test_f14_control_each_version_in_its_own_header(name: str, message: object, 
         (PAYMENT_SIGNATURE, {**NEW, "x402Version": 2.0}, "invalid_x402_version"),
     ],
 )
-def test_f14_a_version_in_the_wrong_place_is_refused(name: str, message: object, code: str) -> None:
+def test_F14_a_version_in_the_wrong_place_is_refused(name: str, message: object, code: str) -> None:
     assert refusal(name, message).code == code
 
 
-def test_f14_one_payment_over_v1_and_v2_holds_the_same_signed_bytes() -> None:
+def test_F14_one_payment_over_v1_and_v2_holds_the_same_signed_bytes() -> None:
     new, old = sent(PAYMENT_SIGNATURE, NEW), sent(X_PAYMENT, OLD)
     assert (new.scheme, new.network, new.payload) == (old.scheme, old.network, old.payload)
 
@@ -160,13 +160,13 @@ def test_what_is_no_object_is_refused(name: str, message: object) -> None:
     ],
 )
 @pytest.mark.parametrize("name", [PAYMENT_SIGNATURE, X_PAYMENT])
-def test_f07_f08_an_unreadable_payment_is_an_error_never_absent(name: str, value: str) -> None:
+def test_F07_F08_an_unreadable_payment_is_an_error_never_absent(name: str, value: str) -> None:
     with pytest.raises(MalformedError) as caught:
         read_payment([(name, value)])
     assert caught.value.code == "invalid_payload"
 
 
-def test_f07_another_spelling_of_the_base64_is_the_same_payment_or_none() -> None:
+def test_F07_another_spelling_of_the_base64_is_the_same_payment_or_none() -> None:
     value = encode_header(NEW | {"resource": {"url": "https://a.example/~~~???"}})
     assert value.endswith("=")
     assert read_payment([(PAYMENT_SIGNATURE, value.rstrip("="))]) == read_payment([(PAYMENT_SIGNATURE, value)])
@@ -175,7 +175,7 @@ def test_f07_another_spelling_of_the_base64_is_the_same_payment_or_none() -> Non
             read_payment([(PAYMENT_SIGNATURE, other)])
 
 
-def test_f13_a_v1_name_means_its_caip2_network_in_both_directions() -> None:
+def test_F13_a_v1_name_means_its_caip2_network_in_both_directions() -> None:
     for name, caip2 in (("base", "eip155:8453"), ("solana", "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp")):
         payment = sent(X_PAYMENT, {**OLD, "network": name})
         assert payment.network == caip2
@@ -183,7 +183,7 @@ def test_f13_a_v1_name_means_its_caip2_network_in_both_directions() -> None:
     assert sent(X_PAYMENT, {**OLD, "network": "eip155:84532"}).network == "eip155:84532"
 
 
-def test_e04_a_payment_nested_too_deeply_is_refused() -> None:
+def test_E04_a_payment_nested_too_deeply_is_refused() -> None:
     deep: Any = "end"
     for _ in range(25):
         deep = {"a": deep}

@@ -18,14 +18,14 @@ GOOD: dict[str, Any] = {"success": True, "transaction": HASH, "network": "eip155
 
 
 @pytest.mark.parametrize("message", [GOOD, {**GOOD, "network": "base-sepolia"}, {**GOOD, "errorReason": None}])
-def test_a03_control_a_well_formed_success_is_settled(message: dict[str, Any]) -> None:
+def test_A03_control_a_well_formed_success_is_settled(message: dict[str, Any]) -> None:
     receipt = parse_receipt(message)
     assert receipt.outcome is Outcome.SETTLED
     assert receipt.network == "eip155:84532"
     assert receipt.transaction == HASH
 
 
-def test_a03_control_nothing_metered_needs_no_transaction() -> None:
+def test_A03_control_nothing_metered_needs_no_transaction() -> None:
     assert parse_receipt({**GOOD, "transaction": "", "amount": "0"}).outcome is Outcome.SETTLED
 
 
@@ -41,7 +41,7 @@ def test_a03_control_nothing_metered_needs_no_transaction() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_a03_a_malformed_answer_is_no_receipt(message: object) -> None:
+def test_A03_a_malformed_answer_is_no_receipt(message: object) -> None:
     with pytest.raises(MalformedError) as caught:
         parse_receipt(message)
     assert caught.value.code == "invalid_settlement"
@@ -56,7 +56,7 @@ def test_a03_a_malformed_answer_is_no_receipt(message: object) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_a03_a_doubtful_success_is_pending_never_settled_nor_refused(message: dict[str, Any]) -> None:
+def test_A03_a_doubtful_success_is_pending_never_settled_nor_refused(message: dict[str, Any]) -> None:
     receipt = parse_receipt(message)
     assert not receipt.success
     assert receipt.outcome is Outcome.PENDING
@@ -75,12 +75,12 @@ def test_a03_a_doubtful_success_is_pending_never_settled_nor_refused(message: di
         ({"success": False, "transaction": HASH}, Outcome.PENDING),
     ],
 )
-def test_a03_a_failure_is_refused_only_when_it_names_no_transaction(message: object, outcome: Outcome) -> None:
+def test_A03_a_failure_is_refused_only_when_it_names_no_transaction(message: object, outcome: Outcome) -> None:
     assert parse_receipt(message).outcome is outcome
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"", b'{"success":true,"transaction":"0x', b"\xff", b"null"])
-def test_a03_an_answer_that_is_no_json_object_is_no_receipt(body: bytes) -> None:
+def test_A03_an_answer_that_is_no_json_object_is_no_receipt(body: bytes) -> None:
     with pytest.raises(MalformedError):
         parse_receipt(parse_json(body))
 
@@ -110,7 +110,7 @@ def test_v1_has_its_own_network_names_and_none_of_the_later_members() -> None:
     }  # fmt: skip
 
 
-def test_f18_a_receipt_has_no_nulls_and_always_a_transaction_and_a_network() -> None:
+def test_F18_a_receipt_has_no_nulls_and_always_a_transaction_and_a_network() -> None:
     text = json.dumps(Receipt.refused("x", "y", "").as_json())
     assert "null" not in text
     assert json.loads(text) == {

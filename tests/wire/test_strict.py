@@ -59,17 +59,17 @@ def quickest(call: Callable[[], object]) -> float:
 
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
-def test_e04_json_bomb_is_refused_quickly(bomb: bytes | str) -> None:
+def test_E04_json_bomb_is_refused_quickly(bomb: bytes | str) -> None:
     assert quickest(lambda: parse_json(bomb)) < 0.02
 
 
 @pytest.mark.parametrize("bomb", [bomb for bomb in BOMBS.values() if isinstance(bomb, bytes)])
-def test_e04_header_bomb_is_refused_quickly(bomb: bytes) -> None:
+def test_E04_header_bomb_is_refused_quickly(bomb: bytes) -> None:
     value = base64.b64encode(bomb).decode()
     assert quickest(lambda: decode_header(value)) < 0.02
 
 
-def test_e04_refusing_ten_megabytes_takes_no_memory() -> None:
+def test_E04_refusing_ten_megabytes_takes_no_memory() -> None:
     bombs: list[bytes | str] = [b" " * 10_000_000, "é" * 10_000_000]
     header = "A" * 10_000_000
     tracemalloc.start()
@@ -83,7 +83,7 @@ def test_e04_refusing_ten_megabytes_takes_no_memory() -> None:
     assert peak < 1_000_000
 
 
-def test_e04_control_what_is_just_inside_the_limits_is_read() -> None:
+def test_E04_control_what_is_just_inside_the_limits_is_read() -> None:
     assert parse_json(b"[" * DEPTH_LIMIT + b"]" * DEPTH_LIMIT) is not None
     assert parse_json("9" * DIGIT_LIMIT) == 10**DIGIT_LIMIT - 1
     assert parse_json("-" + "9" * DIGIT_LIMIT) == 1 - 10**DIGIT_LIMIT
@@ -93,12 +93,12 @@ def test_e04_control_what_is_just_inside_the_limits_is_read() -> None:
     assert decode_header(base64.b64encode(payload.encode()).decode())
 
 
-def test_e04_the_limit_counts_bytes_not_characters() -> None:
+def test_E04_the_limit_counts_bytes_not_characters() -> None:
     with pytest.raises(MalformedError, match="larger than"):
         parse_json('"' + "é" * (BODY_LIMIT // 2) + '"')
 
 
-def test_e04_a_refusal_never_repeats_a_large_input() -> None:
+def test_E04_a_refusal_never_repeats_a_large_input() -> None:
     name = "k" * 5_000
     with pytest.raises(MalformedError) as caught:
         read_model(Requirement, {name: 1, "scheme": name}, code="x")
@@ -140,19 +140,19 @@ AMBIGUOUS = {
 
 
 @pytest.mark.parametrize("text", AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
-def test_f08_json_with_more_than_one_reading_is_refused(text: bytes) -> None:
+def test_F08_json_with_more_than_one_reading_is_refused(text: bytes) -> None:
     with pytest.raises(MalformedError) as caught:
         parse_json(text, code="invalid_payload")
     assert caught.value.code == "invalid_payload"
     assert caught.value.status == 400
 
 
-def test_f08_a_lone_surrogate_in_decoded_text_is_refused() -> None:
+def test_F08_a_lone_surrogate_in_decoded_text_is_refused() -> None:
     with pytest.raises(MalformedError, match="UTF-8"):
         parse_json('"\ud800"')
 
 
-def test_f08_control_plain_json_is_read() -> None:
+def test_F08_control_plain_json_is_read() -> None:
     text = '{"a":[1,-1,0.5,1e3,true,null,"\\u00e9\\ud83d\\ude00"],"b":{"a":1}}'
     expected = {"a": [1, -1, 0.5, 1000.0, True, None, "é😀"], "b": {"a": 1}}
     assert parse_json(text) == parse_json(text.encode()) == expected
@@ -191,7 +191,7 @@ def aliases(data: bytes, seed: int) -> str:
     return text
 
 
-def test_f07_a_thousand_other_spellings_of_one_message_are_all_refused() -> None:
+def test_F07_a_thousand_other_spellings_of_one_message_are_all_refused() -> None:
     canonical = base64.b64encode(MESSAGE).decode()
     assert canonical.endswith("=")
     unpadded = canonical.rstrip("=")
@@ -219,7 +219,7 @@ def test_f07_a_thousand_other_spellings_of_one_message_are_all_refused() -> None
     assert decode_base64(canonical) == decode_base64(unpadded) == MESSAGE
 
 
-def test_f07_accept_set_is_the_canonical_set() -> None:
+def test_F07_accept_set_is_the_canonical_set() -> None:
     pick = random.Random(7)
     for size in range(200):
         data = pick.randbytes(size)
@@ -239,12 +239,12 @@ def test_f07_accept_set_is_the_canonical_set() -> None:
 @pytest.mark.parametrize(
     "text", ["eyJhIjoxfR==", "YR==", "YWJ=", "Y", "YQ=", "=", "==", "====", "YQ==YQ==", "YQ\u200b==", "ＹＱ=="]
 )
-def test_f07_known_traps_are_refused(text: str) -> None:
+def test_F07_known_traps_are_refused(text: str) -> None:
     with pytest.raises(MalformedError):
         decode_base64(text)
 
 
-def test_f18_only_the_names_of_the_wire_are_read() -> None:
+def test_F18_only_the_names_of_the_wire_are_read() -> None:
     offer = {
         "scheme": "exact",
         "network": "eip155:8453",
@@ -259,7 +259,7 @@ def test_f18_only_the_names_of_the_wire_are_read() -> None:
         read_model(Requirement, offer | {"pay_to": "0xevil"}, code="x")
 
 
-def test_f18_nothing_absent_is_written_as_null() -> None:
+def test_F18_nothing_absent_is_written_as_null() -> None:
     requirement = Requirement(
         scheme="exact", network="eip155:8453", amount=1, asset="0xa", pay_to="0xb", max_timeout_seconds=60
     )

@@ -53,7 +53,7 @@ def test_a_v1_body_says_everything_that_v1_clients_demand() -> None:
     }
 
 
-def test_f14_offers_that_v1_cannot_say_are_left_out() -> None:
+def test_F14_offers_that_v1_cannot_say_are_left_out() -> None:
     sayable = [offer("eip155:84532"), offer("solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1")]
     others = [
         offer("eip155:42161"),
@@ -66,13 +66,13 @@ def test_f14_offers_that_v1_cannot_say_are_left_out() -> None:
     assert all(entry["scheme"] == "exact" for entry in body["accepts"])
 
 
-def test_f14_control_v2_still_lists_every_offer() -> None:
+def test_F14_control_v2_still_lists_every_offer() -> None:
     challenge = Challenge(accepts=(offer("eip155:42161"), offer("eip155:8453", scheme="upto")))
     assert len(challenge.as_json()["accepts"]) == 2
 
 
 @pytest.mark.parametrize("name", V1_NAMES)
-def test_f13_every_v1_name_survives_there_and_back(name: str) -> None:
+def test_F13_every_v1_name_survives_there_and_back(name: str) -> None:
     caip2 = networks.to_caip2(name)
     assert ":" in caip2
     body = Challenge(accepts=(offer(caip2),)).as_v1()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,9 @@ from x402.cli.screen import AsJson, out, shown, working, write_json
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from x402.client.journal import Journal, Record
+    from x402.client.journal import Journal
+    from x402.client.nodes import Nodes
+    from x402.client.record import Record
     from x402.client.resolve import Finding
 
 _WORDS = {
@@ -157,40 +159,20 @@ def _named(rpc: Sequence[str]) -> dict[str, str]:
 
 
 async def _ask(journal: Journal, named: dict[str, str]) -> Sequence[Finding]:
-    """Every open payment, each asked about at the node of its network; connections are closed in the end."""
-    from x402 import networks
+    """Every open payment, each asked about at the node of its network."""
     from x402.client.resolve import resolve as resolve_all
-    from x402.ports import Chains
-    from x402.ports.evm import RpcEvmChain
-    from x402.ports.svm import RpcSvmChain
+
+    async with _nodes(named) as nodes:
+        return await resolve_all(journal, nodes)
+
+
+def _nodes(named: dict[str, str]) -> Nodes:
+    """The nodes that were named here, or else in the environment."""
+    from x402.client.nodes import Nodes
     from x402.settings import ClientSettings
 
     settings = ClientSettings.read()
-    opened: dict[str, tuple[Chains, Callable[[], Awaitable[None]]]] = {}
-
-    def nodes(record: Record) -> Chains:
-        network = networks.find(record.entry.subject.network)
-        if network is None:
-            return Chains()
-        by_family = settings.evm_rpc_url if network.family == networks.EIP155 else settings.svm_rpc_url
-        # A devnet bears the names of public networks, which know nothing of its payments.
-        url = named.get(network.id) or by_family or ("" if _is_local(record) else network.rpc_url)
-        if not url:
-            return Chains()
-        if network.id not in opened:
-            if network.family == networks.EIP155:
-                evm = RpcEvmChain(url, network.chain_id)
-                opened[network.id] = (Chains(evm={network.id: evm}), evm.aclose)
-            else:
-                svm = RpcSvmChain(url)
-                opened[network.id] = (Chains(svm={network.id: svm}), svm.aclose)
-        return opened[network.id][0]
-
-    try:
-        return await resolve_all(journal, nodes)
-    finally:
-        for _, close in opened.values():
-            await close()
+    return Nodes(evm_rpc={"": settings.evm_rpc_url, **named}, svm_rpc={"": settings.svm_rpc_url, **named})
 
 
 def _reserved(records: Sequence[Record]) -> Decimal:
@@ -250,17 +232,10 @@ def _transaction(record: Record) -> str:
 def _link(record: Record, transaction: str) -> str:
     """Where a person can look at a transaction; `""` for a seller on this machine, whose devnet no explorer knows."""
     from x402 import networks
+    from x402.client.nodes import is_local
 
     network = networks.find(record.entry.subject.network)
-    return network.transaction_url(transaction) if network and not _is_local(record) else ""
-
-
-def _is_local(record: Record) -> bool:
-    from urllib.parse import urlsplit
-
-    from x402.client.choose import is_secure
-
-    return is_secure("http", urlsplit(f"//{record.host}").hostname or "")
+    return network.transaction_url(transaction) if network and not is_local(record) else ""
 
 
 def _plain(number: Decimal) -> str:

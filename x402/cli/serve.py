@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 import typer
 
-from x402.cli.screen import err
+from x402.cli.screen import AsJson, err, prose, write_json
+from x402.errors import MalformedError, MisconfiguredError
 
 _Host = Annotated[str | None, typer.Option("--host", help="Address to listen on.")]
 _Port = Annotated[int | None, typer.Option("--port", "-p", min=0, max=65535, help="Port to listen on.")]
 _Ledger = Annotated[str | None, typer.Option("--ledger", help="The ledger, such as sqlite:///facilitator.sqlite.")]
 _Mainnet = Annotated[bool, typer.Option("--mainnet", help="Allow networks with real money.")]
+_Open = Annotated[bool, typer.Option("--open", help="Serve anybody on networks with real money, at your cost.")]
 
 
 def gateway(host: _Host = None, port: _Port = None, ledger: _Ledger = None, mainnet: _Mainnet = False) -> None:
@@ -34,26 +37,82 @@ def gateway(host: _Host = None, port: _Port = None, ledger: _Ledger = None, main
     _run(app, settings.host, settings.port, f"gateway paid on {titles}")
 
 
-def facilitator(host: _Host = None, port: _Port = None, ledger: _Ledger = None, mainnet: _Mainnet = False) -> None:
+def facilitator(
+    context: typer.Context,
+    host: _Host = None,
+    port: _Port = None,
+    ledger: _Ledger = None,
+    mainnet: _Mainnet = False,
+    anybody: _Open = False,
+) -> None:
     """Run a facilitator: verifies and settles payments for any seller, and pays the network fees.
 
     Settings come from the environment, keys only from there: X402_FACILITATOR_EVM_PRIVATE_KEY,
     X402_FACILITATOR_SVM_PRIVATE_KEY, X402_EVM_NETWORK, X402_SVM_NETWORK, X402_EVM_RPC_URL, X402_SVM_RPC_URL,
-    X402_LEDGER, X402_SETTLE_TIMEOUT_SECONDS.
+    X402_LEDGER, X402_SETTLE_TIMEOUT_SECONDS. Who may ask stands in the file that X402_FACILITATOR_CALLERS names; what
+    fees may cost is said by X402_EVM_FEES_PER_DAY, X402_SVM_FEES_PER_DAY and others in docs/facilitating.md.
 
     Example:
 
         X402_FACILITATOR_SVM_PRIVATE_KEY=... x402 facilitator --port 4022
     """
-    from x402.facilitator.service import build_rails, create_app
+    if context.invoked_subcommand is not None:
+        return
+    from x402.facilitator.outfit import build_door
+    from x402.facilitator.service import build_facilitator, create_app
     from x402.ports.ledger import SqlLedger
     from x402.settings import FacilitatorSettings
 
-    settings = FacilitatorSettings.read(**_given(host=host, port=port, ledger=ledger, mainnet=mainnet or None))
+    given = _given(host=host, port=port, ledger=ledger, mainnet=mainnet or None, open=anybody or None)
+    settings = FacilitatorSettings.read(**given)
     # Contradictions are told in one sentence here, before a server is started that would bury them in a traceback.
-    rails = build_rails(settings, SqlLedger(settings.ledger))
-    titles = " and ".join(_title(rail.network) for rail in rails)
+    networks = list(build_facilitator(settings, SqlLedger(settings.ledger)).rails)
+    build_door(settings, networks)
+    titles = " and ".join(_title(network) for network in networks)
     _run(create_app(settings), settings.host, settings.port, f"facilitator for {titles}")
+
+
+def keygen(
+    name: Annotated[str, typer.Argument(help="What the caller is called, such as bakery.")],
+    pay_to: Annotated[
+        list[str] | None, typer.Option("--pay-to", help="NETWORK=ADDRESS that the caller is paid at; may be repeated.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make an API key for a caller of your facilitator, and the lines for the file X402_FACILITATOR_CALLERS.
+
+    The key is shown once and stored nowhere: give it to the caller, whose gateway takes it from
+    X402_FACILITATOR_API_KEY. The file holds its SHA-256 alone.
+
+    Example:
+
+        x402 facilitator keygen bakery --pay-to base=0x... >> callers.toml
+    """
+    from x402.facilitator.callers import Callers, new_key
+
+    accounts: dict[str, list[str]] = {}
+    for text in pay_to or ["NETWORK=ADDRESS"]:
+        network, _, address = text.partition("=")
+        accounts.setdefault(network.strip(), []).append(address.strip())
+    key, digest = new_key()
+    lines = ["[[callers]]", f"name = {json.dumps(name)}", f'keys = ["{digest}"]', "[callers.pay_to]"]
+    lines += [f"{json.dumps(network)} = {json.dumps(addresses)}" for network, addresses in accounts.items()]
+    entry = "\n".join(lines) + "\n"
+    if pay_to:
+        try:
+            Callers.parse(entry)
+        except MisconfiguredError as error:
+            raise MalformedError(error.code, error.message) from None
+    if as_json:
+        write_json({"name": name, "key": key, "sha256": digest, "entry": entry})
+        return
+    err().print(f"[bold]The key, shown this once:[/] {key}", soft_wrap=True)
+    typer.echo(entry, nl=False)
+
+
+app = typer.Typer(invoke_without_command=True, help=prose(facilitator))
+app.callback(help=prose(facilitator))(facilitator)
+app.command("keygen", help=prose(keygen))(keygen)
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import httpx
 import httpx2
 
 from x402.client.body import Arrival, Bound, Watch
+from x402.client.breaker import Breaker
 from x402.client.budget import Limits
 from x402.client.choose import Policy
 from x402.client.flow import (
@@ -36,6 +37,8 @@ from x402.client.flow import (
 )
 from x402.client.journal import Journal
 from x402.client.owner import Call
+from x402.client.proof import Proof, by_network
+from x402.client.record import Record
 from x402.client.sealed import seal
 from x402.client.verdict import Reply, concerns
 from x402.client.wallet import Wallet
@@ -58,8 +61,10 @@ class X402Auth(httpx.Auth, httpx2.Auth):
 
     `wallet` defaults to the environment's; `policy` says which offers are acceptable, `limits` how much may be spent;
     without a cap of either kind a call may cost $1. `journal` is a path, `":memory:"`, or a `Journal`; by default the
-    user's own. `svm_rpc` is a Solana node's URL, or one per CAIP-2 network, for offers without a blockhash.
-    `on_receipt` hears of every receipt.
+    user's own. `svm_rpc` is a Solana node's URL, or one per CAIP-2 network, for offers without a blockhash; it and
+    `evm_rpc` are asked as well, instead of the networks' public nodes, before a call is paid for anew whose first
+    payment was not answered (`prove`, fault A23). `breaker` says when a host is not paid any more. `on_receipt` hears
+    of every receipt.
 
     Calls raise `DeclinedError` (not signed), `UnpaidError` (refused by the seller), `PendingError` (money may still
     move: make the same call again), `MalformedError` (unreadable 402) and `UnavailableError` (no journal, no node).
@@ -75,6 +80,9 @@ class X402Auth(httpx.Auth, httpx2.Auth):
         limits: Limits | None = None,
         journal: Journal | str | Path | None = None,
         svm_rpc: str | Mapping[str, str] | None = None,
+        evm_rpc: str | Mapping[str, str] | None = None,
+        breaker: Breaker | None = None,
+        prove: Callable[[Record], Record] | None = None,
         on_receipt: Callable[[Receipt], None] | None = None,
         telemetry: Telemetry | None = None,
         settings: ClientSettings | None = None,
@@ -84,15 +92,17 @@ class X402Auth(httpx.Auth, httpx2.Auth):
         found = settings or ClientSettings.read()
         if not isinstance(journal, Journal):
             journal = Journal(journal or found.journal_path, clock=clock)
-        nodes = svm_rpc if svm_rpc is not None else found.svm_rpc_url
+        nodes = by_network(svm_rpc, found.svm_rpc_url)
         self.terms = Terms(
             wallet=wallet or Wallet.from_env(found),
             policy=policy or Policy(),
-            limits=limits or Limits(per_call=found.max_per_call, per_day=found.max_per_day),
+            limits=limits or Limits.of(found),
             journal=journal,
             clock=clock,
             entropy=entropy,
-            svm_rpc={"": nodes} if isinstance(nodes, str) else dict(nodes),
+            svm_rpc=nodes,
+            breaker=breaker or Breaker(found.host_failures, found.host_cool_down_seconds),
+            prove=prove or Proof(journal, evm_rpc=by_network(evm_rpc, found.evm_rpc_url), svm_rpc=nodes),
         )
         self.last_receipt: Receipt | None = None
         self._on_receipt = on_receipt
@@ -239,13 +249,15 @@ class _Seat:
         self._response = response
         hops = response.history[self._sent - 1 :]
         read = response.status_code == PAYMENT_REQUIRED_STATUS or isinstance(self.effect, Ask)
+        complete = bool(response.is_stream_consumed)
         reply = Reply(
             status=response.status_code,
             headers=tuple(response.headers.multi_items()),
             body=response.content if read else b"",
             url=str(response.url),
             method=str(response.request.method),
-            complete=bool(response.is_stream_consumed),
+            complete=complete,
+            empty=complete and not response.content,
             hops=tuple(tuple(hop.headers.multi_items()) for hop in hops),
         )
         self._advance(lambda: self._journey.send(reply))
@@ -276,6 +288,8 @@ class _Seat:
             arrival = Arrival(
                 whole=lambda: auth.quietly(lambda: auth.journal.conclude(record.pay_id, answered=True)),
                 broken=lambda: auth.quietly(lambda: auth.journal.leave(call)),
+                left=lambda: auth.quietly(lambda: auth.journal.walk_away(record.pay_id, call)),
+                bodiless=outcome.bodiless,
             )
             response.stream = _Stream(response.stream, arrival)
         if outcome.receipt is not None:
@@ -290,15 +304,23 @@ class _Stream(httpx.SyncByteStream, httpx.AsyncByteStream, httpx2.SyncByteStream
         self._watch = watch
 
     def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._inner:
-            self._watch.see(chunk)
-            yield chunk
+        try:
+            for chunk in self._inner:
+                self._watch.see(chunk)
+                yield chunk
+        except Exception:
+            self._watch.failed = True
+            raise
         self._watch.end(exhausted=True)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._inner:
-            self._watch.see(chunk)
-            yield chunk
+        try:
+            async for chunk in self._inner:
+                self._watch.see(chunk)
+                yield chunk
+        except Exception:
+            self._watch.failed = True
+            raise
         await self._end(exhausted=True)
 
     def close(self) -> None:

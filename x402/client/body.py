@@ -13,10 +13,11 @@ _DONE = b"data: [DONE]"
 class Watch(Protocol):
     """`see` hears of each chunk before it is passed on; `end` once, on a thread, when the body is over or given up.
 
-    `ended` says that `end` has nothing left to do.
+    `ended` says that `end` has nothing left to do, `failed` is set when the body broke off by itself.
     """
 
     ended: bool
+    failed: bool
 
     def see(self, chunk: bytes) -> None: ...
 
@@ -26,16 +27,21 @@ class Watch(Protocol):
 class Arrival:
     """Tells whether a paid answer arrived whole. Until it has, the payment for it is not closed.
 
-    A stream of server-sent events is whole at its `[DONE]`, for that is where readers stop reading.
+    A stream of server-sent events is whole at its `[DONE]`, for that is where readers stop reading. Nothing at all is
+    no answer, unless it is `bodiless` by its kind; `left` hears of a reader who stops in the midst of one.
     """
 
-    def __init__(self, whole: Callable[[], None], broken: Callable[[], None]) -> None:
-        self.ended = False
-        self._whole, self._broken = whole, broken
+    def __init__(
+        self, whole: Callable[[], None], broken: Callable[[], None], left: Callable[[], None], *, bodiless: bool = False
+    ) -> None:
+        self.ended = self.failed = False
+        self._whole, self._broken, self._left = whole, broken, left
         self._done = False
+        self._begun = bodiless
         self._tail = b""
 
     def see(self, chunk: bytes) -> None:
+        self._begun = self._begun or bool(chunk)
         window = self._tail + chunk
         self._done = self._done or _DONE in window
         self._tail = window[-len(_DONE) :]
@@ -44,8 +50,10 @@ class Arrival:
         if self.ended:
             return
         self.ended = True
-        if exhausted or self._done:
+        if self._begun and (exhausted or self._done):
             self._whole()
+        elif self._begun and not self.failed:
+            self._left()
         else:
             self._broken()
 
@@ -55,6 +63,7 @@ class Bound:
 
     def __init__(self, limit: int) -> None:
         self.ended = True
+        self.failed = False
         self._limit = self._left = limit
 
     def see(self, chunk: bytes) -> None:

@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from x402 import networks
+from x402.client.trust import Payee
 from x402.errors import DeclinedError, MalformedError, X402Error
 from x402.money import Amount, Asset, parse_price
 from x402.schemes import exact_evm, exact_svm_layout
@@ -31,9 +32,10 @@ class Policy:
 
     `max_per_call` is in US dollars. `networks` are CAIP-2 ids, patterns such as `solana:*`, or v1 names: only these
     are paid on, the most wanted first; empty means every network that the wallet has a key for. `mainnet` forbids
-    (False), allows (True) or leaves to the wallet (None) networks where money is real. `payees` pins, per host, the
-    addresses that may be paid. A signature lives `lifetime_seconds` at most, however long the offer asks for.
-    `allow_http` permits paying real money over a connection that anybody on the way can alter.
+    (False), allows (True) or leaves to the wallet (None) networks where money is real. `payees` names, per host, the
+    addresses that may be paid; any other host is held to those that it was paid at before. A signature lives
+    `lifetime_seconds` at most, however long the offer asks for. `allow_http` permits paying real money over a
+    connection that anybody on the way can alter.
     """
 
     max_per_call: Decimal | str | int | None = None
@@ -55,7 +57,7 @@ class Policy:
 class Buyer:
     """What `choose` must know of the wallet and the call: addresses by family, the host, and whether it is secure.
 
-    `cap` is the highest price in US dollars.
+    `cap` is the highest price in US dollars, `known` are the addresses at which the host was paid before.
     """
 
     addresses: Mapping[str, str]
@@ -63,6 +65,7 @@ class Buyer:
     secure: bool
     testnet_only: bool = False
     cap: Decimal = DEFAULT_CAP
+    known: frozenset[Payee] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +187,15 @@ def _price(offer: Requirement, asset: Asset) -> Amount:
 
 
 def _check_payee(offer: Requirement, network: networks.Network, buyer: Buyer, policy: Policy) -> None:
-    pinned = policy.payees.get(buyer.host)
-    if pinned is None:
-        return
-    fold = str.lower if network.family == networks.EIP155 else str
-    if fold(offer.pay_to) not in {fold(payee) for payee in pinned}:
-        raise DeclinedError("payee_changed", f"{offer.pay_to} is not an address at which {buyer.host} is paid")
+    named = policy.payees.get(buyer.host)
+    known = buyer.known if named is None else {Payee(address) for address in named}
+    first_use = named is None and not known
+    if not first_use and not any(payee.fits(offer) for payee in known):
+        raise DeclinedError(
+            "payee_changed",
+            f"{buyer.host} was not paid at {offer.pay_to} on {network.title} before. If its seller says that this"
+            f" address is its own, accept it: x402 trust {buyer.host} {offer.pay_to}",
+        )
 
 
 def _flow(offer: Requirement) -> object:

@@ -4,7 +4,8 @@
 the journal or a key) and receives what came of it; the seats in `auth` do these things, blocking or not. Its promises
 (design §2.4, faults A09, A23, B06, B11, B15):
 
-- it signs at most once, and not at all while an earlier payment for the same request may still be taken;
+- it signs at most once, and not at all unless the chain proves that an earlier payment for the same request, if there
+  is one without an answer, never moved money and never will;
 - what it exposes is in the journal first, and stays there until there is evidence;
 - an earlier payment for the same request that got no answer is presented again, byte for byte, before anything else.
 """
@@ -13,21 +14,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from x402 import networks
 from x402.client import choose as choosing
+from x402.client.breaker import Breaker
 from x402.client.budget import Limits, cap_per_call
 from x402.client.choose import Buyer, Choice, Policy
 from x402.client.draft import ENTROPY_BYTES, blockhash_question, draft, needs_blockhash, read_blockhash
-from x402.client.journal import Journal, Record
+from x402.client.journal import Journal
 from x402.client.owner import Call
+from x402.client.record import Record
+from x402.client.trust import listed, remembered
 from x402.client.verdict import Reply, Verdict, judge, origin
 from x402.client.wallet import Wallet
-from x402.errors import DeclinedError, MalformedError, UnavailableError
+from x402.errors import DeclinedError, MalformedError, Moved, UnavailableError, UnpaidError
+from x402.stages import State
 from x402.wire.challenge import BalanceEmpty, Challenge, read_challenge
 from x402.wire.headers import PAYMENT_RESPONSE, X_PAYMENT_RESPONSE
 from x402.wire.receipt import Receipt, read_receipt
@@ -90,13 +95,15 @@ Journey = Generator[Effect, Any, T]
 class Outcome:
     """How a call ended. `record` is None when nothing was paid; `pending` that money may still move for it.
 
-    `unread` says that the payment is answered once the reply's body has been read to its end.
+    `unread` says that the payment is answered once the reply's body has been read to its end, which may be nothing when
+    it is `bodiless`.
     """
 
     record: Record | None = None
     receipt: Receipt | None = None
     unread: bool = False
     pending: bool = False
+    bodiless: bool = False
 
 
 def outcome_of(response: Any) -> Outcome | None:
@@ -120,7 +127,9 @@ def receipt_of(response: Any) -> Receipt | None:
 class Terms:
     """With what, and within which bounds, a client pays. `clock` gives unix seconds, `entropy(n)` n random bytes.
 
-    `svm_rpc` are node URLs by CAIP-2 network; `""` stands for every network that is not named.
+    `svm_rpc` are node URLs by CAIP-2 network; `""` stands for every network that is not named. `prove` asks the chain
+    what became of a payment, writes down what it proves, and returns the row as it then is; without a chain it stays
+    as it was. Raises nothing but `UnavailableError("journal_unavailable")`.
     """
 
     wallet: Wallet
@@ -130,6 +139,8 @@ class Terms:
     clock: Callable[[], int]
     entropy: Callable[[int], bytes]
     svm_rpc: Mapping[str, str]
+    breaker: Breaker = field(default_factory=Breaker)
+    prove: Callable[[Record], Record] = field(default=lambda record: record)
 
 
 def journey(wanted: Wanted, terms: Terms, call: Call) -> Journey[Outcome]:
@@ -141,13 +152,16 @@ def journey(wanted: Wanted, terms: Terms, call: Call) -> Journey[Outcome]:
         yield Send(wanted.url)
         return Outcome()
     reply: Reply | None = None
+    dead: Record | None = None
     while (owed := (yield from _do(partial(terms.journal.recall, wanted.fingerprint, call)))) is not None:
         verdict = yield from _present(wanted, owed)
         reply = verdict.reply
         if verdict.pending or not 400 <= reply.status < 500 or owed.alive(terms.clock()):
             return (yield from _conclude(terms, owed, verdict))
-        # The signature is dead and the seller has no answer for it, so this call may be paid for anew.
-        yield from _do(partial(_write, terms, owed, verdict, answered=True))
+        # By our own clock the signature is dead, and the seller has no answer for it; the chain has the last word.
+        dead = yield from _do(partial(_bury, terms, owed, verdict))
+        if dead.state is not State.RELEASED:
+            return (yield from _conclude(terms, dead, _unproven(dead, verdict)))
         if reply.status != PAYMENT_REQUIRED_STATUS:
             reply = None
     if reply is None:
@@ -158,15 +172,28 @@ def journey(wanted: Wanted, terms: Terms, call: Call) -> Journey[Outcome]:
     if isinstance(challenge, BalanceEmpty):
         return Outcome()
     _check_place(wanted, reply)
-    record = yield from _sign(wanted, terms, call, challenge, reply.url)
+    record = yield from _sign(wanted, terms, call, challenge, reply.url, dead)
     verdict = yield from _present(wanted, record)
     return (yield from _conclude(terms, record, verdict))
 
 
-def _sign(wanted: Wanted, terms: Terms, call: Call, challenge: Challenge, url: str) -> Journey[Record]:
-    """Choose, hold, sign, and write down: in this order, and nothing leaves before the last is on the disk."""
+def _sign(
+    wanted: Wanted, terms: Terms, call: Call, challenge: Challenge, url: str, dead: Record | None
+) -> Journey[Record]:
+    """Choose, hold, sign, and write down: in this order, and nothing leaves before the last is on the disk.
+
+    After a payment of this call that is `dead`, its terms hold: neither dearer nor to somebody else (fault B06).
+    """
     journal, host = terms.journal, _host(wanted.url)
-    choice = choosing.choose(challenge, _buyer(wanted, terms), terms.policy)
+    buyer = _buyer(wanted, terms)
+    if not is_this_machine(wanted.url):
+        known = yield from _do(partial(journal.payees, host))
+        if dead is not None:
+            known = known or frozenset(remembered(dead.entry.subject))
+        buyer = replace(buyer, known=known)
+    choice = choosing.choose(challenge, buyer, terms.policy)
+    if dead is not None and choice.usd > dead.usd:
+        raise _dearer(choice, dead)
     blockhash = ""
     if needs_blockhash(choice):
         answer: Reply = yield Ask(_node(choice, terms), blockhash_question())
@@ -174,10 +201,11 @@ def _sign(wanted: Wanted, terms: Terms, call: Call, challenge: Challenge, url: s
     payment = draft(
         choice, challenge, terms.wallet,
         now=terms.clock(), lifetime_seconds=terms.policy.lifetime_seconds, entropy=terms.entropy(ENTROPY_BYTES),
-        blockhash=blockhash, fingerprint=wanted.fingerprint, record=_remember(wanted, choice, url),
+        blockhash=blockhash, fingerprint=wanted.fingerprint, record=_remember(wanted, choice, challenge, url),
     )  # fmt: skip
-    pay_id = payment.subject.pay_id
-    yield from _do(partial(journal.hold, payment.subject, host=host, usd=choice.usd, limits=terms.limits, call=call))
+    pay_id, limits, breaker = payment.subject.pay_id, terms.limits, terms.breaker
+    hold = partial(journal.hold, host=host, usd=choice.usd, limits=limits, call=call, breaker=breaker)
+    yield from _do(partial(hold, payment.subject))
     signed = yield from _do(payment.sign)
     return (yield from _do(partial(journal.expose, pay_id, signed.header_name, signed.as_header())))
 
@@ -193,12 +221,43 @@ def _conclude(terms: Terms, record: Record, verdict: Verdict) -> Journey[Outcome
             return Outcome(record, verdict.receipt, pending=verdict.pending)
     if verdict.error is not None:
         raise verdict.error
-    return Outcome(record, verdict.receipt, unread=verdict.delivers and not answered, pending=verdict.pending)
+    unread, bodiless = verdict.delivers and not answered, verdict.reply.bodiless
+    return Outcome(record, verdict.receipt, unread=unread, pending=verdict.pending, bodiless=bodiless)
 
 
 def _write(terms: Terms, record: Record, verdict: Verdict, *, answered: bool) -> Record:
     return terms.journal.conclude(
         record.pay_id, event=verdict.event, stage=verdict.stage, receipt=verdict.receipt, answered=answered
+    )
+
+
+def _bury(terms: Terms, record: Record, verdict: Verdict) -> Record:
+    """The row of a payment that looks dead, after the seller's reply and the chain's word."""
+    return terms.prove(_write(terms, record, verdict, answered=False))
+
+
+def _unproven(record: Record, verdict: Verdict) -> Verdict:
+    """The verdict of a reply that asks for a second payment, while nothing proves that the first never moved money."""
+    if verdict.error is None or verdict.error.moved is Moved.YES:
+        return verdict
+    if record.state is State.SETTLED:
+        words, moved = "the chain shows that the payment was taken, and the seller asks for payment again", Moved.YES
+    else:
+        words = "the seller asks for payment again, and the chain does not prove yet that the first payment is dead"
+        moved = Moved.UNKNOWN
+    error = UnpaidError(
+        "unproven_payment", f"{words}; nothing is signed anew. x402 resolve asks the chain again", moved=moved,
+        details={"payId": record.pay_id, "refusal": verdict.error.code},
+    )  # fmt: skip
+    return replace(verdict, error=error)
+
+
+def _dearer(choice: Choice, dead: Record) -> DeclinedError:
+    return DeclinedError(
+        "price_raised",
+        f"the first payment of this call was ${dead.usd} and never taken; now ${choice.usd} is asked for it. Make the"
+        " call again if that is right",
+        details={"first": str(dead.usd), "asked": str(choice.usd)},
     )
 
 
@@ -251,8 +310,17 @@ def _node(choice: Choice, terms: Terms) -> str:
     return url
 
 
-def _remember(wanted: Wanted, choice: Choice, url: str) -> dict[str, Any]:
-    """What the journal keeps besides: what was bought, without the query, and where a redirect led, if one did."""
+def is_this_machine(url: str) -> bool:
+    """Whether nobody stands between us and the seller, whose devnet has other addresses at every start."""
+    return choosing.is_secure("", (urlsplit(url).hostname or "").lower())
+
+
+def _remember(wanted: Wanted, choice: Choice, challenge: Challenge, url: str) -> dict[str, Any]:
+    """What the journal keeps besides: what was bought, without the query, whom other offers would have paid, and where
+    a redirect led, if one did."""
     bought = wanted.url.partition("?")[0].partition("#")[0]
-    record = {"method": wanted.method.upper(), "url": bought, "price": str(choice.amount)}
+    record: dict[str, Any] = {"method": wanted.method.upper(), "url": bought, "price": str(choice.amount)}
+    payees = [[payee.address, payee.network, payee.asset] for payee in listed(challenge)]
+    if len(payees) > 1:
+        record["payees"] = payees
     return record if url == wanted.url else record | {"at": url}

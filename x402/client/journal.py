@@ -1,90 +1,41 @@
 """What the client remembers of its payments, across crashes and shared by the processes of one machine (fault B12).
 
-SQLite with `synchronous=FULL`: when a method returns, its write is on the disk. Rows move along
-`lifecycle.LAW[Party.CLIENT]` and no other way. The file holds signed payments, which are bearer instruments until they
-expire, so only its owner may read it.
+When a method returns, its write is on the disk. Rows move along `lifecycle.LAW[Party.CLIENT]` and no other way.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 from x402 import lifecycle
+from x402.client.breaker import Breaker, Standing
 from x402.client.budget import HOUR_SECONDS, Limits
+from x402.client.journal_file import IN_MEMORY as IN_MEMORY
+from x402.client.journal_file import JournalFile
 from x402.client.owner import Call, is_live
-from x402.errors import MalformedError, Mender, MisconfiguredError, UnavailableError
-from x402.lifecycle import Entry, Event, Party, Subject
-from x402.money import EXACT_CONTEXT, round_up
-from x402.stages import STAGES, Exposed, Held, Released, Stage, State
-from x402.wire.receipt import Receipt, parse_receipt
+from x402.client.record import Check, Record, damaged, dollars, micros, record_of
+from x402.client.trust import Payee, remembered
+from x402.lifecycle import Event, Party, Subject
+from x402.stages import Exposed, Held, Released, Stage, State
+from x402.wire.receipt import Receipt
 
-IN_MEMORY = ":memory:"
-_VERSION = 1
-_BUSY_MS = 15_000
-_ALIVE_MARGIN_SECONDS = 60
-"""How far our clock and the chain's may differ before a signature is taken for dead."""
-_ALIVE_WITHOUT_EXPIRY_SECONDS = 300
-"""A Solana blockhash serves 150 blocks, which is 60 to 90 seconds; this is how long we take it to live."""
 _RECALL_SECONDS = 25 * HOUR_SECONDS
 """How long an unanswered payment is presented again; no signature of ours lives longer than a day."""
 _OWED = (
     "SELECT * FROM payments WHERE fingerprint = ? AND open = 1 AND header <> '' AND created_at > ?"
     " ORDER BY created_at, rowid"
 )
-_SCHEMA = """
-CREATE TABLE payments (
-    pay_id TEXT PRIMARY KEY, state TEXT NOT NULL, network TEXT NOT NULL, asset TEXT NOT NULL, payer TEXT NOT NULL,
-    payee TEXT NOT NULL, host TEXT NOT NULL, amount TEXT NOT NULL, usd_micros INTEGER NOT NULL,
-    expires_at INTEGER NOT NULL, fingerprint TEXT NOT NULL, record TEXT NOT NULL, stage TEXT NOT NULL,
-    header_name TEXT NOT NULL DEFAULT '', header TEXT NOT NULL DEFAULT '', receipt TEXT NOT NULL DEFAULT '',
-    open INTEGER NOT NULL DEFAULT 1, owner TEXT NOT NULL DEFAULT '', created_at INTEGER NOT NULL,
-    updated_at INTEGER NOT NULL
-);
-CREATE INDEX payments_open ON payments (fingerprint) WHERE open = 1;
-CREATE INDEX payments_owned ON payments (owner) WHERE owner <> '';
-CREATE INDEX payments_created ON payments (created_at);
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One payment as the client remembers it.
-
-    `header_name` and `header` are the very text that was presented. `open` says that no answer was received for it
-    yet, so that the next call for the same request presents it again.
-    """
-
-    entry: Entry
-    host: str
-    usd: Decimal
-    header_name: str = ""
-    header: str = ""
-    receipt: Receipt | None = None
-    open: bool = True
-
-    @property
-    def pay_id(self) -> str:
-        return self.entry.subject.pay_id
-
-    @property
-    def state(self) -> State:
-        return self.entry.state
-
-    def alive(self, now: int) -> bool:
-        """Whether the signature may still move money; `now` is in unix seconds."""
-        expires_at = self.entry.subject.expires_at
-        if expires_at:
-            return now < expires_at + _ALIVE_MARGIN_SECONDS
-        return now < self.entry.created_at + _ALIVE_WITHOUT_EXPIRY_SECONDS
+_SINCE_ITS_LAST_ANSWER = (
+    "FROM payments WHERE host = :host AND answered_at = 0 AND state <> 'released' AND rowid > COALESCE("
+    "(SELECT rowid FROM payments WHERE host = :host AND answered_at > 0 ORDER BY rowid DESC LIMIT 1), 0)"
+)
+_IN_WORK_MAX = 1000
 
 
 class Journal:
@@ -95,31 +46,36 @@ class Journal:
     """
 
     def __init__(self, path: str | Path, *, clock: Callable[[], int]) -> None:
-        self.path = str(path) if str(path) == IN_MEMORY else str(Path(path).expanduser())
+        self._file = JournalFile(path)
         self._clock = clock
-        self._lock = threading.RLock()
-        self._connection: sqlite3.Connection | None = None
-        self._opened_by = 0
-        self._inherited: list[sqlite3.Connection] = []
 
-    def hold(self, subject: Subject, *, host: str, usd: Decimal, limits: Limits, call: Call) -> None:
-        """Reserve an amount, before anything is signed; all limits are checked in the same transaction.
+    @property
+    def path(self) -> str:
+        """Where it is kept."""
+        return self._file.path
 
-        Raises `DeclinedError("budget_exceeded")`.
+    def hold(
+        self, subject: Subject, *, host: str, usd: Decimal, limits: Limits, call: Call, breaker: Breaker | None = None
+    ) -> None:
+        """Reserve an amount, before anything is signed; limits and breaker are checked in the same transaction.
+
+        Raises `DeclinedError("budget_exceeded")` or `DeclinedError("host_suspended")`, having reserved nothing.
         """
         now = self._clock()
         call.engaged = True
         entry = replace(lifecycle.begin(Party.CLIENT, subject, Held()), created_at=now, updated_at=now)
         with self._transaction() as db:
             self._bury(db)
-            limits.check(usd, host, lambda seconds, where: _spent(db, now - seconds, where))
+            if breaker is not None:
+                breaker.check(host, _standing(db, host, breaker.failures), now)
+            limits.check(usd, host, subject.payee, lambda *window: _spent(db, now, *window))
             db.execute(
                 "INSERT INTO payments (pay_id, state, network, asset, payer, payee, host, amount, usd_micros,"
                 " expires_at, fingerprint, record, stage, owner, created_at, updated_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     subject.pay_id, entry.state, subject.network, subject.asset, subject.payer, subject.payee, host,
-                    str(subject.amount), round_up(usd.scaleb(6, EXACT_CONTEXT)), subject.expires_at,
+                    str(subject.amount), micros(usd), subject.expires_at,
                     subject.fingerprint, json.dumps(dict(subject.record)), "{}", call.owner, now, now,
                 ),
             )  # fmt: skip
@@ -130,7 +86,7 @@ class Journal:
             self._move(db, pay_id, Event.EXPOSE, Exposed(header))
             change = "UPDATE payments SET header_name = ?, header = ? WHERE pay_id = ?"
             db.execute(change, (header_name, header, pay_id))
-            return _record(_row(db, pay_id))
+            return _find(db, pay_id)
 
     def release(self, pay_id: str, reason: str) -> None:
         """Give a reservation back: it was never exposed, or is proven dead without having moved money."""
@@ -149,7 +105,7 @@ class Journal:
                 if _is_free(row):
                     call.engaged = True
                     db.execute("UPDATE payments SET owner = ? WHERE pay_id = ?", (call.owner, row["pay_id"]))
-                    return _record(row)
+                    return record_of(row)
         return None
 
     def conclude(
@@ -158,18 +114,35 @@ class Journal:
     ) -> Record:  # fmt: skip
         """Write down what a reply proves. An event that the row is already past changes nothing: no arrow leads back.
 
-        `answered` closes the payment: it will not be presented again.
+        `answered` closes the payment: it will not be presented again, and whom it paid is known for its host from now.
         """
         with self._transaction() as db:
-            row = _row(db, pay_id)
-            if event is not None and stage is not None and event in lifecycle.LAW[Party.CLIENT][State(row["state"])]:
+            before = _find(db, pay_id)
+            if event is not None and stage is not None and event in lifecycle.LAW[Party.CLIENT][before.state]:
                 self._move(db, pay_id, event, stage)
             if receipt is not None:
                 text = json.dumps(receipt.as_json())
                 db.execute("UPDATE payments SET receipt = ? WHERE pay_id = ?", (text, pay_id))
             if answered:
-                db.execute("UPDATE payments SET open = 0, owner = '' WHERE pay_id = ?", (pay_id,))
-            return _record(_row(db, pay_id))
+                change = "UPDATE payments SET open = 0, owner = '', answered_at = ? WHERE pay_id = ?"
+                db.execute(change, (max(1, self._clock()), pay_id))
+                self._learn(db, before)
+            return _find(db, pay_id)
+
+    def give_up(self, pay_id: str) -> Record:
+        """Stop presenting a payment that brought no answer, so that the same call may be paid for anew.
+
+        It goes on counting in every limit until the chain proves that it never moved money.
+        """
+        with self._transaction() as db:
+            db.execute("UPDATE payments SET open = 0 WHERE pay_id = ?", (pay_id,))
+            return _find(db, pay_id)
+
+    def walk_away(self, pay_id: str, call: Call) -> None:
+        """End a call in the midst of its answer: the next one may fetch the whole, and the host is not to blame."""
+        with self._transaction() as db:
+            change = "UPDATE payments SET owner = '', answered_at = ? WHERE pay_id = ? AND owner = ?"
+            db.execute(change, (max(1, self._clock()), pay_id, call.owner))
 
     def leave(self, call: Call) -> None:
         """End a call: what it exposed is free for the next one, what it only held never left and is released."""
@@ -177,11 +150,33 @@ class Journal:
             for row in db.execute("SELECT * FROM payments WHERE owner = ?", (call.owner,)).fetchall():
                 self._abandon(db, row)
 
+    def note(self, pay_id: str, check: Check) -> Record:
+        """Keep what the chain said about a receipt."""
+        with self._transaction() as db:
+            db.execute("UPDATE payments SET finding = ? WHERE pay_id = ?", (json.dumps(asdict(check)), pay_id))
+            return _find(db, pay_id)
+
+    def payees(self, host: str) -> frozenset[Payee]:
+        """The addresses at which a host is known to be paid; empty for a host that has not answered a payment yet."""
+        with self._reading() as db:
+            rows = db.execute("SELECT payee, network, asset FROM payees WHERE host = ?", (host,))
+            return frozenset(Payee(row["payee"], row["network"], row["asset"]) for row in rows)
+
+    def trust(self, host: str, address: str) -> None:
+        """Know one more address at which a host is paid, on any network: a person says so (fault B04)."""
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO payees VALUES (?, '', '', ?, ?)", (host, address, self._clock()))
+
+    def standing(self, host: str) -> Standing:
+        """How a host has treated us since its last answer."""
+        with self._reading() as db:
+            return _standing(db, host, _IN_WORK_MAX)
+
     def find(self, pay_id: str) -> Record | None:
         """One payment by its identity."""
         with self._reading() as db:
             row = db.execute("SELECT * FROM payments WHERE pay_id = ?", (pay_id,)).fetchone()
-            return _record(row) if row is not None else None
+            return record_of(row) if row is not None else None
 
     def history(self, limit: int = 100, *, host: str = "", unresolved: bool = False) -> Sequence[Record]:
         """The latest payments, newest first; those to one host, or those without a known outcome, when asked for."""
@@ -193,7 +188,7 @@ class Journal:
                 " ORDER BY created_at DESC, rowid DESC LIMIT ?",
                 (*states, host, limit),
             )
-            return [_record(row) for row in rows]
+            return [record_of(row) for row in rows]
 
     def unresolved(self) -> Sequence[Record]:
         """Payments whose outcome is not known (`lifecycle.open_states`), oldest first."""
@@ -201,33 +196,42 @@ class Journal:
         marks = ", ".join("?" * len(states))
         with self._reading() as db:
             rows = db.execute(f"SELECT * FROM payments WHERE state IN ({marks}) ORDER BY created_at, rowid", states)
-            return [_record(row) for row in rows]
+            return [record_of(row) for row in rows]
 
-    def spent(self, seconds: int, host: str = "") -> Decimal:
-        """US dollars signed away in the last `seconds`, at one host or at all: all but what was released."""
+    def records(self) -> Sequence[Record]:
+        """Every payment in the order in which it was held."""
         with self._reading() as db:
-            return _spent(db, self._clock() - seconds, host)
+            return [record_of(row) for row in db.execute("SELECT * FROM payments ORDER BY rowid")]
+
+    def spent(self, seconds: int, host: str = "", payee: str = "") -> Decimal:
+        """US dollars signed away in the last `seconds`, at one host, to one payee, or at all: all but what was
+        released."""
+        with self._reading() as db:
+            return _spent(db, self._clock(), seconds, host, payee)
 
     def totals(self) -> Mapping[State, Decimal]:
         """US dollars by state, over all time."""
         with self._reading() as db:
             rows = db.execute("SELECT state, SUM(usd_micros) AS micros FROM payments GROUP BY state")
             try:
-                return {State(row["state"]): _dollars(row["micros"]) for row in rows}
-            except (ValueError, TypeError, ArithmeticError) as error:
-                raise _damaged("a state or an amount") from error
+                return {State(row["state"]): dollars(row["micros"]) for row in rows}
+            except ValueError as error:
+                raise damaged("a payment's state") from error
 
     def bury(self) -> Sequence[Record]:
         """Release what was only held by calls that have died, and return it: it never left this machine."""
         with self._transaction() as db:
-            return [_record(_row(db, pay_id)) for pay_id in self._bury(db)]
+            return [_find(db, pay_id) for pay_id in self._bury(db)]
 
     def close(self) -> None:
         """Let go of the file."""
-        with self._lock:
-            if self._connection is not None and self._opened_by == os.getpid():
-                self._connection.close()
-            self._connection = None
+        self._file.close()
+
+    def _reading(self) -> AbstractContextManager[sqlite3.Connection]:
+        return self._file.reading()
+
+    def _transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        return self._file.transaction()
 
     def _bury(self, db: sqlite3.Connection) -> list[str]:
         """Release what dead calls held: the signed header is written before it leaves, so this never left."""
@@ -243,131 +247,50 @@ class Journal:
             db.execute("UPDATE payments SET open = 0 WHERE pay_id = ?", (row["pay_id"],))
         db.execute("UPDATE payments SET owner = '' WHERE pay_id = ?", (row["pay_id"],))
 
+    def _learn(self, db: sqlite3.Connection, answered: Record) -> None:
+        """Whom an answered payment paid, and whom its challenge offered to be paid instead."""
+        for payee in remembered(answered.entry.subject):
+            row = (answered.host, payee.network, payee.asset, payee.address, self._clock())
+            db.execute("INSERT OR IGNORE INTO payees VALUES (?, ?, ?, ?, ?)", row)
+
     def _move(self, db: sqlite3.Connection, pay_id: str, event: Event, stage: Stage) -> None:
-        after = lifecycle.advance(_record(_row(db, pay_id)).entry, event, stage)
+        after = lifecycle.advance(_find(db, pay_id).entry, event, stage)
         db.execute(
             "UPDATE payments SET state = ?, stage = ?, updated_at = ? WHERE pay_id = ?",
             (after.state, json.dumps(asdict(stage)), self._clock(), pay_id),
         )
 
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                yield self._open()
-            except (sqlite3.Error, OSError) as error:
-                raise _unavailable(self.path, error) from error
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._reading() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-
-    def _open(self) -> sqlite3.Connection:
-        """The connection of this process; one inherited through a fork is neither used nor closed."""
-        if self._connection is not None:
-            if self._opened_by == os.getpid() or self.path == IN_MEMORY:
-                return self._connection
-            self._inherited.append(self._connection)
-        if self.path != IN_MEMORY:
-            file = Path(self.path)
-            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
-        db = sqlite3.connect(self.path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
-        try:
-            db.row_factory = sqlite3.Row
-            _prepare(db, self.path)
-        except BaseException:
-            db.close()
-            raise
-        self._connection, self._opened_by = db, os.getpid()
-        return db
-
-
-def _prepare(db: sqlite3.Connection, path: str) -> None:
-    db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-    if path != IN_MEMORY and db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
-        db.execute("BEGIN IMMEDIATE")
-        if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-            for statement in _SCHEMA.split(";"):
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version = {_VERSION}")
-        db.execute("COMMIT")
-    elif version != _VERSION:
-        raise MisconfiguredError("journal_too_new", f"{path} was written by a later version of this program")
-
-
-def _row(db: sqlite3.Connection, pay_id: str) -> sqlite3.Row:
+def _find(db: sqlite3.Connection, pay_id: str) -> Record:
     row: sqlite3.Row | None = db.execute("SELECT * FROM payments WHERE pay_id = ?", (pay_id,)).fetchone()
     if row is None:
         raise KeyError(pay_id)
-    return row
+    return record_of(row)
 
 
 def _is_free(row: sqlite3.Row) -> bool:
     return not row["owner"] or not is_live(row["owner"])
 
 
-def _record(row: sqlite3.Row) -> Record:
-    try:
-        return _parsed(row)
-    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError, MalformedError) as error:
-        raise _damaged(f"payment {row['pay_id']}") from error
-
-
-def _parsed(row: sqlite3.Row) -> Record:
-    subject = Subject(
-        pay_id=row["pay_id"], network=row["network"], asset=row["asset"], payer=row["payer"], payee=row["payee"],
-        amount=int(row["amount"]), expires_at=row["expires_at"], fingerprint=row["fingerprint"],
-        record=json.loads(row["record"]),
-    )  # fmt: skip
-    stage = STAGES[State(row["state"])](**json.loads(row["stage"]))
-    receipt = parse_receipt(json.loads(row["receipt"])) if row["receipt"] else None
-    entry = Entry(Party.CLIENT, subject, stage, row["created_at"], row["updated_at"])
-    return Record(
-        entry, row["host"], _dollars(row["usd_micros"]), row["header_name"], row["header"], receipt, bool(row["open"])
-    )
-
-
-def _spent(db: sqlite3.Connection, since: int, host: str) -> Decimal:
+def _spent(db: sqlite3.Connection, now: int, seconds: int, host: str = "", payee: str = "") -> Decimal:
     query = "SELECT SUM(usd_micros) FROM payments WHERE created_at > ? AND state <> ?"
-    arguments: list[Any] = [since, State.RELEASED]
+    arguments: list[int | str] = [now - seconds, State.RELEASED]
     if host:
         query += " AND host = ?"
         arguments.append(host)
-    micros = db.execute(query, arguments).fetchone()[0] or 0
-    if type(micros) is not int:
-        raise _damaged("an amount")
-    return _dollars(micros)
+    if payee:
+        # One EVM address has several spellings, and no two Solana addresses differ in case alone.
+        query += " AND payee = ? COLLATE NOCASE"
+        arguments.append(payee)
+    return dollars(db.execute(query, arguments).fetchone()[0] or 0)
 
 
-def _dollars(micros: int) -> Decimal:
-    return Decimal(micros).scaleb(-6, EXACT_CONTEXT)
-
-
-def _damaged(what: str) -> UnavailableError:
-    return UnavailableError(
-        "journal_damaged",
-        f"{what} in the journal can't be read: something else wrote to its file. Nothing is signed before a copy from"
-        " before that is put back, or another file is named in X402_JOURNAL",
-        mender=Mender.OPERATOR,
-    )
-
-
-def _unavailable(path: str, error: Exception) -> UnavailableError:
-    return UnavailableError(
-        "journal_unavailable",
-        f"the journal {path} cannot be used ({error}), and nothing is signed without it. Free the disk, mend its"
-        " permissions, or name another file in X402_JOURNAL",
-    )
+def _standing(db: sqlite3.Connection, host: str, enough: int) -> Standing:
+    """What is held or presented since a host's last answer; counts no further than `enough`."""
+    newest = db.execute(f"SELECT MAX(created_at) {_SINCE_ITS_LAST_ANSWER}", {"host": host}).fetchone()[0]
+    failed = 0
+    for row in db.execute(f"SELECT owner {_SINCE_ITS_LAST_ANSWER} AND header <> '' ORDER BY rowid", {"host": host}):
+        failed += _is_free(row)
+        if failed >= enough:
+            break
+    return Standing(failed, newest or 0)

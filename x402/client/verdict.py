@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
 from x402 import networks
+from x402.client.trust import Payee
 from x402.errors import MalformedError, Moved, PendingError, UnpaidError, X402Error
 from x402.lifecycle import Event, Outcome, Subject
 from x402.stages import Refused, Settled, Stage
@@ -22,14 +23,15 @@ _CODE = re.compile(r"[a-z][a-z0-9_]{2,99}", re.ASCII)
 _SEEN_BEFORE = frozenset({"duplicate_settlement", "invalid_exact_evm_nonce_already_used"})
 """Refusals that say that this very payment was taken before: they prove nothing about the money (fault A10)."""
 _RETRY_AFTER_MAX_SECONDS = 3600
+_BODILESS = (204, 205)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """An HTTP response, as far as it matters here: `url` and `method` are those of the last hop.
 
-    `body` is read only where it must be (402s and nodes); `complete` says that all of it has arrived, read or not.
-    `hops` are the header fields of the redirects on the way.
+    `body` is read only where it must be (402s and nodes); `complete` says that all of it has arrived, read or not, and
+    `empty` that it was nothing at all. `hops` are the header fields of the redirects on the way.
     """
 
     status: int
@@ -39,6 +41,12 @@ class Reply:
     method: str
     complete: bool = True
     hops: tuple[tuple[tuple[str, str], ...], ...] = ()
+    empty: bool = False
+
+    @property
+    def bodiless(self) -> bool:
+        """Whether an answer of this kind has no body, and may be empty."""
+        return self.method.upper() == "HEAD" or self.status in _BODILESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,8 @@ def judge(reply: Reply, subject: Subject, *, sent_to: str) -> Verdict:
         return Verdict(reply, receipt=receipt, error=astray)
     unpaid = reply.status == 402
     delivers = reply.status < 300 or (reply.status < 400 and settled)
+    if reply.empty and not reply.bodiless and reply.status < 300:
+        delivers = False
     if receipt is None and not unpaid:
         return Verdict(reply, delivers=delivers, pending=reply.status == 409)
     if receipt is not None and settled:
@@ -77,7 +87,7 @@ def judge(reply: Reply, subject: Subject, *, sent_to: str) -> Verdict:
             error=_taken(receipt) if unpaid else None,
             delivers=delivers,
         )
-    reason, message = _refusal(reply, receipt)
+    reason, message = _refusal(reply, receipt, subject)
     if reason == PENDING or (receipt is not None and receipt.outcome is Outcome.PENDING):
         waiting = _waiting(reply, receipt.transaction if receipt is not None else "") if unpaid else None
         return Verdict(reply, receipt=receipt, error=waiting, delivers=delivers, pending=True)
@@ -158,7 +168,7 @@ def retry_after(headers: Pairs) -> int | None:
     return None
 
 
-def _refusal(reply: Reply, receipt: Receipt | None) -> tuple[str, str]:
+def _refusal(reply: Reply, receipt: Receipt | None, subject: Subject) -> tuple[str, str]:
     """The seller's reason as a code and as words; a reply that explains nothing is still a refusal."""
     if receipt is not None and receipt.error_reason:
         return _as_code(receipt.error_reason), receipt.error_message or receipt.error_reason
@@ -168,6 +178,8 @@ def _refusal(reply: Reply, receipt: Receipt | None) -> tuple[str, str]:
         return "payment_refused", "the seller asks for payment again and gives no readable reason"
     if isinstance(heard, BalanceEmpty):
         return _as_code(heard.code), heard.message[:500]
+    if heard.accepts and not any(Payee(subject.payee).fits(offer) for offer in heard.accepts):
+        return "payee_changed", f"{subject.payee} was paid, and now the seller names other addresses"
     text = heard.error or "the seller asks for payment again and gives no reason"
     return _as_code(text), text[:500]
 

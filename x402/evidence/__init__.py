@@ -57,8 +57,12 @@ class Witness(Protocol):
         """
         ...
 
-    async def find_settled(self, subject: Subject, *, since: int = 0) -> Settled | None:
-        """The transfer that already settled this very payment, whoever submitted it, or None when none is found."""
+    async def spent_by(self, subject: Subject, *, since: int = 0) -> Verdict:
+        """What has used up this payment by now: the transfer that settled it, whoever submitted it; a refusal when it
+        was taken back or landed in vain; None when nothing has, as far as the node that answered knows.
+
+        Raises `UnavailableError` also when the node can't tell.
+        """
         ...
 
     async def standing(self, subject: Subject, settled: Settled) -> Standing | None:

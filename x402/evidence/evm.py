@@ -60,12 +60,14 @@ class EvmWitness:
             return _refusal("invalid_exact_evm_payload_authorization_valid_before")
         return None
 
-    async def find_settled(self, subject: Subject, *, since: int = 0) -> Settled | None:
+    async def spent_by(self, subject: Subject, *, since: int = 0) -> Verdict:
         signed = authorization_of(subject)
         height = await self._chain.block_number()
         now, spent = await asyncio.gather(self._chain.time_of(height), self._is_spent(signed, height))
         verdict = await self._spender(signed, height, now, since) if spent else None
-        return verdict if isinstance(verdict, Settled) else None
+        if spent is None or (spent and verdict is None):
+            raise UnavailableError("rpc_unavailable", "the node does not show what became of an authorization")
+        return verdict
 
     async def standing(self, subject: Subject, settled: Settled) -> Standing | None:
         signed = authorization_of(subject)
@@ -77,11 +79,18 @@ class EvmWitness:
         if height < settled.block:
             # This node has not seen the block of the transfer, so its silence proves nothing (fault E01).
             return None
-        if await self._is_spent(signed, height) is False:
-            return Standing(0)
-        # Another transaction may have made the same transfer after the reorganisation.
-        found = await self.find_settled(subject)
-        return None if found is None else await self._depth(found.block, height)
+        now, spent = await asyncio.gather(self._chain.time_of(height), self._is_spent(signed, height))
+        if spent is None:
+            return None
+        # Another transaction may have made the same transfer after the reorganisation, or the payer cancelled it.
+        found = await self._spender(signed, height, now, 0) if spent else None
+        if isinstance(found, Settled):
+            return await self._depth(found.block, height)
+        return Standing(0) if found is not None or not spent else None
+
+    async def is_spent(self, subject: Subject) -> bool | None:
+        """Whether the authorization was used or cancelled by now; None when the node does not say."""
+        return await self._is_spent(authorization_of(subject), await self._chain.block_number())
 
     async def balance(self, owner: str, asset: str) -> int:
         said = await self._chain.call(asset, exact_evm.balance_call(owner))

@@ -76,13 +76,12 @@ class SvmWitness:
             reason, message = exact_svm_settlement.explain(status.error, landed=True)
             return Refused(reason, message, transaction)
         landed = await self._chain.transaction(transaction)
-        return None if landed is None else _judge_landed(landed, signed)
+        return None if landed is None else judge_landed(landed, signed)
 
-    async def find_settled(self, subject: Subject, *, since: int = 0) -> Settled | None:
+    async def spent_by(self, subject: Subject, *, since: int = 0) -> Verdict:
         signed = transfer_of(subject)
         landed, _ = await self._search(signed, since, await self._time())
-        verdict = None if landed is None else _judge_landed(landed, signed)
-        return verdict if isinstance(verdict, Settled) else None
+        return None if landed is None else judge_landed(landed, signed)
 
     async def standing(self, subject: Subject, settled: Settled) -> Standing | None:
         # The final slot is asked for first: what is absent afterwards, though its slot was final, is on no fork.
@@ -106,7 +105,7 @@ class SvmWitness:
         now, valid = await asyncio.gather(self._time(), self._chain.is_blockhash_valid(signed.transfer.blockhash))
         landed, searched = await self._search(signed, since, now)
         if landed is not None:
-            return _judge_landed(landed, signed)
+            return judge_landed(landed, signed)
         dead = not valid and since and now > since + _LIFETIME_SECONDS
         return _EXPIRED if dead and searched else None
 
@@ -171,7 +170,8 @@ def held(account: SvmAccount | None, mint: str) -> int:
 _EXPIRED = Refused(exact_svm_reasons.FAILED, "the transaction's blockhash expired before it landed")
 
 
-def _judge_landed(landed: SvmTransaction, signed: SignedTransfer) -> Verdict:
+def judge_landed(landed: SvmTransaction, signed: SignedTransfer) -> Settled | Refused:
+    """What a landed transaction proves about the transfer that it carries: it will not land a second time."""
     if exact_svm_settlement.moved(landed, signed.transfer):
         return Settled(landed.signature, landed.slot)
     if landed.error is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from x402.confirmation import Confirmations
 from x402.errors import Mender, RefusedError, UnavailableError
@@ -26,6 +26,9 @@ _LAST_BID_SECONDS = 10
 """So long before its end nothing more is offered for a payment: a late block would revert it."""
 _WORD = 32
 
+Afford = Callable[[Subject, int], Awaitable[bool]]
+"""Whether a payment's settlement may cost so much in all, in wei; what it costs more is booked then."""
+
 
 class EvmRail:
     """Implements `facilitator.rail.Rail`."""
@@ -39,11 +42,15 @@ class EvmRail:
         *,
         gas: Gas | None = None,
         confirmations: Confirmations | None = None,
+        afford: Afford | None = None,
     ) -> None:
         self.network = network
+        self.balances: Mapping[str, int] = {}
         self._chain = chain
         self._clock = clock
         self._gas = gas or Gas()
+        self.reserve = self._gas.reserve
+        self._afford = afford
         self._sender = EvmSender(network, chain, signers, clock, self._gas)
         self._confirmations = confirmations or Confirmations()
         self._witness = EvmWitness(network, chain)
@@ -55,10 +62,10 @@ class EvmRail:
 
     async def kind(self) -> Kind | None:
         try:
-            balances = await self._sender.balances()
+            self.balances = await self._sender.balances()
         except UnavailableError:
             return None
-        if max(balances.values()) < self._gas.reserve:
+        if max(self.balances.values()) < self.reserve:
             return None
         return Kind(scheme=exact_evm.SCHEME, network=self.network)
 
@@ -88,14 +95,19 @@ class EvmRail:
 
     async def fee(self, checked: Checked) -> int:
         signed = exact_evm_rules.read(checked.payment, checked.requirement)
-        return self._gas_limit(signed) * self._sender.bid(await self._chain.fees())[0]
+        fees, data_fee = await asyncio.gather(self._chain.fees(), self._sender.data_fee())
+        return self._gas_limit(signed) * self._sender.bid(fees)[0] + data_fee
 
-    async def intend(self, checked: Checked, ledger: Ledger, *, lease_seconds: int) -> tuple[Entry, bool]:
+    async def cost(self, transaction: str) -> int | None:
+        receipt = await self._chain.receipt(transaction, timeout=0)
+        return receipt.fee or None if receipt is not None else None
+
+    async def intend(self, checked: Checked, ledger: Ledger) -> tuple[Entry, bool]:
         signed = exact_evm_rules.read(checked.payment, checked.requirement)
         address = self._sender.next()
-        fees, count = await asyncio.gather(self._chain.fees(), self._sender.count(address))
+        fees, count = await asyncio.gather(self._chain.fees(), self._sender.count(address, ledger))
         sign = self._signing(address, self._sender.bid(fees), signed)
-        return await ledger.intend(checked.subject, address, count, sign, lease_seconds=lease_seconds)
+        return await ledger.intend(checked.subject, address, count, sign)
 
     async def submit(self, intended: Intended) -> None:
         try:
@@ -111,9 +123,14 @@ class EvmRail:
         if not self._may_try_again(intended):
             return None
         address = self._sender.next()
-        fees, count = await asyncio.gather(self._chain.fees(), self._sender.count(address))
-        sign = self._signing(address, self._sender.bid(fees), authorization_of(entry.subject), intended)
-        return await ledger.replace(entry.subject.pay_id, intended.attempt, address, count, sign)
+        fees, count = await asyncio.gather(self._chain.fees(), self._sender.count(address, ledger))
+        bid = self._sender.bid(fees)
+        keep = address == intended.sender and intended.nonce is not None and intended.nonce >= count
+        if keep and bid == intended.bid:
+            # The very same bytes, which may be taken once their sender has gas.
+            return None
+        sign = self._signing(address, bid, authorization_of(entry.subject), intended)
+        return await ledger.replace(entry.subject.pay_id, intended.attempt, address, count, sign, keep_nonce=keep)
 
     async def decide(
         self, entry: Entry, intended: Intended, ledger: Ledger, *, timeout: float
@@ -124,12 +141,15 @@ class EvmRail:
         )  # fmt: skip
         if isinstance(verdict, Settled):
             return verdict if await self._is_deep(entry.subject, verdict) else None
-        if verdict is None:
+        if verdict is None and not await self._witness.is_spent(entry.subject):
             await self._send_again(entry, intended, ledger)
         return verdict
 
-    async def find_settled(self, subject: Subject) -> Settled | None:
-        return await self._witness.find_settled(subject)
+    async def spent_by(self, subject: Subject) -> Settled | Refused | None:
+        return await self._witness.spent_by(subject)
+
+    def may_land(self, entry: Entry) -> bool:
+        return self._clock() < entry.subject.expires_at
 
     async def standing(self, entry: Entry, stage: Settled | Reversed) -> Standing | None:
         block = stage.block if isinstance(stage, Settled) else 0
@@ -177,7 +197,12 @@ class EvmRail:
         bid = self._sender.raised(intended.bid, await self._chain.fees())
         if bid is None:
             return None
-        sign = self._signing(intended.sender, bid, authorization_of(entry.subject), intended)
+        signed = authorization_of(entry.subject)
+        if self._afford is not None:
+            fee = self._gas_limit(signed) * bid[0] + await self._sender.data_fee()
+            if not await self._afford(entry.subject, fee):
+                return None
+        sign = self._signing(intended.sender, bid, signed, intended)
         try:
             after = await ledger.replace(
                 entry.subject.pay_id, intended.attempt, intended.sender, intended.nonce, sign, keep_nonce=True

@@ -16,10 +16,17 @@ from x402.chain import EvmFees
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.facilitator.signer import EvmSigner
 from x402.ports import Clock, EvmChain, Ledger, NotSent, Sign
+from x402.schemes.eip712 import keccak
 from x402.schemes.eip1559 import EvmTransaction
 from x402.stages import Intended
 
 _TRANSFER_GAS = 21_000
+_DATA_BYTES = 500
+"""What one settlement's transaction takes at most, with a signature of 65 bytes."""
+_GAS_PRICE_ORACLE = "0x420000000000000000000000000000000000000F"
+"""Where rollups of the OP stack, Base among them, say what a transaction's data costs; no contract elsewhere."""
+_UPPER_BOUND_CALL = keccak(b"getL1FeeUpperBound(uint256)")[:4] + _DATA_BYTES.to_bytes(32, "big")
+_DATA_FEE_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,7 @@ class EvmSender:
         self._poor: set[str] = set()
         self._counts: dict[str, int] = {}
         self._counting = asyncio.Lock()
+        self._data_fee: tuple[int, int] | None = None
 
     @property
     def addresses(self) -> list[str]:
@@ -64,6 +72,16 @@ class EvmSender:
         self._poor = {address for address, wei in balances.items() if wei < self._gas.reserve}
         return balances
 
+    async def data_fee(self) -> int:
+        """What a rollup charges for one settlement's data at most, in wei; 0 where nothing is charged. Asked for every
+        half a minute."""
+        now = self._clock()
+        if self._data_fee is None or not 0 <= now - self._data_fee[0] < _DATA_FEE_SECONDS:
+            bound = await self._chain.call(_GAS_PRICE_ORACLE, _UPPER_BOUND_CALL)
+            known = bound.succeeded and len(bound.data) == 32
+            self._data_fee = (now, int.from_bytes(bound.data, "big") if known else 0)
+        return self._data_fee[1]
+
     def next(self) -> str:
         """Whose turn it is: round and round, among those who can pay; an empty one only when all are."""
         self._turns.sort(key=lambda address: address in self._poor)
@@ -71,11 +89,12 @@ class EvmSender:
         self._turns.append(address)
         return address
 
-    async def count(self, address: str) -> int:
-        """The chain's next nonce of a key, as it was when this process first asked, or when a node last objected."""
+    async def count(self, address: str, ledger: Ledger) -> int:
+        """The chain's next nonce of a key, as it was when its gaps were last mended: at its first use in a process,
+        and after a node has refused it."""
         async with self._counting:
             if address not in self._counts:
-                self._counts[address] = await self._chain.transaction_count(address)
+                await self._mend(address, ledger)
             return self._counts[address]
 
     def distrust(self, address: str, words: str) -> None:
@@ -125,19 +144,23 @@ class EvmSender:
     async def heal(self, ledger: Ledger) -> None:
         """Hand out again, or fill with a transfer of nothing, every nonce that was reserved and that no block, no
         pool and no open settlement has."""
-        for address in self._signers:
-            # The ledger is read before the chain: what was open then, and is mined by now, is counted by the chain.
-            book = await ledger.nonces(self._network, address)
-            first = await self._chain.transaction_count(address)
-            self._counts[address] = first
-            highest = max(book.held, default=-1)
-            for nonce in range(first, book.next):
-                if nonce in book.held:
-                    continue
-                await ledger.return_nonce(self._network, address, nonce)
-                # Nobody mines what stands above a gap; below it, the next settlement takes the nonce.
-                if nonce < highest and await ledger.withdraw_nonce(self._network, address, nonce):
-                    await self._fill(address, nonce)
+        async with self._counting:
+            for address in self._signers:
+                await self._mend(address, ledger)
+
+    async def _mend(self, address: str, ledger: Ledger) -> None:
+        # The ledger is read before the chain: what was open then, and is mined by now, is counted by the chain.
+        book = await ledger.nonces(self._network, address)
+        first = await self._chain.transaction_count(address)
+        highest = max(book.held, default=-1)
+        for nonce in range(first, book.next):
+            if nonce in book.held:
+                continue
+            await ledger.return_nonce(self._network, address, nonce)
+            # Nobody mines what stands above a gap; without that, the next settlement takes the nonce.
+            if nonce < highest and await ledger.withdraw_nonce(self._network, address, nonce):
+                await self._fill(address, nonce)
+        self._counts[address] = first
 
     async def _fill(self, address: str, nonce: int) -> None:
         highest, tip = self.bid(await self._chain.fees())

@@ -70,7 +70,7 @@ async def _reread_reversed(
         return Event.REFUSE, dead
     standing = await rail.standing(entry, reversed_)
     if standing is not None and standing.final:
-        settled = await rail.find_settled(entry.subject)
-        if settled is not None:
+        settled = await rail.spent_by(entry.subject)
+        if isinstance(settled, Settled):
             return Event.FINALISE, Final(settled.transaction, settled.block)
     return None, None

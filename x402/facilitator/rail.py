@@ -6,6 +6,7 @@ any point after it leaves something that `decide` can ask the chain about; nothi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,10 +34,13 @@ class Checked:
 class Rail(Protocol):
     """One scheme on one network. It has no memory of its own: what must be remembered goes into the ledger it is given.
 
+    `balances` are what `kind` last saw its signers hold, and `reserve` what each must hold to send, in wei or lamports.
     Every method may raise `UnavailableError` when the chain can't be asked, except where it says otherwise.
     """
 
     network: str
+    balances: Mapping[str, int]
+    reserve: int
 
     async def start(self) -> None:
         """Prove that the node serves this network. Raises `MisconfiguredError` when it serves another."""
@@ -68,7 +72,11 @@ class Rail(Protocol):
         """The most that settling this payment costs whoever sends it, in wei or lamports."""
         ...
 
-    async def intend(self, checked: Checked, ledger: Ledger, *, lease_seconds: int) -> tuple[Entry, bool]:
+    async def cost(self, transaction: str) -> int | None:
+        """What a transaction that landed took from its sender, in wei or lamports; None when the node can't say."""
+        ...
+
+    async def intend(self, checked: Checked, ledger: Ledger) -> tuple[Entry, bool]:
         """Sign the transaction that settles and write it down, as `Ledger.begin` does; nothing leaves."""
         ...
 
@@ -90,8 +98,12 @@ class Rail(Protocol):
         None after `timeout` seconds, during which the bytes are sent again or replaced by better ones."""
         ...
 
-    async def find_settled(self, subject: Subject) -> Settled | None:
-        """The transfer that already settled this very payment, whoever submitted it, or None (faults A10, A11)."""
+    async def spent_by(self, subject: Subject) -> Settled | Refused | None:
+        """What has used up this very payment, whoever submitted it (faults A10, A11); as `Witness.spent_by`."""
+        ...
+
+    def may_land(self, entry: Entry) -> bool:
+        """Whether a payment could still land by our clock, if a fork took it back."""
         ...
 
     async def standing(self, entry: Entry, stage: Settled | Reversed) -> Standing | None:

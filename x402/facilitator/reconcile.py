@@ -14,13 +14,15 @@ from contextlib import suppress
 from x402.errors import MalformedError, RefusedError, UnavailableError
 from x402.facilitator.settle import LocalFacilitator
 from x402.lifecycle import Entry, Outcome, Party
-from x402.stages import Reversed, State
+from x402.stages import Reversed, Settled, State
 
 ME = Party.FACILITATOR
 _AT_ONCE = 64
 _LEASE_SECONDS = 10
-_REREAD_SECONDS = 60
-"""How often a settled payment is read again until it is final."""
+_REREAD_SECONDS = 10
+"""How often a settled payment is read again while a fork could take it back and its bytes could be sent again."""
+_PATIENT_SECONDS = 120
+"""How often it is after that, until it is final."""
 _UNDECIDED = frozenset({State.INTENDED, State.REVERSED})
 
 
@@ -60,6 +62,10 @@ async def _is_decided(facilitator: LocalFacilitator, entry: Entry, timeout_secon
 async def _reread(facilitator: LocalFacilitator, entry: Entry) -> None:
     with suppress(RefusedError, MalformedError):
         await facilitator.reread(entry)
+    rail = facilitator.rails.get(entry.subject.network)
+    if isinstance(entry.stage, Settled) and (rail is None or not rail.may_land(entry)):
+        # What a fork took back could not be sent again any more, so there is no hurry to notice it.
+        await facilitator.ledger.lease(ME, entry.subject.pay_id, _PATIENT_SECONDS)
 
 
 async def watch(

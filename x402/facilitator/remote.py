@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from x402 import networks
-from x402.errors import MalformedError, MisconfiguredError, RefusedError, UnavailableError
+from x402.errors import MalformedError, Mender, MisconfiguredError, RefusedError, UnavailableError
 from x402.schemes.subject import subject_of
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import (
@@ -38,14 +38,16 @@ SETTLE_TIMEOUT_SECONDS = 150.0
 class RemoteFacilitator:
     """Implements `wire.facilitation.Facilitator` over HTTP.
 
-    `headers` go with every request, for facilitators that authenticate their callers. Redirects are never followed:
-    a payment is a bearer instrument (fault B05). Raises `MisconfiguredError` for a URL that is not HTTP.
+    `api_key` goes with every request, as `Authorization: Bearer`, and so do `headers`, for facilitators that want to
+    know who asks (fault E06). Redirects are never followed: a payment is a bearer instrument (fault B05). Raises
+    `MisconfiguredError` for a URL that is not HTTP.
     """
 
     def __init__(
         self,
         url: str,
         *,
+        api_key: str = "",
         headers: Mapping[str, str] | None = None,
         client: httpx.AsyncClient | None = None,
         timeout_seconds: float = 20.0,
@@ -58,7 +60,7 @@ class RemoteFacilitator:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise MisconfiguredError("invalid_facilitator_url", "a facilitator's URL begins with http:// or https://")
         self._url = url.rstrip("/")
-        self._headers = dict(headers or {})
+        self._headers = {**({"Authorization": f"Bearer {api_key}"} if api_key else {}), **(headers or {})}
         self._client = client or httpx.AsyncClient(follow_redirects=False, trust_env=False)
         self._timeout = timeout_seconds
         self._settle_timeout = settle_timeout_seconds
@@ -71,6 +73,7 @@ class RemoteFacilitator:
         body = Facilitation(payment=payment, requirement=requirement).as_json()
         try:
             response = await self._post("verify", body, self._timeout)
+            _check_entry(response)
             return parse_verification(parse_object(response.content, limit=BODY_LIMIT))
         except (httpx.HTTPError, OSError) as error:
             raise self._unavailable(error) from None
@@ -90,7 +93,8 @@ class RemoteFacilitator:
         try:
             receipt = parse_receipt(parse_object(response.content, limit=BODY_LIMIT))
         except MalformedError as error:
-            return self._doubt(requirement, f"the facilitator's answer can't be read: {error.message}")
+            words = f"the facilitator's answer (HTTP {response.status_code}) can't be read: {error.message}"
+            return self._doubt(requirement, words)
         doubt = _unbelievable(receipt, payment, requirement) if receipt.success else ""
         if doubt:
             return self._doubt(requirement, doubt)
@@ -115,6 +119,18 @@ class RemoteFacilitator:
 
     def _doubt(self, requirement: Requirement, message: str) -> Receipt:
         return Receipt.pending("", requirement.network, None, message)
+
+
+def _check_entry(response: httpx.Response) -> None:
+    """Raise `UnavailableError`, for our operator to mend, when the facilitator does not let us in. Only before a
+    payment is claimed: of one that was settled before, a closed door says nothing."""
+    if response.status_code in (401, 403):
+        raise UnavailableError(
+            "facilitator_denied",
+            f"the facilitator does not serve us (HTTP {response.status_code}): is X402_FACILITATOR_API_KEY the key it "
+            "gave us, and does it know the account that we are paid at?",
+            mender=Mender.SELLER,
+        )
 
 
 def _unbelievable(receipt: Receipt, payment: Payment, requirement: Requirement) -> str:

@@ -10,20 +10,34 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
+from starlette.middleware.cors import CORSMiddleware
 
 from x402 import networks
-from x402.errors import MalformedError, MisconfiguredError, UnavailableError, X402Error
+from x402.errors import (
+    LimitedError,
+    MalformedError,
+    MisconfiguredError,
+    UnavailableError,
+    UnidentifiedError,
+    X402Error,
+)
 from x402.facilitator import reconcile
-from x402.facilitator.evm_rail import EvmRail
+from x402.facilitator.allowance import LIMITED
+from x402.facilitator.callers import Caller
+from x402.facilitator.door import Door
+from x402.facilitator.evm_rail import Afford, EvmRail
+from x402.facilitator.outfit import build_allowance, build_ceilings, build_door, read_origins
 from x402.facilitator.rail import Rail
 from x402.facilitator.settle import LocalFacilitator
 from x402.facilitator.signer import EvmSigner, SvmSigner
 from x402.facilitator.svm_rail import SvmRail
+from x402.facilitator.tank import Tank
 from x402.ports import Ledger
 from x402.ports.evm import RpcEvmChain
 from x402.ports.ledger import SqlLedger
@@ -36,7 +50,7 @@ from x402.wire.facilitation import Facilitation, parse_facilitation
 from x402.wire.receipt import Receipt
 from x402.wire.strict import BODY_LIMIT, parse_object
 
-_READY_SUPPORTED_SECONDS = 2.0
+_PING_SECONDS = 2.0
 
 
 def unix_now() -> int:
@@ -44,27 +58,18 @@ def unix_now() -> int:
     return int(time.time())
 
 
-def build_rails(settings: FacilitatorSettings, ledger: Ledger) -> list[Rail]:
-    """The rails that the settings have keys for.
+def served(settings: FacilitatorSettings) -> list[networks.Network]:
+    """The networks that the settings have keys for.
 
     Raises `MisconfiguredError` without any key, for an unknown network, for mainnet without `mainnet`, and for a mix
     of networks with real and with play money (fault F13).
     """
-    rails: list[Rail] = []
     chosen = []
     if secret(settings.evm_private_key):
-        network = _network(settings.evm_network, networks.EIP155)
-        chosen.append(network)
-        chain = RpcEvmChain(settings.evm_rpc_url or _public_node(network), network.chain_id)
-        keys = [EvmSigner(key.strip()) for key in secret(settings.evm_private_key).split(",")]
-        rails.append(EvmRail(network.id, chain, keys, unix_now))
+        chosen.append(_network(settings.evm_network, networks.EIP155))
     if secret(settings.svm_private_key):
-        network = _network(settings.svm_network, networks.SOLANA)
-        chosen.append(network)
-        text = secret(settings.svm_private_key)
-        signers = [SvmSigner(key.strip()) for key in ([text] if text.startswith("[") else text.split(","))]
-        rails.append(SvmRail(network.id, RpcSvmChain(settings.svm_rpc_url or _public_node(network)), signers, unix_now))
-    if not rails:
+        chosen.append(_network(settings.svm_network, networks.SOLANA))
+    if not chosen:
         raise MisconfiguredError(
             "no_signer", "set X402_FACILITATOR_EVM_PRIVATE_KEY, X402_FACILITATOR_SVM_PRIVATE_KEY, or both"
         )
@@ -74,6 +79,23 @@ def build_rails(settings: FacilitatorSettings, ledger: Ledger) -> list[Rail]:
         raise MisconfiguredError(
             "mainnet_refused", f"{chosen[0].title} carries real money; set X402_MAINNET=1 if meant"
         )
+    return chosen
+
+
+def build_rails(settings: FacilitatorSettings, afford: Afford | None = None) -> list[Rail]:
+    """The rails of the networks that are served; `afford` is asked before a bid is raised. Raises
+    `MisconfiguredError` as `served` does, and for a key that is none or a network without a node."""
+    rails: list[Rail] = []
+    for network in served(settings):
+        if network.family == networks.EIP155:
+            chain = RpcEvmChain(settings.evm_rpc_url or _public_node(network), network.chain_id)
+            keys = [EvmSigner(key.strip()) for key in secret(settings.evm_private_key).split(",")]
+            rails.append(EvmRail(network.id, chain, keys, unix_now, afford=afford))
+        else:
+            cluster = RpcSvmChain(settings.svm_rpc_url or _public_node(network))
+            text = secret(settings.svm_private_key)
+            signers = [SvmSigner(key.strip()) for key in ([text] if text.startswith("[") else text.split(","))]
+            rails.append(SvmRail(network.id, cluster, signers, unix_now))
     return rails
 
 
@@ -90,9 +112,27 @@ def _public_node(network: networks.Network) -> str:
     return network.rpc_url
 
 
+def build_facilitator(settings: FacilitatorSettings, ledger: Ledger) -> LocalFacilitator:
+    """Rails, budgets and telemetry together, over a ledger that the caller opens. Raises `MisconfiguredError`."""
+    telemetry = Telemetry([log_facts()])
+    names = [network.id for network in served(settings)]
+    allowance = build_allowance(settings, names, ledger, unix_now, telemetry)
+    return LocalFacilitator(
+        build_rails(settings, allowance.afford),
+        ledger,
+        telemetry=telemetry,
+        settle_timeout_seconds=settings.settle_timeout_seconds,
+        allowance=allowance,
+    )
+
+
 def create_app(settings: FacilitatorSettings | None = None, *, facilitator: LocalFacilitator | None = None) -> FastAPI:
-    """The service, from settings, or around a facilitator that the caller has made (and whose ledger it closes)."""
-    service = _Service(settings or FacilitatorSettings.read(), facilitator)
+    """The service, from settings, or around a facilitator that the caller has made (and whose ledger it closes).
+
+    Who may ask is always the settings' business. Raises `MisconfiguredError` for what contradicts itself.
+    """
+    settings = settings or FacilitatorSettings.read()
+    service = _Service(settings, facilitator)
     app = FastAPI(title="x402 facilitator", version="2", lifespan=service.life)
     app.add_api_route("/verify", service.verify, methods=["POST"], summary="Would this payment settle?")
     app.add_api_route("/settle", service.settle, methods=["POST"], summary="Settle once; the same answer for ever")
@@ -101,36 +141,49 @@ def create_app(settings: FacilitatorSettings | None = None, *, facilitator: Loca
     app.add_api_route("/ready", service.ready, methods=["GET"], summary="Ledger and chains answer")
     app.add_api_route("/metrics", service.metrics, methods=["GET"], summary="Prometheus metrics")
     app.add_exception_handler(X402Error, _explain)
+    origins = read_origins(settings)
+    if origins:
+        headers = ["Authorization", "Content-Type"]
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=headers)
     return app
 
 
 class _Service:
-    """The routes' state: one facilitator, one registry, and the background reconciliation."""
+    """The routes' state: one facilitator, its door and its tank, one registry, and what runs in the background."""
 
     def __init__(self, settings: FacilitatorSettings, facilitator: LocalFacilitator | None) -> None:
         self._settings = settings
         self._registry = CollectorRegistry()
-        self._facilitator = facilitator
+        self._parts = None if facilitator is None else self._equip(facilitator)
         self._reconciled = False
         self._misfit = ""
+
+    def _equip(self, facilitator: LocalFacilitator) -> _Parts:
+        names = list(facilitator.rails)
+        facilitator.telemetry.observe(count_facts(self._registry))
+        tank = Tank(facilitator, build_ceilings(self._settings, names))
+        return _Parts(facilitator, build_door(self._settings, names), tank)
 
     @asynccontextmanager
     async def life(self, _: FastAPI) -> AsyncIterator[None]:
         own: SqlLedger | None = None
-        if self._facilitator is None:
+        if self._parts is None:
             own = SqlLedger(self._settings.ledger)
-            rails = build_rails(self._settings, own)
+            parts = self._equip(build_facilitator(self._settings, own))
             await own.start()
-            timeout = self._settings.settle_timeout_seconds
-            telemetry = Telemetry([log_facts()])
-            self._facilitator = LocalFacilitator(rails, own, telemetry=telemetry, settle_timeout_seconds=timeout)
-        self._facilitator.telemetry.observe(count_facts(self._registry))
-        watch = asyncio.create_task(self._watch(self._facilitator))
+            self._parts = parts
+        background = [
+            asyncio.create_task(self._watch(self._parts.facilitator)),
+            asyncio.create_task(self._look(self._parts.tank)),
+        ]
         try:
             yield
         finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            if self._parts.facilitator.allowance is not None:
+                await self._parts.facilitator.allowance.drain()
             if own is not None:
                 await own.close()
 
@@ -153,30 +206,64 @@ class _Service:
                 await asyncio.sleep(self._settings.reconcile_seconds)
         await reconcile.watch(facilitator, pause)
 
+    async def _look(self, tank: Tank) -> None:
+        """Keep `/supported` and the balances fresh, so that no request asks a node for them (fault E08)."""
+        while True:
+            await tank.look()
+            await asyncio.sleep(self._settings.supported_seconds)
+
     @property
-    def facilitator(self) -> LocalFacilitator:
-        if self._facilitator is None:
+    def parts(self) -> _Parts:
+        if self._parts is None:
             raise UnavailableError("starting", "the facilitator is starting")
-        return self._facilitator
+        return self._parts
+
+    async def _enter(self, request: Request) -> tuple[Facilitation, Caller]:
+        """Who asks, before what is asked is read, and whether it may ask for that (fault E06)."""
+        headers, host = request.headers, request.client.host if request.client else ""
+        caller = await self.parts.door.admit(
+            request.url.path.strip("/"),
+            authorizations=headers.getlist("authorization"),
+            origins=headers.getlist("origin"),
+            host=host,
+        )
+        body = await _read(request)
+        caller.check(body.requirement)
+        return body, caller
 
     async def verify(self, request: Request) -> JSONResponse:
-        body = await _read(request)
-        verification = await self.facilitator.verify(body.payment, body.requirement)
-        return JSONResponse(verification.as_json())
+        body, caller = await self._enter(request)
+        verification = await self.parts.facilitator.verify(body.payment, body.requirement, caller=caller)
+        return self._answer(verification.as_json(), verification.invalid_reason, verification.invalid_message)
 
     async def settle(self, request: Request) -> JSONResponse:
-        body = await _read(request)
+        body, caller = await self._enter(request)
         try:
-            receipt = await self.facilitator.settle(body.payment, body.requirement)
+            receipt = await self.parts.facilitator.settle(body.payment, body.requirement, caller=caller)
         except UnavailableError as error:
             if error.code != "ledger_unavailable":
                 raise
             # Nobody can look up whether this payment is under way, so nobody may call it refused (fault E02).
             receipt = Receipt.pending("", body.requirement.network, None, error.message)
-        return JSONResponse(receipt.as_v1() if body.payment.version == 1 else receipt.as_json())
+        told = receipt.as_v1() if body.payment.version == 1 else receipt.as_json()
+        return self._answer(told, receipt.error_reason, receipt.error_message)
+
+    def _answer(self, body: dict[str, Any], reason: str | None, words: str | None) -> JSONResponse:
+        """A decided outcome is 200; one that a budget decided is 429, with when to ask again (fault D13)."""
+        allowance = self.parts.facilitator.allowance
+        seconds = allowance.retry_after(reason) if allowance is not None and reason else None
+        if seconds is None or reason is None:
+            return JSONResponse(body)
+        error = LimitedError(reason, words or reason, mender=LIMITED[reason], retry_after_seconds=seconds)
+        return JSONResponse(
+            {"error": error.message, **error.as_json(), **body}, error.status, {"Retry-After": str(seconds)}
+        )
 
     async def supported(self) -> JSONResponse:
-        return JSONResponse((await self.facilitator.supported()).as_json())
+        known = self.parts.tank.supported
+        if known is None:
+            raise UnavailableError("starting", "the facilitator has not yet asked what can be settled")
+        return JSONResponse(known.as_json())
 
     async def health(self) -> JSONResponse:
         return JSONResponse({"status": "ok"})
@@ -186,18 +273,28 @@ class _Service:
         if not self._reconciled:
             problems["chains"] = self._misfit or "still reconciling, or a chain does not answer"
         try:
-            await self.facilitator.ledger.ping()
-            if not (await asyncio.wait_for(self.facilitator.supported(), _READY_SUPPORTED_SECONDS)).kinds:
+            parts = self.parts
+            await asyncio.wait_for(parts.facilitator.ledger.ping(), _PING_SECONDS)
+            if parts.tank.supported is None or not parts.tank.supported.kinds:
                 problems["kinds"] = "no network can be settled: is there gas, do the nodes answer?"
         except UnavailableError as error:
             problems["ledger"] = error.message
         except TimeoutError:
-            problems["chains"] = "the nodes are slow"
+            problems["ledger"] = "the ledger is slow"
         return JSONResponse({"ready": not problems, "problems": problems}, status_code=503 if problems else 200)
 
     async def metrics(self) -> Response:
         page, content_type = exposition(self._registry)
         return Response(page, media_type=content_type)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What serves requests, once it is there."""
+
+    facilitator: LocalFacilitator
+    door: Door
+    tank: Tank
 
 
 async def _read(request: Request) -> Facilitation:
@@ -212,6 +309,12 @@ async def _read(request: Request) -> Facilitation:
 async def _explain(_: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, X402Error):
         raise error
-    headers = {"Retry-After": "2"} if isinstance(error, UnavailableError) else None
+    headers: dict[str, str] = {}
+    if isinstance(error, UnavailableError):
+        headers["Retry-After"] = "2"
+    if isinstance(error, LimitedError):
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, UnidentifiedError):
+        headers["WWW-Authenticate"] = "Bearer"
     body: dict[str, Any] = {"error": error.message, **error.as_json()}
     return JSONResponse(body, status_code=error.status, headers=headers)

@@ -20,9 +20,12 @@ from contextlib import suppress
 from x402 import networks
 from x402.errors import MalformedError, RefusedError, UnavailableError
 from x402.facilitator import finality
+from x402.facilitator.allowance import Allowance
+from x402.facilitator.callers import ANYBODY, Caller
 from x402.facilitator.rail import Checked, Rail
 from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, begin
 from x402.ports import Ledger, NotSent
+from x402.schemes import exact_svm_reasons
 from x402.stages import Final, Intended, Refused, Reversed, Settled
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement
@@ -31,8 +34,6 @@ from x402.wire.payment import Payment
 from x402.wire.receipt import Receipt
 
 ME = Party.FACILITATOR
-LEASE_SECONDS = 10
-"""How long other replicas leave a new settlement to us. Two that work on one do no harm, only work."""
 _REPLACEMENTS_AT_ONCE = 3
 
 
@@ -42,6 +43,9 @@ class LocalFacilitator:
     `settle_timeout_seconds` bounds how long one `settle` waits for the chain before it answers pending.
     """
 
+    in_process = True
+    """Its word needs no witness: what it says about a payment is what its own ledger and chain say."""
+
     def __init__(
         self,
         rails: Iterable[Rail],
@@ -49,24 +53,29 @@ class LocalFacilitator:
         *,
         telemetry: Telemetry | None = None,
         settle_timeout_seconds: float = 30.0,
+        allowance: Allowance | None = None,
     ) -> None:
         self.rails = {rail.network: rail for rail in rails}
         self.ledger = ledger
         self.telemetry = telemetry or Telemetry()
+        self.allowance = allowance
         self._timeout = settle_timeout_seconds
         self._flights: dict[str, dict[str, asyncio.Task[Receipt]]] = {}
 
-    async def verify(self, payment: Payment, requirement: Requirement) -> Verification:
+    async def verify(self, payment: Payment, requirement: Requirement, *, caller: Caller = ANYBODY) -> Verification:
         """Whether the payment would settle now. Raises `UnavailableError` when the chain can't be asked."""
         try:
-            checked = await self._rail(requirement).check(payment, requirement)
+            rail = self._rail(requirement)
+            checked = await rail.check(payment, requirement)
+            if self.allowance is not None:
+                await self.allowance.ask(checked.subject, await rail.fee(checked), caller)
         except (RefusedError, MalformedError) as error:
             self.telemetry.emit("verify.refused", network=requirement.network, reason=error.code)
             return Verification.invalid(error.code, error.message, _payer(error))
         self.telemetry.emit("verify.valid", network=requirement.network)
         return Verification.valid(checked.subject.payer, balance=checked.balance)
 
-    async def settle(self, payment: Payment, requirement: Requirement) -> Receipt:
+    async def settle(self, payment: Payment, requirement: Requirement, *, caller: Caller = ANYBODY) -> Receipt:
         """Move the money once, and give the same answer to everybody who asks for this payment.
 
         Raises `UnavailableError` only when nothing was handed to a chain; where the ledger can't say whether
@@ -77,7 +86,7 @@ class LocalFacilitator:
         except (RefusedError, MalformedError) as error:
             return self._refuse(requirement, error)
         # A caller that gives up must not stop a settlement that others, or the money, depend on.
-        return await asyncio.shield(self._flight(checked))
+        return await asyncio.shield(self._flight(checked, caller))
 
     async def supported(self) -> Supported:
         """Every kind that can be settled now, in both versions."""
@@ -103,7 +112,7 @@ class LocalFacilitator:
         entry = await self.ledger.find(ME, pay_id)
         return None if entry is None else await self._resume(entry, timeout)
 
-    def _flight(self, checked: Checked) -> asyncio.Task[Receipt]:
+    def _flight(self, checked: Checked, caller: Caller) -> asyncio.Task[Receipt]:
         """The settlement that is under way for these terms and this signature. Others over the same identity fly
         beside it and meet it in the ledger, so that nobody's garbage answers for a real payment (fault A13)."""
         subject = checked.subject
@@ -111,7 +120,7 @@ class LocalFacilitator:
         key = json.dumps([subject.amount, subject.payee, subject.payer, subject.asset, subject.record.get("proof")])
         flight = flights.get(key)
         if flight is None:
-            flight = flights[key] = asyncio.create_task(self._settle(checked))
+            flight = flights[key] = asyncio.create_task(self._settle(checked, caller))
             flight.add_done_callback(lambda done: self._landed(subject.pay_id, key, done))
         return flight
 
@@ -136,7 +145,7 @@ class LocalFacilitator:
         if rail is not None:
             await finality.reread(rail, self.ledger, self.telemetry, entry)
 
-    async def _settle(self, checked: Checked) -> Receipt:
+    async def _settle(self, checked: Checked, caller: Caller) -> Receipt:
         subject, requirement = checked.subject, checked.requirement
         try:
             known = await self.ledger.find(ME, subject.pay_id)
@@ -150,15 +159,26 @@ class LocalFacilitator:
             checked = await rail.check(checked.payment, requirement)
         except (RefusedError, MalformedError) as error:
             return await self._refuse_unless_settled(rail, checked, error)
-        entry, won = await rail.intend(checked, self.ledger, lease_seconds=LEASE_SECONDS)
+        try:
+            entry, won = await self._intend(rail, checked, caller)
+        except RefusedError as error:
+            return self._refuse(requirement, error)
         if not won:
             return await self._repeat(entry, checked)
-        entry = await self._broadcast(rail, entry)
-        if isinstance(entry.stage, Intended):
-            # Undecided: from now on it is any replica's to ask about.
-            with suppress(UnavailableError):
-                await self.ledger.end_lease(ME, subject.pay_id)
-        return self._answer(entry)
+        return self._answer(await self._broadcast(rail, entry))
+
+    async def _intend(self, rail: Rail, checked: Checked, caller: Caller) -> tuple[Entry, bool]:
+        """Sign and write down what the budgets allow, booked before it is signed. Raises `RefusedError` beyond them."""
+        if self.allowance is None:
+            return await rail.intend(checked, self.ledger)
+        await self.allowance.admit(checked.subject, await rail.fee(checked), caller)
+        won = False
+        try:
+            entry, won = await rail.intend(checked, self.ledger)
+        finally:
+            if not won:
+                await self.allowance.correct(checked.subject, 0)
+        return entry, won
 
     async def _repeat(self, known: Entry, checked: Checked) -> Receipt:
         """The answer for a payment that is remembered, to whoever presents it on the same terms (fault A24)."""
@@ -173,18 +193,21 @@ class LocalFacilitator:
         lost: then its money is where it belongs, and the payer has paid (faults A06, A10, A11)."""
         subject = checked.subject
         if error.code not in _PERHAPS_SPENT:
-            return self._refuse(checked.requirement, error)
+            return self._refuse(checked.requirement, error, proven=True)
         try:
-            settled = await rail.find_settled(subject)
-            if settled is None:
-                return self._refuse(checked.requirement, error)
+            spent_by = await rail.spent_by(subject)
+            if spent_by is None and error.code in _SPENT:
+                # The node that checked knows of a block that the one asked now has not seen yet (fault E01).
+                return self._doubt(subject, UnavailableError("rpc_unavailable", "two nodes disagree; ask again"))
+            if not isinstance(spent_by, Settled):
+                return self._refuse(checked.requirement, error, proven=True)
             entry, _ = await self.ledger.begin(
-                begin(ME, subject, Intended(settled.transaction, b"", subject.expires_at))
+                begin(ME, subject, Intended(spent_by.transaction, b"", subject.expires_at))
             )
         except UnavailableError as doubt:
             return self._doubt(subject, doubt)
         if isinstance(entry.stage, Intended):
-            entry = await self._write(entry, Event.SETTLE, settled)
+            entry = await self._write(entry, Event.SETTLE, spent_by)
         return await self._repeat(entry, checked)
 
     async def _broadcast(self, rail: Rail, entry: Entry) -> Entry:
@@ -205,17 +228,22 @@ class LocalFacilitator:
                 entry = await self._decide(rail, entry, intended, self._timeout)
                 break
         if refusals:
-            with suppress(UnavailableError):
-                await rail.heal(self.ledger)
+            await self._heal(rail)
         return entry
+
+    async def _heal(self, rail: Rail) -> None:
+        # What can't be mended now is mended by the next reconciliation.
+        with suppress(UnavailableError):
+            await rail.heal(self.ledger)
 
     async def _not_sent(self, rail: Rail, entry: Entry, intended: Intended, error: NotSent) -> Entry | None:
         """The node refused our bytes; refused is the payment only if no others can pay, nor have paid (fault A11).
         None while nobody can tell."""
         try:
-            settled = await rail.find_settled(entry.subject)
-            if settled is not None:
-                return await self._write(entry, Event.SETTLE, settled)
+            spent_by = await rail.spent_by(entry.subject)
+            if spent_by is not None:
+                event = Event.SETTLE if isinstance(spent_by, Settled) else Event.REFUSE
+                return await self._write(entry, event, spent_by)
             if error.ours:
                 return await rail.replace(entry, intended, self.ledger)
         except UnavailableError:
@@ -225,7 +253,11 @@ class LocalFacilitator:
             return await self.ledger.find(ME, entry.subject.pay_id)
         evm = entry.subject.network.startswith(networks.EIP155)
         reason = "invalid_exact_evm_transaction_failed" if evm else "invalid_exact_svm_transaction_failed"
-        return await self._write(entry, Event.REFUSE, Refused(reason, f"the node refused the transaction: {error}"))
+        refused = Refused(reason, f"the node refused the transaction: {error}")
+        after = await self._write(entry, Event.REFUSE, refused)
+        if self.allowance is not None and after.stage is refused:
+            await self.allowance.correct(entry.subject, 0)
+        return after
 
     async def _decide(self, rail: Rail, entry: Entry, intended: Intended, timeout: float) -> Entry:
         try:
@@ -234,7 +266,11 @@ class LocalFacilitator:
             return entry
         if stage is None:
             return entry
-        return await self._write(entry, Event.SETTLE if isinstance(stage, Settled) else Event.REFUSE, stage)
+        after = await self._write(entry, Event.SETTLE if isinstance(stage, Settled) else Event.REFUSE, stage)
+        if stage.transaction not in intended.transactions:
+            # It was decided without our bytes, so our nonce may be one that nobody will ever use.
+            await self._heal(rail)
+        return after
 
     async def _write(self, entry: Entry, event: Event, stage: Settled | Refused) -> Entry:
         subject = entry.subject
@@ -242,6 +278,7 @@ class LocalFacilitator:
             after = await self.ledger.advance(ME, subject.pay_id, event, stage)
         except UnlawfulEvent:
             # Another replica was told by the chain first; what it wrote is the answer.
+            self._charge(entry, stage)
             return await self.ledger.find(ME, subject.pay_id) or entry
         except UnavailableError:
             # What can't be written down is not yet known: the answer stays pending, and the chain is asked again.
@@ -251,14 +288,23 @@ class LocalFacilitator:
             self.telemetry.emit("settle.refused", **facts, reason=stage.reason)
         else:
             self.telemetry.emit("settle.settled", **facts, transaction=stage.transaction, amount=subject.amount)
+        self._charge(entry, stage)
         return after
+
+    def _charge(self, entry: Entry, stage: Settled | Refused) -> None:
+        """Have the booked fee replaced by what our own transaction cost; a stranger's is none of ours."""
+        intended, transaction = entry.stage, stage.transaction
+        ours = isinstance(intended, Intended) and intended.raw and transaction in intended.transactions
+        if ours and self.allowance is not None:
+            rail = self.rails[entry.subject.network]
+            self.allowance.correct_soon(entry.subject, lambda: rail.cost(transaction))
 
     def _answer(self, entry: Entry) -> Receipt:
         network, payer, stage = entry.subject.network, entry.subject.payer, entry.stage
         if isinstance(stage, Settled | Final):
             return Receipt.settled(stage.transaction, network, payer)
         if isinstance(stage, Refused):
-            return Receipt.refused(stage.reason, stage.message, network, payer)
+            return Receipt.refused(stage.reason, stage.message, network, payer, proven=True)
         self.telemetry.emit("settle.pending", network=network, pay_id=entry.subject.pay_id)
         if isinstance(stage, Reversed):
             words = "a chain reorganisation undid the transfer; it may land again"
@@ -269,9 +315,11 @@ class LocalFacilitator:
         self.telemetry.emit("settle.pending", network=subject.network, pay_id=subject.pay_id)
         return Receipt.pending("", subject.network, subject.payer, error.message)
 
-    def _refuse(self, requirement: Requirement, error: RefusedError | MalformedError) -> Receipt:
+    def _refuse(
+        self, requirement: Requirement, error: RefusedError | MalformedError, *, proven: bool = False
+    ) -> Receipt:
         self.telemetry.emit("settle.refused", network=requirement.network, reason=error.code)
-        return Receipt.refused(error.code, error.message, requirement.network, _payer(error))
+        return Receipt.refused(error.code, error.message, requirement.network, _payer(error), proven=proven)
 
     def _rail(self, requirement: Requirement) -> Rail:
         rail = self.rails.get(requirement.network)
@@ -283,14 +331,19 @@ class LocalFacilitator:
 
 _USED = RefusedError("duplicate_settlement", "another payment with this identity was already settled")
 
-_PERHAPS_SPENT = frozenset(
-    {
-        "invalid_exact_evm_nonce_already_used",
-        "invalid_exact_evm_transaction_simulation_failed",
-        "duplicate_settlement",
-    }
-)
-"""Refusals by a chain's simulation that may mean that the very payment has landed already."""
+_SPENT = frozenset({"invalid_exact_evm_nonce_already_used", exact_svm_reasons.DUPLICATE})
+"""Refusals by a chain's simulation that say that the payment was used up."""
+
+_PERHAPS_SPENT = _SPENT | {
+    "invalid_exact_evm_transaction_simulation_failed",
+    "invalid_exact_evm_insufficient_balance",
+    "invalid_exact_evm_payload_authorization_valid_before",
+    "asset_restricted",
+    exact_svm_reasons.SIMULATION,
+    exact_svm_reasons.INSUFFICIENT_FUNDS,
+}
+"""Refusals behind which it may have landed all the same: the payment itself may be what emptied the account, and an
+expired one is called expired whether it was used or not."""
 
 
 def _mutated(stored: Subject, claimed: Subject) -> bool:

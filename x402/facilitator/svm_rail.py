@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from x402.confirmation import Confirmations
 from x402.errors import MisconfiguredError, RefusedError, UnavailableError
 from x402.evidence import Standing
-from x402.evidence.svm import SvmWitness, held, pinned, transfer_of
+from x402.evidence.svm import SvmWitness, held, judge_landed, pinned, transfer_of
 from x402.facilitator.rail import Checked, prove
 from x402.facilitator.signer import SvmSigner
 from x402.lifecycle import Entry, Party, Subject, begin
@@ -24,6 +24,7 @@ from x402.wire.facilitation import Kind
 from x402.wire.payment import Payment
 
 _BLOCKHASH_LIFETIME_BLOCKS = 150
+_BLOCKHASH_LIFETIME_SECONDS = 120
 _REBROADCAST_SECONDS = 2.0
 _SIGNATURE_LAMPORTS = 5_000
 
@@ -56,7 +57,8 @@ class SvmRail:
         self._clock = clock
         self._signers = {signer.address: signer for signer in signers}
         self._limits = limits
-        self._lamports = lamports or Lamports()
+        self.reserve = (lamports or Lamports()).reserve
+        self.balances: Mapping[str, int] = {}
         self._confirmations = confirmations or Confirmations()
         self._witness = SvmWitness(network, chain)
         self._proven = False
@@ -70,8 +72,12 @@ class SvmRail:
             accounts = await self._chain.accounts(self.signers())
         except UnavailableError:
             return None
-        for address, account in zip(self.signers(), accounts, strict=True):
-            if account is not None and account.lamports >= self._lamports.reserve:
+        self.balances = {
+            address: 0 if account is None else account.lamports
+            for address, account in zip(self.signers(), accounts, strict=True)
+        }
+        for address, lamports in self.balances.items():
+            if lamports >= self.reserve:
                 return Kind(scheme="exact", network=self.network, extra=exact_svm.offer_extra(address))
         return None
 
@@ -104,14 +110,18 @@ class SvmRail:
         transfer = self._signed(checked.payment, checked.requirement).transfer
         return 2 * _SIGNATURE_LAMPORTS + transfer.priority_fee
 
-    async def intend(self, checked: Checked, ledger: Ledger, *, lease_seconds: int) -> tuple[Entry, bool]:
+    async def cost(self, transaction: str) -> int | None:
+        landed = await self._chain.transaction(transaction)
+        return landed.fee or None if landed is not None else None
+
+    async def intend(self, checked: Checked, ledger: Ledger) -> tuple[Entry, bool]:
         signed = self._signed(checked.payment, checked.requirement)
         height = await self._chain.block_height()
         transaction, raw = self._cosign(signed)
         # The blockhash is at most this young, so nothing can land above this height.
         last_valid = height + _BLOCKHASH_LIFETIME_BLOCKS
         intended = Intended(transaction, raw, last_valid, signed.transfer.fee_payer, signed_at=self._clock())
-        return await ledger.begin(begin(Party.FACILITATOR, checked.subject, intended), lease_seconds=lease_seconds)
+        return await ledger.begin(begin(Party.FACILITATOR, checked.subject, intended))
 
     async def submit(self, intended: Intended) -> None:
         try:
@@ -142,16 +152,17 @@ class SvmRail:
             if remaining <= 0:
                 return None
 
-    async def find_settled(self, subject: Subject) -> Settled | None:
+    async def spent_by(self, subject: Subject) -> Settled | Refused | None:
         signed = transfer_of(subject)
         if signed.transfer.fee_payer not in self._signers:
-            return await self._witness.find_settled(subject)
+            return await self._witness.spent_by(subject)
         # Ed25519 signatures are deterministic: only this transaction can ever have carried the payer's.
         transaction, _ = self._cosign(signed)
         landed = await self._chain.transaction(transaction)
-        if landed is None or not exact_svm_settlement.moved(landed, signed.transfer):
-            return None
-        return Settled(transaction, landed.slot)
+        return None if landed is None else judge_landed(landed, signed)
+
+    def may_land(self, entry: Entry) -> bool:
+        return self._clock() < entry.created_at + _BLOCKHASH_LIFETIME_SECONDS
 
     async def standing(self, entry: Entry, stage: Settled | Reversed) -> Standing | None:
         slot = stage.block if isinstance(stage, Settled) else 0

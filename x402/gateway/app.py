@@ -93,6 +93,7 @@ def create_app(
         routes=prices,
         pay_to=receivers,
         facilitator=facilitator or settings.facilitator_url,
+        facilitator_api_key=secret(settings.facilitator_api_key),
         ledger=ledger if ledger is not None else settings.ledger,
         public_url=settings.public_url if public_url is None else public_url,
         max_timeout_seconds=settings.max_timeout_seconds,

@@ -9,56 +9,48 @@
 
 Each sale runs in a task of its own, so a client that hangs up cancels nothing (fault A18), and every arrow is durable
 before the effect that it announces (fault A22). A settlement that is not decided is answered 503, never 402 (A09).
+While a sale is at work its row is leased: the same request again joins it in this process, and is told to come back by
+any other. A lease ends by itself when its process dies.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from contextlib import suppress
 
-from x402.errors import MalformedError, Moved, RefusedError, UnavailableError, X402Error
+from x402.errors import MalformedError, Moved, PendingError, RefusedError, UnavailableError, X402Error
 from x402.gateway.offers import identity_of
 from x402.gateway.problem import ApiProblem, status_of
+from x402.gateway.reconcile import Reconciler
 from x402.gateway.recording import Recording, split_notes
-from x402.gateway.register import Job, Register, in_use
-from x402.gateway.sale import Handler, Refusal, Reply, whole
+from x402.gateway.refund import Refunds
+from x402.gateway.register import ME, Job, Register, in_use
+from x402.gateway.running import Offer, Running
+from x402.gateway.sale import Handler, Refusal, Reply, Whole
 from x402.gateway.terms import Flow
 from x402.lifecycle import Event, UnlawfulEvent
 from x402.ports import Answer
-from x402.stages import Claimed, Delivered, Owed, Refunded, Refused, Released, Served, Settled, Settling, State
-from x402.wire.challenge import Requirement
+from x402.stages import (
+    Claimed,
+    Delivered,
+    Owed,
+    Refunded,
+    Refunding,
+    Refused,
+    Released,
+    Reversed,
+    Served,
+    Settled,
+    Settling,
+    State,
+)
 from x402.wire.payment import Payment
 
 ANSWER_LIMIT = 8 * 1024 * 1024
 HANDLER_TIMEOUT_SECONDS = 600.0
-RELEASE_MARGIN_SECONDS = 60
-
-Offer = Callable[[], Awaitable[Requirement]]
-"""Computes the requirement that a new payment takes, or raises `RefusedError`."""
 
 _log = logging.getLogger("x402.gateway")
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One request that came with a payment, and who waits for its reply."""
-
-    pay_id: str
-    payment: Payment
-    fingerprint: str
-    offer: Offer
-    handler: Handler
-    reply: asyncio.Future[Reply]
-
-    def answer(self, reply: Reply) -> None:
-        if not self.reply.done():
-            self.reply.set_result(reply)
-
-    def fail(self, error: Exception) -> None:
-        if not self.reply.done():
-            self.reply.set_exception(error)
 
 
 class Till:
@@ -73,12 +65,16 @@ class Till:
         *,
         answer_limit: int = ANSWER_LIMIT,
         handler_timeout_seconds: float = HANDLER_TIMEOUT_SECONDS,
+        refunds: Refunds | None = None,
     ) -> None:
         self.register = register
+        self.reconciler = Reconciler(register, refunds)
         self._answer_limit = answer_limit
         self._timeout = handler_timeout_seconds
-        self._at_work: dict[str, str] = {}
+        self._running: dict[str, Running] = {}
+        self.reconciler.left_alone = self._running
         self._tasks: set[asyncio.Task[None]] = set()
+        self._heart: asyncio.Task[None] | None = None
 
     async def take(self, payment: Payment, fingerprint: str, offer: Offer, handler: Handler) -> Reply:
         """Serve one request for one payment, once.
@@ -91,69 +87,120 @@ class Till:
             pay_id = identity_of(payment)
         except (RefusedError, MalformedError) as error:
             raise Refusal(error) from error
-        if pay_id in self._at_work:
-            raise Refusal(in_use(same_request=self._at_work[pay_id] == fingerprint))
-        self._at_work[pay_id] = fingerprint
-        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        # When nobody waits any more, the outcome is in the ledger and the exception needs no reader.
-        reply.add_done_callback(lambda future: future.cancelled() or future.exception())
-        task = asyncio.create_task(self._work(_Call(pay_id, payment, fingerprint, offer, handler, reply)))
+        if pay_id in self.reconciler.at_work:
+            raise Refusal(in_use(same_request=True))
+        while (running := self._running.get(pay_id)) is not None:
+            if running.fingerprint != fingerprint:
+                raise Refusal(in_use(same_request=False))
+            if await self._is_joined(running, payment):
+                return await running.reply_to(payment.version)
+        running = Running(pay_id, payment, fingerprint, offer, handler)
+        self._start(running)
+        return await running.reply_to(payment.version)
+
+    async def _is_joined(self, running: Running, payment: Payment) -> bool:
+        """Whether this very payment is at work. Its identity alone proves nothing: that is public (faults A13, B14)."""
+        if payment == running.payment:
+            return True
+        job = await running.known()
+        if job is None:
+            return False
+        try:
+            self.register.check_same(job.entry, payment, running.fingerprint)
+        except X402Error as error:
+            raise Refusal(error) from error
+        return True
+
+    def _start(self, running: Running) -> None:
+        self._running[running.pay_id] = running
+        task = asyncio.create_task(self._work(running))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        # A caller that is cancelled takes its own wait with it, never the sale.
-        return await reply
+        if self._heart is None or self._heart.done():
+            self._heart = asyncio.create_task(self._beat())
+
+    async def _beat(self) -> None:
+        """Renew the leases of the sales at work, as long as there are any."""
+        seconds = self.register.policy.lease_seconds
+        while self._running:
+            await asyncio.sleep(seconds / 3)
+            for pay_id in [running.pay_id for running in self._running.values() if running.job is not None]:
+                # A ledger that is away keeps everybody else from working as well.
+                with suppress(UnavailableError):
+                    await self.register.ledger.lease(ME, pay_id, seconds)
+
+    async def reconcile(self) -> int:
+        """Resolve what a crash or an outage left open; returns how many payments are still undecided."""
+        return await self.reconciler.run()
 
     async def drain(self, timeout: float) -> None:
         """Wait up to `timeout` seconds for the sales at work; what is left then is in the ledger, to be reconciled."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=timeout)
-        for task in set(self._tasks):
+        tasks = set(self._tasks)
+        if self._heart is not None:
+            tasks.add(self._heart)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _work(self, call: _Call) -> None:
+    async def _work(self, running: Running) -> None:
         try:
-            job = await self.register.known(call.pay_id, call.payment, call.fingerprint)
-            if job is None:
-                job = await self.register.claim(call.payment, call.fingerprint, await call.offer())
-            answered = await self._proceed(job, call)
-            if answered is not None:
-                call.answer(answered)
+            outcome = await self._outcome(running)
+            # Nobody who waits runs before this: whoever has the answer may send the payment again at once.
+            await self._leave(running)
+            if isinstance(outcome, Exception):
+                running.fail(outcome)
+            elif outcome is not None:
+                running.answer(outcome)
         except asyncio.CancelledError:
-            call.reply.cancel()
+            # This process goes down; another may go on at once.
+            await self._leave(running)
             raise
+        finally:
+            self._running.pop(running.pay_id, None)
+            running.end()
+
+    async def _outcome(self, running: Running) -> Reply | Exception | None:
+        """What everybody who waits is told; None when that has happened on the way."""
+        register = self.register
+        try:
+            job = await register.known(running.pay_id, running.payment, running.fingerprint)
+            if job is None:
+                job = await register.claim(running.payment, running.fingerprint, await running.offer())
+            running.begin(job)
+            return await self._proceed(job, running)
         except X402Error as error:
-            call.fail(Refusal(error))
+            return Refusal(error)
         except UnlawfulEvent:
             # Another process has moved this payment on while we held it.
-            call.fail(Refusal(in_use(same_request=True)))
-        except Exception as error:  # noqa: BLE001 - it belongs to the caller, who waits for the reply
-            call.fail(error)
-        finally:
-            # Nobody who waits runs before this: whoever has the answer may send the payment again at once.
-            self._at_work.pop(call.pay_id, None)
+            return Refusal(in_use(same_request=True))
+        except Exception as error:  # noqa: BLE001 - it belongs to the callers, who wait for the reply
+            return error
 
-    async def _proceed(self, job: Job, call: _Call) -> Reply | None:
+    async def _leave(self, running: Running) -> None:
+        """Give up the row, for whoever comes next."""
+        if running.job is not None and self._running.get(running.pay_id) is running:
+            with suppress(UnavailableError):
+                await self.register.ledger.end_lease(ME, running.pay_id)
+        if self._running.get(running.pay_id) is running:
+            del self._running[running.pay_id]
+
+    async def _proceed(self, job: Job, running: Running) -> Reply | None:
         """Go on from wherever the payment stands. None when the reply has been given on the way."""
         match job.entry.stage:
             case Claimed() | Served():
                 await self._check_alive(job)
                 if job.sale.flow is Flow.AUTHORIZATION:
-                    return await self._serve_and_settle(job, call)
-                return await self._deliver(job, call, await self.register.settle(job))
+                    return await self._serve_and_settle(job, running)
+                return await self._deliver(job, running, await self.register.settle(job))
             case Settling():
-                return await self._deliver(job, call, await self.register.settle(job))
+                return await self._deliver(job, running, await self.register.settle(job))
             case Settled(transaction) | Owed(transaction):
-                return await self._deliver(job, call, transaction)
+                return await self._deliver(job, running, transaction)
             case Delivered(transaction):
                 return await self._replay(job, transaction)
-            case Refused(reason, message):
-                raise RefusedError(reason, message)
-            case Released(reason):
-                raise RefusedError("payment_expired", f"this payment was given up: {reason}")
-            case Refunded():
-                raise RefusedError("payment_refunded", "this payment was refunded; sign a new one")
-        raise UnlawfulEvent(f"a gateway's payment is never {job.entry.state}")
+        raise _ended(job)
 
     async def _check_alive(self, job: Job) -> None:
         expires_at = job.entry.subject.expires_at
@@ -161,27 +208,27 @@ class Till:
             await self.register.advance(job, Event.RELEASE, Released("it expired before it was settled"))
             raise RefusedError("payment_expired", "the payment expired before it was settled; no money moved")
 
-    async def _serve_and_settle(self, job: Job, call: _Call) -> Reply:
-        answer = await self.register.kept_answer(job) if job.entry.state is State.SERVED else None
+    async def _serve_and_settle(self, job: Job, running: Running) -> Reply:
+        answer = await self.register.answers.find(job.pay_id) if job.entry.state is State.SERVED else None
         if answer is None:
             recording = Recording(limit=self._answer_limit, withhold=True)
-            await self._run(job, call.handler, recording)
+            await self._run(job, running.handler, recording)
             if not recording.kept:
                 raise recording.too_large()
             answer = recording.answer(job.sale.notes)
             if answer.status >= 400:
                 # Nothing is charged for an error; the claim stays, and the same payment may ask again.
                 return _reply(job, answer, None)
-            await self.register.ledger.keep_answer(job.pay_id, answer)
+            await self.register.answers.keep(job.pay_id, answer)
             if job.entry.state is State.CLAIMED:
                 await self.register.advance(job, Event.SERVE, Served())
         transaction = await self.register.settle(job)
         await self.register.delivered(job, transaction, None)
         return _reply(job, answer, transaction)
 
-    async def _deliver(self, job: Job, call: _Call, transaction: str) -> Reply | None:
+    async def _deliver(self, job: Job, running: Running, transaction: str) -> Reply | None:
         """Give a settled payment its answer: the one that is kept, or the handler's as it comes."""
-        answer = await self.register.kept_answer(job)
+        answer = await self.register.answers.find(job.pay_id)
         if answer is not None:
             await self.register.delivered(job, transaction, None)
             return _reply(job, answer, transaction)
@@ -192,25 +239,22 @@ class Till:
         recording = Recording(limit=self._answer_limit, withhold=False)
 
         def play() -> None:
-            if recording.status >= 400 or call.reply.done():
-                recording.ignore()
-                return
-            version = job.taken.payment.version
-            call.answer(Reply(recording.status, recording.headers, recording.play(), job.sale.receipt, version))
+            if recording.status < 400:
+                running.play(recording, job.sale.receipt)
 
         recording.on_begin = play
         whole_answer = False
         try:
-            whole_answer = await self._serve_paid(job, call, recording, transaction)
+            whole_answer = await self._serve_paid(job, running, recording, transaction)
         finally:
-            self._at_work.pop(call.pay_id, None)
+            await self._leave(running)
             await recording.close(broken=not whole_answer)
         return None if whole_answer else _reply(job, recording.answer({}), transaction)
 
-    async def _serve_paid(self, job: Job, call: _Call, recording: Recording, transaction: str) -> bool:
+    async def _serve_paid(self, job: Job, running: Running, recording: Recording, transaction: str) -> bool:
         """Run the handler for a payment that is settled; False when it answered with an error."""
         try:
-            await self._run(job, call.handler, recording)
+            await self._run(job, running.handler, recording)
         except Exception as error:
             _log.error("a handler failed after its payment was settled", exc_info=error)
             await self.register.owe(job, transaction, type(error).__name__)
@@ -233,7 +277,7 @@ class Till:
             raise RuntimeError("the handler returned without an answer")
 
     async def _replay(self, job: Job, transaction: str) -> Reply:
-        answer = await self.register.kept_answer(job)
+        answer = await self.register.answers.find(job.pay_id)
         self.register.emit("sale.replayed", job.entry.subject)
         if answer is None:
             error = ApiProblem(
@@ -242,58 +286,29 @@ class Till:
             raise Refusal(error, job.receipt(transaction))
         return _reply(job, answer, transaction)
 
-    async def reconcile(self) -> int:
-        """Resolve what a crash or an outage left open; returns how many payments are still undecided.
 
-        SETTLING is asked about again; a settled payment whose answer is kept counts as delivered, one without is
-        owed; a claim that was never submitted is released once its signature is dead. Payments at work are left
-        alone. Answers that were delivered longer ago than they are kept are forgotten.
-        """
-        undecided = 0
-        for entry in await self.register.ledger.unresolved(self.register.party):
-            pay_id = entry.subject.pay_id
-            if pay_id in self._at_work:
-                continue
-            self._at_work[pay_id] = entry.subject.fingerprint
-            try:
-                undecided += not await self._resolve(Job.of(entry))
-            except (X402Error, UnlawfulEvent):
-                undecided += 1
-            finally:
-                self._at_work.pop(pay_id, None)
-        await self.register.forget_answers()
-        return undecided
-
-    async def _resolve(self, job: Job) -> bool:
-        match job.entry.stage:
-            case Claimed() | Served():
-                born_dead_at = job.entry.created_at + job.taken.requirement.max_timeout_seconds
-                dead_at = (job.entry.subject.expires_at or born_dead_at) + RELEASE_MARGIN_SECONDS
-                if self.register.clock() >= dead_at:
-                    reason = "it was never settled, and has expired"
-                    await self.register.advance(job, Event.RELEASE, Released(reason))
-                return True
-            case Settling():
-                try:
-                    transaction = await self.register.settle(job)
-                except Refusal as refusal:
-                    return isinstance(refusal.error, RefusedError)
-            case Settled(transaction):
-                pass
-            case _:
-                return True
-        if await self.register.kept_answer(job) is not None:
-            await self.register.delivered(job, transaction, None)
-        else:
-            await self.register.owe(job, transaction, "settled, and its answer was not fetched yet")
-        return True
+def _ended(job: Job) -> Exception:
+    """What is answered for a payment that brings no answer any more."""
+    match job.entry.stage:
+        case Refused(reason, message):
+            return RefusedError(reason, message)
+        case Released(reason):
+            return RefusedError("payment_expired", f"this payment was given up: {reason}")
+        case Refunding(transaction):
+            pending = PendingError("no answer came of this payment, and it is being paid back", transaction=transaction)
+            return Refusal(pending, job.receipt(transaction))
+        case Refunded():
+            return RefusedError("payment_refunded", "this payment was refunded; sign a new one")
+        case Reversed():
+            return RefusedError("payment_reversed", "a chain reorganisation undid this payment; sign a new one")
+    return UnlawfulEvent(f"a gateway's payment is never {job.entry.state}")
 
 
 def _reply(job: Job, answer: Answer, transaction: str | None) -> Reply:
     headers, notes = split_notes(answer)
     job.sale.notes = notes
     receipt = None if transaction is None else job.receipt(transaction)
-    return Reply(answer.status, headers, whole(answer.body), receipt, job.taken.payment.version)
+    return Reply(answer.status, headers, Whole(answer.body), receipt, job.taken.payment.version)
 
 
 def _undelivered(error: Exception) -> ApiProblem:

@@ -36,7 +36,7 @@ class Offers:
     ) -> None:
         self.seller = seller
         self._clock = clock
-        self._kinds = Kinds(facilitator, clock=clock, ttl_seconds=kinds_ttl_seconds)
+        self.kinds = Kinds(facilitator, clock=clock, ttl_seconds=kinds_ttl_seconds)
 
     async def requirements(self, terms: Terms, *, request_digest: str, preferred: str = "") -> tuple[Requirement, ...]:
         """One requirement per network on which the facilitator settles, those on the preferred network first.
@@ -79,7 +79,7 @@ class Offers:
 
     async def settleable(self) -> bool:
         """Whether the facilitator settles on any of the seller's networks. Raises `UnavailableError`."""
-        kinds = [await self._kinds.find(SCHEME, network) for network in self.seller.pay_to]
+        kinds = [await self.kinds.find(SCHEME, network) for network in self.seller.pay_to]
         return any(kind is not None for kind in kinds)
 
     def challenge(self, requirements: Sequence[Requirement], resource: Resource, error: str = UNPAID) -> Challenge:
@@ -87,7 +87,7 @@ class Offers:
         return Challenge(error=error, resource=resource, accepts=tuple(requirements))
 
     async def _requirement(self, network: str, terms: Terms, token: str | None) -> Requirement | None:
-        kind = await self._kinds.find(SCHEME, network)
+        kind = await self.kinds.find(SCHEME, network)
         if kind is None:
             return None
         if networks.get(network).family == networks.SOLANA and not kind.extra.get("feePayer"):
@@ -153,7 +153,7 @@ class Offers:
         if network.family != networks.SOLANA:
             return kept
         fee_payer = theirs.extra.get("feePayer")
-        if not isinstance(fee_payer, str) or fee_payer not in await self._kinds.fee_payers(ours.network):
+        if not isinstance(fee_payer, str) or fee_payer not in await self.kinds.fee_payers(ours.network):
             _differs("extra.feePayer")
         return kept.model_copy(update={"extra": {**kept.extra, "feePayer": fee_payer}})
 

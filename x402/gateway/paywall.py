@@ -57,7 +57,8 @@ class Paywall:
 
     `routes` maps keys such as `"GET /report"` to a price (`"$0.01"`, a `Decimal`, `Terms`, `FREE`, a `Quote`) or to a
     function of the `PaidRequest` that returns one; FastAPI routes may say `Depends(paid("$0.01"))` instead. `pay_to`
-    is an address per network, or one address together with `network`. `facilitator` settles: a URL, or an object.
+    is an address per network, or one address together with `network`. `facilitator` settles: a URL, or an object;
+    a URL gets `facilitator_api_key` with every request.
     `ledger` remembers: a file (default `x402-gateway.sqlite` in the working directory), or an object that is open.
     `public_url` is how clients reach the app; it is never taken from a request (fault B19). A delivered answer is kept
     for `answer_retention_seconds`, for the same payment to be sent again; 0 keeps none.
@@ -72,6 +73,7 @@ class Paywall:
         *,
         pay_to: str | Mapping[str, str],
         facilitator: str | Facilitator,
+        facilitator_api_key: str = "",
         routes: Mapping[str, PriceRule] | None = None,
         network: str | Sequence[str] | None = None,
         ledger: Ledger | str | Path | None = None,
@@ -93,7 +95,7 @@ class Paywall:
             quote_keys=tuple(quote_keys) or (secrets.token_bytes(32),),
         )
         self._owned: list[Any] = []
-        known = self._facilitator(facilitator)
+        known = self._facilitator(facilitator, facilitator_api_key)
         register = Register(
             known,
             self._ledger(ledger),
@@ -117,12 +119,12 @@ class Paywall:
         self.reconciled = asyncio.Event()
         """Set when everything that an earlier process left open was looked at once."""
 
-    def _facilitator(self, facilitator: str | Facilitator) -> Facilitator:
+    def _facilitator(self, facilitator: str | Facilitator, api_key: str) -> Facilitator:
         if not isinstance(facilitator, str):
             return facilitator
         from x402.facilitator.remote import RemoteFacilitator
 
-        remote = RemoteFacilitator(facilitator)
+        remote = RemoteFacilitator(facilitator, api_key=api_key)
         self._owned.append(remote)
         return remote
 

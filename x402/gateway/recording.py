@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from x402.errors import MisconfiguredError
@@ -34,7 +34,7 @@ class Recording:
     """Collects one answer; `limit` bounds how many bytes of its body are kept.
 
     With `withhold` an answer beyond the limit fails with `MisconfiguredError("answer_too_large")`. Otherwise it is
-    still played, at the reader's pace, but no longer kept.
+    still played, at its readers' pace, but no longer kept.
     """
 
     def __init__(self, *, limit: int, withhold: bool) -> None:
@@ -45,11 +45,10 @@ class Recording:
         self._withhold = withhold
         self._chunks: list[bytes] = []
         self._size = 0
-        self._played = 0
-        self._listening = True
         self._closed = False
         self._broken = False
         self._news = asyncio.Condition()
+        self._readers: set[Reader] = set()
         self.on_begin: Callable[[], None] | None = None
         """Called once, when the head of the answer is known."""
 
@@ -64,7 +63,7 @@ class Recording:
 
     async def write(self, chunk: bytes) -> None:
         """The next piece of the body. Raises `MisconfiguredError` when a withheld answer grows too large."""
-        if not chunk or (not self.kept and not self._listening):
+        if not chunk or (not self.kept and not self._readers):
             return
         self._size += len(chunk)
         if self._size > self._limit:
@@ -75,11 +74,7 @@ class Recording:
             self._chunks.append(chunk)
             self._news.notify_all()
             if not self.kept:
-                await self._news.wait_for(lambda: not self._listening or self._size - self._played < _WINDOW)
-
-    def ignore(self) -> None:
-        """Nobody will play this answer."""
-        self._listening = False
+                await self._news.wait_for(self._has_room)
 
     def too_large(self) -> MisconfiguredError:
         """What a withheld answer beyond the limit ends in: nothing was settled."""
@@ -93,30 +88,44 @@ class Recording:
             self._closed, self._broken = True, broken
             self._news.notify_all()
 
-    async def play(self) -> AsyncGenerator[bytes, None]:
-        """The body as it is being made. Raises `BrokenOff` when the handler failed on the way."""
-        index = 0
-        try:
-            while True:
-                async with self._news:
-                    while not self._closed and index == len(self._chunks):
-                        await self._news.wait()
-                    if index == len(self._chunks):
-                        break
-                    chunk = self._chunks[index]
-                    if not self.kept:
-                        self._chunks[index] = b""
-                    index += 1
-                    self._played += len(chunk)
-                    self._news.notify_all()
-                if chunk:
-                    yield chunk
-            if self._broken:
-                raise BrokenOff("the answer was broken off")
-        finally:
-            self._listening = False
-            async with self._news:
-                self._news.notify_all()
+    def play(self) -> Reader:
+        """A reader of the body as it is being made, from its first byte; only while the answer is `kept`, or for whom
+        asks before it began."""
+        reader = Reader(self)
+        self._readers.add(reader)
+        return reader
+
+    async def piece(self, reader: Reader) -> bytes:
+        """What comes next for a reader. Raises `StopAsyncIteration` at the end, `BrokenOff` when that is too early."""
+        async with self._news:
+            while not self._closed and reader.index == len(self._chunks):
+                await self._news.wait()
+            if reader.index == len(self._chunks):
+                if self._broken:
+                    raise BrokenOff("the answer was broken off")
+                raise StopAsyncIteration
+            chunk = self._chunks[reader.index]
+            reader.index += 1
+            reader.played += len(chunk)
+            if not self.kept:
+                self._drop()
+            self._news.notify_all()
+            return chunk
+
+    async def leave(self, reader: Reader) -> None:
+        """A reader has gone; whoever waited for it goes on."""
+        self._readers.discard(reader)
+        async with self._news:
+            self._news.notify_all()
+
+    def _has_room(self) -> bool:
+        return not self._readers or self._size - min(reader.played for reader in self._readers) < _WINDOW
+
+    def _drop(self) -> None:
+        for index in range(min((reader.index for reader in self._readers), default=0) - 1, -1, -1):
+            if not self._chunks[index]:
+                return
+            self._chunks[index] = b""
 
     def answer(self, notes: Mapping[str, Any], *, complete: bool = True) -> Answer:
         """The answer as the ledger keeps it; `notes` belong to its receipt."""
@@ -124,6 +133,29 @@ class Recording:
         if notes:
             headers = (*headers, (_NOTE, json.dumps(dict(notes), separators=(",", ":"))))
         return Answer(self.status, headers, b"".join(self._chunks), complete)
+
+
+class Reader:
+    """One client's way through a recording, at its own pace. Close it, or the answer waits for it."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.index = 0
+        self.played = 0
+        self._recording = recording
+
+    def __aiter__(self) -> Reader:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await self._recording.piece(self)
+        except (StopAsyncIteration, BrokenOff):
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        """Nothing more is read."""
+        await self._recording.leave(self)
 
 
 def split_notes(answer: Answer) -> tuple[HeaderPairs, dict[str, Any]]:

@@ -1,23 +1,30 @@
 """The register: what the seller's ledger and its facilitator know about one payment, and every arrow between.
 
 Nothing else in the gateway changes a payment's state. The rules of fault §0 are kept here: exclusivity by a unique
-insert, three outcomes, and a settlement counts only when it names the transaction, the network and the payer.
+insert and a lease, three outcomes, and a settlement counts only when it names the transaction, the network and the
+payer, or when the chain itself shows it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from x402 import networks
-from x402.errors import ConflictError, MalformedError, MisconfiguredError, PendingError, RefusedError, UnavailableError
+from x402.errors import ConflictError, MalformedError, PendingError, RefusedError, UnavailableError
+from x402.evidence import Verdict, Witnesses
+from x402.gateway.answers import Answers
+from x402.gateway.belief import Belief
+from x402.gateway.claim import FLOW, Claims
 from x402.gateway.offers import flow_of
+from x402.gateway.policy import Policy
 from x402.gateway.problem import AT_WORK
 from x402.gateway.sale import Refusal, Sale
-from x402.lifecycle import Entry, Event, Outcome, Party, Subject, begin
+from x402.gateway.terms import Flow
+from x402.lifecycle import Entry, Event, Party, Subject, open_states
 from x402.ports import Answer, Clock, Ledger
 from x402.schemes.subject import is_same_payment, recall, subject_of
-from x402.stages import Claimed, Delivered, Owed, Refused, Settled, Settling, Stage, State
+from x402.stages import Delivered, Owed, Refused, Settling, Stage, State
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Facilitation, Facilitator
@@ -25,7 +32,6 @@ from x402.wire.payment import Payment
 from x402.wire.receipt import Receipt
 
 ME = Party.GATEWAY
-ANSWER_RETENTION_SECONDS = 600
 
 
 @dataclass(slots=True)
@@ -47,7 +53,7 @@ class Job:
             network=subject.network,
             asset=subject.asset,
             amount=subject.amount,
-            flow=flow_of(taken.requirement),
+            flow=Flow(subject.record.get(FLOW) or flow_of(taken.requirement)),
             requirement=taken.requirement,
         )
         return cls(entry, taken, sale)
@@ -67,8 +73,7 @@ class Job:
 class Register:
     """One seller's memory of payments, and its facilitator.
 
-    `answer_retention_seconds` is how long a delivered answer is kept for the same payment; 0 keeps none. Raises
-    `MisconfiguredError` for a negative one.
+    `witnesses` check the word of a facilitator that is not in this process; `answer_keys` seal what is kept.
     """
 
     party = ME
@@ -80,55 +85,61 @@ class Register:
         *,
         clock: Clock,
         telemetry: Telemetry | None = None,
-        answer_retention_seconds: int = ANSWER_RETENTION_SECONDS,
+        policy: Policy | None = None,
+        witnesses: Witnesses | None = None,
+        answer_keys: Sequence[bytes] = (),
     ) -> None:
-        if answer_retention_seconds < 0:
-            raise MisconfiguredError("invalid_settings", "answer_retention_seconds: at least 0")
         self.facilitator = facilitator
         self.ledger = ledger
         self.clock = clock
-        self._telemetry = telemetry or Telemetry()
-        self._retention = answer_retention_seconds
+        self.policy = policy or Policy()
+        self.telemetry = telemetry or Telemetry()
+        self.belief = Belief(clock=clock, witnesses=witnesses, policy=self.policy, telemetry=self.telemetry)
+        retention = self.policy.answer_retention_seconds
+        self.answers = Answers(ledger, clock=clock, retention_seconds=retention, keys=answer_keys)
 
     async def known(self, pay_id: str, payment: Payment, fingerprint: str) -> Job | None:
         """The job of a payment that was seen before, or None. Raises `ConflictError` unless the request and the
-        payment are the very same."""
+        payment are the very same, and while another replica works on them."""
         entry = await self.ledger.find(ME, pay_id)
-        return None if entry is None else self._same(entry, payment, fingerprint)
+        if entry is None:
+            return None
+        self.check_same(entry, payment, fingerprint)
+        return await self._taken_up(entry)
 
     async def claim(self, payment: Payment, fingerprint: str, requirement: Requirement) -> Job:
         """Verify a new payment and claim it for one request; the unique insert has one winner (faults A04, A07).
 
-        Raises `RefusedError` with the facilitator's reason, `UnavailableError` when it can't be asked, and
-        `ConflictError` when another request was faster. An invalid payment claims nothing (fault A13).
+        Raises what `Claims.claim` raises, and `ConflictError` when another request was faster.
         """
-        subject = subject_of(payment, requirement, fingerprint=fingerprint)
-        try:
-            verdict = await self.facilitator.verify(payment, requirement)
-        except MalformedError as error:
-            raise UnavailableError("facilitator_unavailable", f"the facilitator: {error.message}") from error
-        if verdict.is_valid is not True:
-            reason = verdict.invalid_reason or "invalid_payment"
-            self._telemetry.emit("sale.refused", network=subject.network, reason=reason)
-            raise RefusedError(reason, verdict.invalid_message or f"the payment is not valid: {reason}")
-        if subject.amount != requirement.amount or not _is_account(subject, subject.payee, requirement.pay_to):
-            raise RefusedError("invalid_payment_requirements", "what was signed is not what is asked")
-        entry, won = await self.ledger.begin(begin(ME, subject, Claimed()))
-        if won:
-            self.emit("sale.claimed", subject)
-        return self._same(entry, payment, fingerprint)
+        claims = Claims(self.ledger, self.clock, self.policy, self.belief.witnesses, self.telemetry)
+        entry, won = await claims.claim(self.facilitator, payment, requirement, fingerprint=fingerprint)
+        self.check_same(entry, payment, fingerprint)
+        if not won:
+            return await self._taken_up(entry)
+        self.emit("sale.claimed", entry.subject)
+        return Job.of(entry)
 
-    def _same(self, entry: Entry, payment: Payment, fingerprint: str) -> Job:
+    async def _taken_up(self, entry: Entry) -> Job:
+        """The job of a row that this process may work on now; ended ones need no lease."""
+        if entry.state in open_states(ME):
+            pay_id = entry.subject.pay_id
+            if not await self.ledger.lease(ME, pay_id, self.policy.lease_seconds):
+                raise in_use(same_request=True)
+            # Whoever held it may have moved it on between our look and our lease.
+            entry = await self.ledger.find(ME, pay_id) or entry
+        return Job.of(entry)
+
+    def check_same(self, entry: Entry, payment: Payment, fingerprint: str) -> None:
+        """Raise `ConflictError` unless a request and its payment are those of a remembered one (faults A24, B14)."""
         if entry.subject.fingerprint != fingerprint:
             raise in_use(same_request=False)
-        job = Job.of(entry)
         try:
-            presented = subject_of(payment, job.taken.requirement, fingerprint=fingerprint)
+            presented = subject_of(payment, recall(entry.subject).requirement, fingerprint=fingerprint)
         except (RefusedError, MalformedError) as error:
             raise in_use(same_request=False) from error
         if not is_same_payment(entry.subject, presented):
             raise in_use(same_request=False)
-        return job
 
     async def advance(self, job: Job, event: Event, stage: Stage) -> None:
         """Follow one arrow; raises `UnlawfulEvent` when another process has moved the payment on."""
@@ -139,33 +150,40 @@ class Register:
 
         Raises `Refusal` with a `RefusedError` when provably no money moved, else with a `PendingError`.
         """
+        transaction, verdict = "", None
         if job.entry.state is not State.SETTLING:
             await self.advance(job, Event.SUBMIT, Settling())
+        else:
+            # It was handed over before: where the chain can tell by now, nobody is asked to send it again.
+            verdict = await self.belief.look(self.facilitator, job.entry)
+        if verdict is None:
+            transaction, verdict = await self._hand_over(job)
+        if isinstance(verdict, Refused):
+            raise await self._refused(job, verdict)
+        if verdict is None:
+            raise self._pending(job, transaction)
+        try:
+            await self.advance(job, Event.SETTLE, verdict)
+        except UnavailableError:
+            # The money moved and could not be written down: asking again will find it.
+            raise self._pending(job, verdict.transaction) from None
+        self.emit("sale.settled", job.entry.subject)
+        return verdict.transaction
+
+    async def _hand_over(self, job: Job) -> tuple[str, Verdict]:
         subject = job.entry.subject
         try:
             receipt = await self.facilitator.settle(job.taken.payment, job.taken.requirement)
         except Exception as error:  # noqa: BLE001 - whatever failed, a transaction may land: pending (fault A09)
             receipt = Receipt.pending("", subject.network, subject.payer, f"{type(error).__name__} while settling")
-        if receipt.outcome is Outcome.REFUSED:
-            raise await self._refused(job, receipt)
-        if receipt.outcome is Outcome.SETTLED and _proves(receipt, subject):
-            try:
-                await self.advance(job, Event.SETTLE, Settled(receipt.transaction))
-            except UnavailableError:
-                # The money moved and could not be written down: asking again will find it.
-                raise self._pending(job, receipt.transaction) from None
-            self.emit("sale.settled", subject)
-            return receipt.transaction
-        raise self._pending(job, receipt.transaction)
+        return receipt.transaction, await self.belief.verdict(self.facilitator, job.entry, receipt)
 
-    async def _refused(self, job: Job, receipt: Receipt) -> Refusal:
+    async def _refused(self, job: Job, refused: Refused) -> Refusal:
         subject = job.entry.subject
-        reason = receipt.error_reason or "settlement_refused"
-        message = receipt.error_message or f"the settlement was refused: {reason}"
-        await self.advance(job, Event.REFUSE, Refused(reason, message))
-        self._telemetry.emit("sale.refused", network=subject.network, reason=reason)
-        told = Receipt.refused(reason, message, subject.network, subject.payer)
-        return Refusal(RefusedError(reason, message), told)
+        await self.advance(job, Event.REFUSE, refused)
+        self.telemetry.emit("sale.refused", network=subject.network, reason=refused.reason)
+        told = Receipt.refused(refused.reason, refused.message, subject.network, subject.payer)
+        return Refusal(RefusedError(refused.reason, refused.message), told)
 
     def _pending(self, job: Job, transaction: str) -> Refusal:
         subject = job.entry.subject
@@ -183,20 +201,16 @@ class Register:
         """
         try:
             if answer is not None:
-                await self.ledger.keep_answer(job.pay_id, answer)
+                await self.answers.keep(job.pay_id, answer)
             await self.advance(job, Event.DELIVER, Delivered(transaction))
         except UnavailableError:
             self.emit("sale.delivery_failed", job.entry.subject)
         else:
             self.emit("sale.delivered", job.entry.subject)
-            if not self._retention:
+            if not self.answers.retention_seconds:
                 # When the ledger is away now, the next reconciliation forgets it.
                 with suppress(UnavailableError):
-                    await self.forget_answers()
-
-    async def forget_answers(self) -> int:
-        """Delete what was delivered longer ago than answers are kept; returns how many answers that were."""
-        return await self.ledger.forget_answers(self.clock() - self._retention)
+                    await self.answers.forget()
 
     async def is_delivered(self, job: Job) -> bool:
         """Whether the ledger says by now, perhaps by another process, that the answer went out."""
@@ -209,14 +223,9 @@ class Register:
         if job.entry.state is State.SETTLED:
             await self.advance(job, Event.FAIL, Owed(transaction, reason[:200]))
 
-    async def kept_answer(self, job: Job) -> Answer | None:
-        """The answer that was kept for a payment, when it is whole."""
-        answer = await self.ledger.answer(job.pay_id)
-        return answer if answer is not None and answer.complete and answer.status < 400 else None
-
     def emit(self, name: str, subject: Subject) -> None:
         """Tell a fact about a payment."""
-        self._telemetry.emit(name, network=subject.network, amount_units=subject.amount)
+        self.telemetry.emit(name, network=subject.network, amount_units=subject.amount)
 
 
 def in_use(*, same_request: bool) -> ConflictError:
@@ -224,16 +233,3 @@ def in_use(*, same_request: bool) -> ConflictError:
     if same_request:
         return ConflictError(AT_WORK, "this payment is being served; send the very same request again")
     return ConflictError("payment_already_used", "this payment belongs to another request; sign a new one")
-
-
-def _proves(receipt: Receipt, subject: Subject) -> bool:
-    """Whether a success names what was asked for; a success about something else is no proof (fault A03)."""
-    if not receipt.transaction or networks.to_caip2(receipt.network) != subject.network:
-        return False
-    return receipt.payer is None or _is_account(subject, receipt.payer, subject.payer)
-
-
-def _is_account(subject: Subject, one: str, other: str) -> bool:
-    if subject.network.startswith(networks.EIP155 + ":"):
-        return one.lower() == other.lower()
-    return one == other

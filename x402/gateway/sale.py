@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -82,21 +82,37 @@ class Sink(Protocol):
 Handler = Callable[[Sale, Sink], Awaitable[None]]
 
 
+class Chunks(Protocol):
+    """A body in pieces, to be closed by whoever reads it."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What goes back to the client. `receipt` travels as a header in the dialect of the payment's `version`."""
 
     status: int
     headers: HeaderPairs
-    chunks: AsyncGenerator[bytes, None]
+    chunks: Chunks
     receipt: Receipt | None = None
     version: int = 2
 
 
-async def whole(body: bytes) -> AsyncGenerator[bytes, None]:
-    """A body in one piece."""
-    if body:
-        yield body
+class Whole:
+    """A body in one piece, to be read as often as wanted."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self._body:
+            yield self._body
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
 
 
 class Refusal(Exception):

@@ -47,10 +47,15 @@ class NoRoom(Exception):
 @dataclass(frozen=True, slots=True)
 class Room:
     """How much may be unsettled at once on an entry's network and asset, in atomic units, the entry included:
-    for its payer, and for all payers together. None is no limit (fault A08)."""
+    for its payer, and for all payers together. None is no limit (fault A08).
+
+    What the payer settled at unix second `since` or later counts as open for `payer` as well: a balance that was read
+    then may not have known of it.
+    """
 
     payer: int | None = None
     total: int | None = None
+    since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +75,8 @@ class Answer:
     """What a gateway delivered for a payment, kept so that the same payment gets the same bytes again."""
 
     status: int
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    body: bytes = field(repr=False)
     complete: bool = True
 
 
@@ -155,8 +160,8 @@ class Ledger(Protocol):
         ...
 
     async def failures_of(self, party: Party, payer: str, since: int) -> int:
-        """How many of a payer's payments ended REFUSED with a transaction, or REVERSED, since a unix second: what a
-        payer did after a payment was verified (faults A16, D11)."""
+        """How many of a payer's payments ended REVERSED, or REFUSED after they were verified, since a unix second: at a
+        gateway all that were refused, at a facilitator those with a transaction (faults A16, D11)."""
         ...
 
     async def nonces(self, network: str, signer: str) -> NonceBook: ...

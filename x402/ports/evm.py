@@ -219,7 +219,16 @@ def _receipt(transaction: str, value: dict[str, Any]) -> EvmReceipt:
         succeeded=_quantity(_member(value, "status")) == 1,
         block=_quantity(value["blockNumber"]),
         logs=tuple(_log(log) for log in logs),
+        fee=_fee(value),
     )
+
+
+def _fee(receipt: dict[str, Any]) -> int:
+    """What a transaction cost its sender in wei. Nodes that leave the price out have none to tell."""
+    used, price = receipt.get("gasUsed"), receipt.get("effectiveGasPrice")
+    paid = 0 if used is None or price is None else _quantity(used) * _quantity(price)
+    rollup = receipt.get("l1Fee")
+    return paid + (0 if rollup is None else _quantity(rollup))
 
 
 def _revert_text(error: RpcError) -> str:

@@ -15,7 +15,6 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, delete, select, update
 
-from x402.errors import MisconfiguredError
 from x402.lifecycle import Entry, Event, Party, Subject, open_states
 from x402.ports import Answer, Clock, NonceBook, Room, Sign, leases, ledger_rows, nonce_book, spending
 from x402.ports.leases import Lease
@@ -32,15 +31,14 @@ def _wall_clock() -> int:
 
 
 class SqlLedger:
-    """A ledger on SQLite (`sqlite:///path`, WAL, synchronous=FULL) or in memory (`sqlite://`).
+    """A ledger on SQLite (`sqlite:///path`, WAL, synchronous=FULL), on PostgreSQL (`postgresql://user@host/database`,
+    several replicas to one), or in memory (`sqlite://`). Raises `MisconfiguredError` for any other address.
 
     Use as an async context manager, or call `start` and `close`. Leases that it takes are its own, not its process's:
     `holder` is a new random name for each.
     """
 
     def __init__(self, url: str = "sqlite://", *, clock: Clock = _wall_clock) -> None:
-        if not url.startswith("sqlite"):
-            raise MisconfiguredError("unsupported_ledger", "the ledger is SQLite for now: sqlite:///path/to/file")
         self._thread = LedgerThread(url)
         self._clock = clock
         self.holder = secrets.token_hex(16)
@@ -68,15 +66,20 @@ class SqlLedger:
     # A payment's row.
 
     async def begin(self, entry: Entry, *, lease_seconds: int = 0, room: Room | None = None) -> tuple[Entry, bool]:
-        lease = self._lease(lease_seconds)
-        return await self._do(lambda connection: ledger_rows.open_row(connection, entry, lease, room))
+        lease, subject = self._lease(lease_seconds), entry.subject
+        locks = [_row(entry.party, subject.pay_id)]
+        if room is not None:
+            locks.append(("room", str(entry.party), subject.network, subject.asset))
+        return await self._do(lambda connection: ledger_rows.open_row(connection, entry, lease, room), *locks)
 
     async def intend(
         self, subject: Subject, signer: str, chain_nonce: int, sign: Sign, *, lease_seconds: int = 0
     ) -> tuple[Entry, bool]:
         lease = self._lease(lease_seconds)
         return await self._do(
-            lambda connection: ledger_rows.intend(connection, subject, signer, chain_nonce, sign, lease)
+            lambda connection: ledger_rows.intend(connection, subject, signer, chain_nonce, sign, lease),
+            _row(Party.FACILITATOR, subject.pay_id),
+            _book(signer),
         )
 
     async def replace(
@@ -86,19 +89,23 @@ class SqlLedger:
         return await self._do(
             lambda connection: ledger_rows.replace_attempt(
                 connection, pay_id, attempt, signer, chain_nonce, sign, now, keep=keep_nonce
-            )
+            ),
+            _row(Party.FACILITATOR, pay_id),
+            _book(signer),
         )
 
     async def advance(self, party: Party, pay_id: str, event: Event, stage: Stage) -> Entry:
         now = self._clock()
-        return await self._do(lambda connection: ledger_rows.move(connection, party, pay_id, event, stage, now))
+        return await self._do(
+            lambda connection: ledger_rows.move(connection, party, pay_id, event, stage, now), _row(party, pay_id)
+        )
 
     async def lease(self, party: Party, pay_id: str, seconds: int) -> bool:
         lease = self._lease(seconds)
-        return await self._do(lambda connection: leases.take(connection, party, pay_id, lease))
+        return await self._do(lambda connection: leases.take(connection, party, pay_id, lease), _row(party, pay_id))
 
     async def end_lease(self, party: Party, pay_id: str) -> None:
-        await self._do(lambda connection: leases.end(connection, party, pay_id, self.holder))
+        await self._do(lambda connection: leases.end(connection, party, pay_id, self.holder), _row(party, pay_id))
 
     async def take_open(
         self, party: Party, seconds: int, limit: int = 64, *, states: Collection[State] = ()
@@ -147,7 +154,11 @@ class SqlLedger:
 
         def count(connection: Connection) -> int:
             rows = connection.execute(query)
-            return sum(state == State.REVERSED or bool(json.loads(stage).get("transaction")) for state, stage in rows)
+            # A gateway refuses only what was verified and handed over, whoever noticed that it could not settle.
+            always = party is Party.GATEWAY
+            return sum(
+                always or state == State.REVERSED or bool(json.loads(stage).get("transaction")) for state, stage in rows
+            )
 
         return await self._do(count)
 
@@ -193,13 +204,16 @@ class SqlLedger:
         return await self._do(lambda connection: nonce_book.read(connection, network, signer))
 
     async def return_nonce(self, network: str, signer: str, nonce: int) -> None:
-        await self._do(lambda connection: nonce_book.give_back(connection, network, signer, nonce))
+        await self._do(lambda connection: nonce_book.give_back(connection, network, signer, nonce), _book(signer))
 
     async def withdraw_nonce(self, network: str, signer: str, nonce: int) -> bool:
-        return await self._do(lambda connection: nonce_book.withdraw(connection, network, signer, nonce))
+        return await self._do(lambda connection: nonce_book.withdraw(connection, network, signer, nonce), _book(signer))
 
     async def spend(self, day: int, accounts: Mapping[str, int], units: int) -> str | None:
-        return await self._do(lambda connection: spending.spend(connection, day, accounts, units))
+        return await self._do(
+            lambda connection: spending.spend(connection, day, accounts, units),
+            *(("spending", account) for account in accounts),
+        )
 
     async def spent(self, day: int, account: str) -> int:
         return await self._do(lambda connection: spending.spent(connection, day, account))
@@ -211,5 +225,14 @@ class SqlLedger:
         now = self._clock()
         return Lease(self.holder, now, now + seconds)
 
-    async def _do(self, work: Callable[[Connection], T]) -> T:
-        return await self._thread.do(work)
+    async def _do(self, work: Callable[[Connection], T], *locks: tuple[str, ...]) -> T:
+        return await self._thread.do(work, *locks)
+
+
+def _row(party: Party, pay_id: str) -> tuple[str, ...]:
+    return ("row", str(party), pay_id)
+
+
+def _book(signer: str) -> tuple[str, ...]:
+    # One key signs on all networks, and a replacement is asked for without one.
+    return ("nonces", signer)

@@ -18,11 +18,12 @@ from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, advance,
 from x402.ports import NoRoom, Room, Sign, nonce_book
 from x402.ports.audit import BEGIN, attest
 from x402.ports.leases import Lease
-from x402.ports.schema import events, payments, serialise, upsert
-from x402.stages import STAGES, Intended, Stage, State
+from x402.ports.schema import events, payments, upsert
+from x402.stages import STAGES, Intended, Settled, Stage, State
 
 UNSETTLED = (State.CLAIMED, State.SERVED, State.SETTLING)
 """States in which a payer's money is promised and has not moved (fault A08)."""
+_PAID = (State.SETTLED, State.DELIVERED, State.OWED)
 
 
 def find(connection: Connection, party: Party, pay_id: str, *, to_write: bool = False) -> Entry | None:
@@ -34,10 +35,7 @@ def find(connection: Connection, party: Party, pay_id: str, *, to_write: bool = 
 
 def open_row(connection: Connection, entry: Entry, lease: Lease, room: Room | None) -> tuple[Entry, bool]:
     """The first memory of a payment, or the older one and False. Raises `NoRoom`."""
-    limited = room is not None and (room.payer is not None or room.total is not None)
-    with connection.begin_nested() if limited else nullcontext():
-        if limited:
-            serialise(connection, "room", str(entry.party), entry.subject.network, entry.subject.asset)
+    with nullcontext() if room is None else connection.begin_nested():
         if _insert(connection, entry, lease):
             if room is not None:
                 _check_room(connection, entry, room)
@@ -132,6 +130,9 @@ def _move(connection: Connection, entry: Entry, what: Event, stage: Stage, now: 
     text, values = _written(stage)
     row = (payments.c.party == str(entry.party)) & (payments.c.pay_id == entry.subject.pay_id)
     values |= {"state": str(moved.state), "stage": text, "updated_at": now}
+    if isinstance(entry.stage, Intended) and isinstance(stage, Settled):
+        # A payment that somebody else's transaction settled holds none of our nonces any more (fault A11).
+        values |= {} if stage.transaction in entry.stage.transactions else {"nonce": None}
     connection.execute(update(payments).where(row).values(**values))
     _log(connection, moved, str(what), text, now)
     known = find(connection, entry.party, entry.subject.pay_id) if getattr(stage, "raw", None) == b"" else None
@@ -155,7 +156,8 @@ def _insert(connection: Connection, entry: Entry, lease: Lease) -> bool:
         constants | lease.columns | {"state": str(entry.state), "stage": text, "created_at": now, "updated_at": now}
     )
     statement = upsert(connection, payments).values(party=str(entry.party), pay_id=subject.pay_id, **values)
-    won = connection.execute(statement.on_conflict_do_nothing()).rowcount == 1
+    written = statement.on_conflict_do_nothing().returning(payments.c.pay_id)
+    won = connection.execute(written).first() is not None
     if won:
         _log(connection, entry, BEGIN, attest(text, constants), now)
     return won
@@ -171,14 +173,19 @@ def _older(connection: Connection, party: Party, pay_id: str) -> Entry:
 def _check_room(connection: Connection, entry: Entry, room: Room) -> None:
     """Raise `NoRoom` when this row, which is written already, leaves more unsettled than may be."""
     subject = entry.subject
+    unsettled = payments.c.state.in_([str(state) for state in UNSETTLED])
     mine = (
         (payments.c.party == str(entry.party))
-        & payments.c.state.in_([str(state) for state in UNSETTLED])
         & (payments.c.network == subject.network)
         & (payments.c.asset == subject.asset)
         & (payments.c.pay_id != subject.pay_id)
     )
-    scopes = (("payer", room.payer, mine & (payments.c.payer == subject.payer)), ("total", room.total, mine))
+    open_to_payer = unsettled
+    if room.since is not None:
+        lately = payments.c.state.in_([str(state) for state in _PAID]) & (payments.c.updated_at >= room.since)
+        open_to_payer = unsettled | lately
+    of_payer = mine & open_to_payer & (payments.c.payer == subject.payer)
+    scopes = (("payer", room.payer, of_payer), ("total", room.total, mine & unsettled))
     for scope, limit, rows in scopes:
         if limit is None:
             continue

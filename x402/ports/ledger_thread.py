@@ -1,37 +1,46 @@
 """One thread that owns the database, so that the event loop never waits for a disk.
 
 Whatever has queued up while a commit was under way goes into the next one together, and each caller is told only
-after the commit that carries its write (group commit, design D9).
+after the commit that carries its write (group commit, design D9). A database that can't be reached fails those who
+ask, and is asked anew by the next (faults E02, E10).
 """
 
 from __future__ import annotations
 
 import asyncio
 import queue
-import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, create_engine, event, func, insert, select
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy import Connection
 
 from x402.errors import MisconfiguredError, UnavailableError
-from x402.ports.schema import SCHEMA_VERSION, metadata, versions
+from x402.ports.ledger_database import DATABASE_ERRORS, LedgerDatabase, is_conflict, is_lost
+from x402.ports.migrations import migrate
 
 T = TypeVar("T")
-_BATCH = 512
-_STOP: Any = None
+Locks = tuple[tuple[str, ...], ...]
+"""What a piece of work must have for itself among all replicas, by name."""
+
+_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    work: Callable[[Connection], Any]
+    future: asyncio.Future[Any]
+    locks: Locks
 
 
 class LedgerThread:
     """Runs pieces of work on a database, one after the other, many to a commit."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._jobs: queue.SimpleQueue[tuple[Callable[[Connection], Any], asyncio.Future[Any]]] = queue.SimpleQueue()
+    def __init__(self, place: str) -> None:
+        self._database = LedgerDatabase(place)
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self.commits = 0
         """How many transactions were committed."""
@@ -52,67 +61,90 @@ class LedgerThread:
         """Finish what is queued and close the database."""
         thread, self._thread = self._thread, None
         if thread is not None:
-            self._jobs.put(_STOP)
+            self._jobs.put(None)
             await asyncio.to_thread(thread.join)
 
-    async def do(self, work: Callable[[Connection], T]) -> T:
-        """The outcome of a piece of work, once it is durable. Raises what it raises, or `UnavailableError`."""
+    async def do(self, work: Callable[[Connection], T], *locks: tuple[str, ...]) -> T:
+        """The outcome of a piece of work, once it is durable. Raises what it raises, or `UnavailableError`.
+
+        It may run again when the database gave it up, so it must do nothing but talk to the database.
+        """
         if self._thread is None or not self._thread.is_alive():
             raise UnavailableError("ledger_unavailable", "the ledger is not open")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._jobs.put((work, future))
+        self._jobs.put(_Job(work, future, locks))
         return await future
 
     def _run(self, ready: asyncio.Future[None]) -> None:
         try:
-            connection = _open(self._url)
-        except (SQLAlchemyError, OSError, MisconfiguredError, ImportError, UnicodeError) as error:
-            # Python's sqlite3 can't even say what is wrong with a schema whose bytes are no text.
-            failure = error if isinstance(error, MisconfiguredError) else _unavailable(error)
-            _tell(ready, None, failure)
+            migrate(self._database.connection())
+        except (*DATABASE_ERRORS, OSError, MisconfiguredError) as error:
+            self._database.close()
+            _tell(ready, None, error if isinstance(error, MisconfiguredError) else _unavailable(error))
             return
         _tell(ready, None, None)
-        with connection:
-            stopping = False
-            while not stopping:
-                batch = [self._jobs.get()]
-                while batch[-1] is not _STOP and len(batch) < _BATCH:
-                    try:
-                        batch.append(self._jobs.get_nowait())
-                    except queue.Empty:
-                        break
-                stopping = batch[-1] is _STOP
-                self._commit(connection, [job for job in batch if job is not _STOP])
-        # Only the pool closes the file; then SQLite leaves one file behind, without a WAL.
-        connection.engine.dispose()
+        stopping = False
+        while not stopping:
+            batch = [self._jobs.get()]
+            while batch[-1] is not None and len(batch) < self._database.jobs_max:
+                try:
+                    batch.append(self._jobs.get_nowait())
+                except queue.Empty:
+                    break
+            stopping = batch[-1] is None
+            self._commit([job for job in batch if job is not None])
+        self._database.close()
 
-    def _commit(
-        self, connection: Connection, batch: list[tuple[Callable[[Connection], Any], asyncio.Future[Any]]]
-    ) -> None:
+    def _commit(self, batch: list[_Job]) -> None:
         """Run a batch in one transaction. A job that breaks the law has written nothing and fails alone; a failing
         database fails the batch, and then every job of it alone, so that each caller gets its own truth."""
-        outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
-        job_failed = False
-        try:
-            with connection.begin():
-                for work, future in batch:
-                    try:
-                        outcomes.append((future, work(connection), None))
-                    except SQLAlchemyError:
-                        job_failed = True
-                        raise
-                    except Exception as error:  # noqa: BLE001 - whatever it is belongs to the caller, not to this thread
-                        outcomes.append((future, None, error))
-            self.commits += 1
-        except (SQLAlchemyError, sqlite3.Error) as error:
-            # A database that can't begin or commit would fail each job alone as well, only slower.
-            if job_failed and len(batch) > 1:
-                for job in batch:
-                    self._commit(connection, [job])
+        for _ in range(_TRIES):
+            attempt = _Attempt(self._database, batch)
+            try:
+                attempt.run()
+            except DATABASE_ERRORS as error:
+                self._database.recover(error)
+                # What waits for a commit that was lost may be durable, so only what came before is done again.
+                again = is_conflict(error) or (is_lost(error) and not attempt.committing)
+                # A database that can't begin or commit would fail each job alone as well, only slower.
+                if len(batch) > 1 and (is_conflict(error) or (attempt.job_failed and not is_lost(error))):
+                    for job in batch:
+                        self._commit([job])
+                    return
+                failure = _unavailable(error)
+                if again:
+                    continue
+            else:
+                self.commits += 1
+                for future, result, broken in attempt.outcomes:
+                    _tell(future, result, broken)
                 return
-            outcomes = [(future, None, _unavailable(error)) for _, future in batch]
-        for future, result, failure in outcomes:
-            _tell(future, result, failure)
+            break
+        for job in batch:
+            _tell(job.future, None, failure)
+
+
+class _Attempt:
+    """One transaction with the work of many, and how far it came."""
+
+    def __init__(self, database: LedgerDatabase, batch: list[_Job]) -> None:
+        self._database, self._batch = database, batch
+        self.outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        self.job_failed = self.committing = False
+
+    def run(self) -> None:
+        connection = self._database.connection()
+        with connection.begin():
+            self._database.lock(connection, (name for job in self._batch for name in job.locks))
+            for job in self._batch:
+                try:
+                    self.outcomes.append((job.future, job.work(connection), None))
+                except DATABASE_ERRORS:
+                    self.job_failed = True
+                    raise
+                except Exception as error:  # noqa: BLE001 - whatever it is belongs to the caller, not to this thread
+                    self.outcomes.append((job.future, None, error))
+            self.committing = True
 
 
 def _tell(future: asyncio.Future[Any], result: Any, failure: BaseException | None) -> None:
@@ -131,30 +163,3 @@ def _tell(future: asyncio.Future[Any], result: Any, failure: BaseException | Non
 
 def _unavailable(error: Exception) -> UnavailableError:
     return UnavailableError("ledger_unavailable", f"the ledger can't be used: {type(error).__name__}")
-
-
-def _open(url: str) -> Connection:
-    engine = create_engine(url, poolclass=StaticPool, connect_args={"timeout": 30, "check_same_thread": False})
-
-    @event.listens_for(engine, "connect")
-    def _configure(raw: Any, _: object) -> None:
-        # Python's sqlite3 would otherwise begin transactions by its own rules.
-        raw.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
-            raw.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    metadata.create_all(engine)
-    connection = engine.connect()
-    with connection.begin():
-        version = connection.execute(select(func.max(versions.c.version))).scalar()
-        if version is None:
-            connection.execute(insert(versions).values(version=SCHEMA_VERSION))
-        elif version != SCHEMA_VERSION:
-            raise MisconfiguredError(
-                "ledger_version", f"the ledger has schema {version}, this program writes {SCHEMA_VERSION}"
-            )
-    return connection

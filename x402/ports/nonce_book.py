@@ -10,12 +10,11 @@ from sqlalchemy import ColumnElement, Connection, delete, func, select
 
 from x402.lifecycle import Party, open_states
 from x402.ports import NonceBook
-from x402.ports.schema import nonces, payments, returned_nonces, serialise, upsert
+from x402.ports.schema import nonces, payments, returned_nonces, upsert
 
 
 def reserve(connection: Connection, network: str, signer: str, chain_nonce: int) -> int:
     """The lowest nonce that came back and that the chain has not passed, else the next."""
-    serialise(connection, "nonces", network, signer)
     mine = _returned(network, signer)
     connection.execute(delete(returned_nonces).where(mine, returned_nonces.c.nonce < chain_nonce))
     lowest = connection.execute(select(func.min(returned_nonces.c.nonce)).where(mine)).scalar()
@@ -37,7 +36,6 @@ def read(connection: Connection, network: str, signer: str) -> NonceBook:
 
 def give_back(connection: Connection, network: str, signer: str, nonce: int) -> None:
     """Hand a nonce out again, first of all, unless an open payment holds it or it was never handed out."""
-    serialise(connection, "nonces", network, signer)
     held = connection.execute(select(payments.c.pay_id).where(_holding(network, signer), payments.c.nonce == nonce))
     if held.first() is not None or nonce >= _next(connection, network, signer):
         return
@@ -47,7 +45,6 @@ def give_back(connection: Connection, network: str, signer: str, nonce: int) -> 
 
 def withdraw(connection: Connection, network: str, signer: str, nonce: int) -> bool:
     """Stop handing out a nonce that came back; True for the one who stopped it."""
-    serialise(connection, "nonces", network, signer)
     gone = delete(returned_nonces).where(_returned(network, signer), returned_nonces.c.nonce == nonce)
     return connection.execute(gone).rowcount == 1
 

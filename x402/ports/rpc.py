@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import httpx
 
 from x402.errors import UnavailableError
+from x402.ports.node_url import hide, scrub, secrets_of
 
 T = TypeVar("T")
 _LARGEST_BATCH = 100
@@ -37,6 +38,8 @@ class JsonRpc:
 
     def __init__(self, url: str, *, timeout_seconds: float = 10.0, client: httpx.AsyncClient | None = None) -> None:
         self._url = url
+        self._secrets = secrets_of(url)
+        hide(self._secrets)
         limits = httpx.Limits(max_connections=32, max_keepalive_connections=32)
         self._client = client or httpx.AsyncClient(timeout=timeout_seconds, limits=limits, trust_env=False)
         self._waiting: list[tuple[dict[str, Any], asyncio.Future[Any]]] = []
@@ -84,7 +87,7 @@ class JsonRpc:
                 _fail(future, UnavailableError("rpc_unavailable", "the request to the node was abandoned"))
             raise
         for body, future in batch:
-            _resolve(future, replies.get(body["id"]))
+            _resolve(future, replies.get(body["id"]), self._secrets)
 
     async def _post(self, bodies: list[dict[str, Any]]) -> dict[int, Any]:
         content = json.dumps(bodies[0] if len(bodies) == 1 else bodies, separators=(",", ":"))
@@ -114,7 +117,7 @@ def _fail(future: asyncio.Future[Any], error: UnavailableError) -> None:
         future.set_exception(UnavailableError(error.code, error.message))
 
 
-def _resolve(future: asyncio.Future[Any], reply: Any) -> None:
+def _resolve(future: asyncio.Future[Any], reply: Any, secrets: tuple[str, ...]) -> None:
     if future.done():
         return
     if not isinstance(reply, dict) or ("result" not in reply and "error" not in reply):
@@ -127,7 +130,9 @@ def _resolve(future: asyncio.Future[Any], reply: Any) -> None:
     members = error if isinstance(error, dict) else {"message": str(error)}
     code = members.get("code")
     future.set_exception(
-        RpcError(code if isinstance(code, int) else 0, str(members.get("message", "")), members.get("data"))
+        RpcError(
+            code if isinstance(code, int) else 0, scrub(str(members.get("message", "")), secrets), members.get("data")
+        )
     )
 
 

@@ -17,8 +17,6 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    func,
-    select,
 )
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -111,17 +109,17 @@ spending = Table(
 )
 
 versions = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
+"""The schema's number, which programs of the first version read as well."""
+
+revisions = Table(
+    "alembic_version",
+    metadata,
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+"""The same for Alembic, which makes this table where there is none."""
 
 
 def upsert(connection: Connection, table: Table) -> Any:
     """An insert that can say what happens on conflict, in the connection's dialect."""
     return (sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert)(table)
-
-
-def serialise(connection: Connection, *names: str) -> None:
-    """Let one transaction at a time pass here for these names, until it ends.
-
-    SQLite has one writer at a time anyway; PostgreSQL takes an advisory lock.
-    """
-    if connection.dialect.name != "sqlite":
-        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("\n".join(names), 0))))

@@ -196,7 +196,8 @@ def _transaction(signature: str, value: Any) -> SvmTransaction:
             )
         )
     slot, error = _integer(_member(value, "slot")), _error(_member(meta, "err"))
-    return SvmTransaction(signature, slot, error, tuple(balances), tuple(_texts(_optional(body, "signatures", []))))
+    signatures = tuple(_texts(_optional(body, "signatures", [])))
+    return SvmTransaction(signature, slot, error, tuple(balances), signatures, _integer(_optional(meta, "fee", 0)))
 
 
 def _optional(value: Any, name: str, absent: Any) -> Any:

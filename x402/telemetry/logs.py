@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from x402.telemetry import Fact, Observer
 
-_WARNINGS = ("refused", "pending", "reversed", "failed", "unavailable")
+_WARNINGS = ("refused", "pending", "reversed", "failed", "unavailable", "_low", "_high")
+_GAUGES = ("signer.balance",)
+"""What is told again and again and belongs in the metrics alone."""
 
 
 def log_facts() -> Observer:
@@ -14,6 +16,8 @@ def log_facts() -> Observer:
     logger = structlog.get_logger("x402")
 
     def observe(fact: Fact) -> None:
+        if fact.name in _GAUGES:
+            return
         write = logger.warning if fact.name.endswith(_WARNINGS) else logger.info
         write(fact.name, **fact.attributes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from pydantic import Field
 
@@ -26,7 +26,7 @@ class Payment(WireModel):
     version: Version = 2
     scheme: Text
     network: Text
-    payload: Annotated[dict[str, Any], Field(min_length=1)]
+    payload: Annotated[dict[str, Any], Field(min_length=1, repr=False)]
     accepted: Requirement | None = None
     resource: Resource | None = None
     extensions: JsonObject = Field(default_factory=dict)
@@ -45,6 +45,10 @@ class Payment(WireModel):
         if not self.extensions:
             body.pop("extensions", None)
         return body
+
+    def __getstate__(self) -> NoReturn:
+        """A signed payment is worth its amount to whoever has its bytes, so none is pickled (fault G09)."""
+        raise TypeError("a payment is never pickled")
 
     @property
     def header_name(self) -> str:

@@ -41,10 +41,18 @@ class Receipt(WireModel):
         return cls(success=True, transaction=transaction, network=network, payer=payer)
 
     @classmethod
-    def refused(cls, reason: str, message: str, network: str, payer: str | None = None) -> Receipt:
-        """Provably no money moved, and none will."""
+    def refused(
+        cls, reason: str, message: str, network: str, payer: str | None = None, *, proven: bool = False
+    ) -> Receipt:
+        """Provably no money moved, and none will. With `proven` that is said in `extra`, for a seller whose
+        facilitator may be one that says "failed" without knowing (fault A09)."""
         return cls(
-            success=False, network=network, payer=payer, error_reason=reason, error_message=message[:500] or None
+            success=False,
+            network=network,
+            payer=payer,
+            error_reason=reason,
+            error_message=message[:500] or None,
+            extra={"proven": True} if proven else {},
         )
 
     @classmethod
@@ -59,6 +67,11 @@ class Receipt(WireModel):
             error_reason=PENDING,
             error_message=text,
         )
+
+    @property
+    def proven(self) -> bool:
+        """Whether a refusal says expressly that nothing was broadcast, or that what was is dead."""
+        return self.extra.get("proven") is True
 
     @property
     def outcome(self) -> Outcome:

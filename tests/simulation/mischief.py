@@ -1,0 +1,84 @@
+"""What the world does by itself: strangers who submit first, payers who change their minds, reorganisations."""
+
+from __future__ import annotations
+
+from tests.simulation.evm_chain import REORG_DEPTH_MAX, THIEF, Included
+from tests.simulation.invariants import Watchman
+from tests.simulation.parties import SHOP, STRANGER, Cast, keys
+from tests.simulation.scenarios import EVM
+from tests.simulation.token import cancel_call, transfer_call
+from tests.simulation.wire import Exchange
+from x402.ports import NotSent
+from x402.schemes.exact_evm import read_payload
+from x402.wire.payment import read_payment
+
+
+class Mischief:
+    """Hooks into one run; does nothing in calm weather."""
+
+    def __init__(self, cast: Cast, watchman: Watchman) -> None:
+        self._cast, self._world = cast, cast.world
+        self._watchman = watchman
+        self._seen: set[str] = set()
+        cast.network.on_request.append(self._requested)
+        cast.evm.on_included.append(self._included)
+        if cast.world.happens("fee.spike", cast.world.weather.fee_spike):
+            start = cast.world.chance.uniform(0, 20)
+            cast.world.later(start, lambda: cast.evm.spike(cast.world.chance.uniform(10, 60), 40))
+
+    def _requested(self, exchange: Exchange) -> None:
+        """A payment is seen on its way, once."""
+        if not exchange.payment or exchange.request.url.host != SHOP or exchange.payment in self._seen:
+            return
+        self._seen.add(exchange.payment)
+        weather, world = self._world.weather, self._world
+        soon = world.chance.uniform(0.0, 4.0)
+        if self._cast.scenario.network != EVM:
+            if world.happens("drain", weather.drain):
+                world.later(soon, lambda: self._cast.svm.spend_elsewhere(keys().buyer.svm_address))
+            return
+        header = exchange.payment
+        if world.happens("stranger", weather.stranger):
+            world.later(soon, lambda: self._submit(header))
+        elif world.happens("cancel", weather.cancel):
+            world.later(soon, lambda: self._cancel(header))
+        elif world.happens("drain", weather.drain):
+            world.later(soon, self._drain)
+
+    def _submit(self, header: str) -> None:
+        """A stranger submits the payment from an account of its own (fault A11)."""
+        self._admit(STRANGER, self._signed(header).calldata())
+
+    def _cancel(self, header: str) -> None:
+        """The payer takes it back, by `cancelAuthorization` (fault A01)."""
+        auth = self._signed(header).authorization
+        self._admit(auth.payer, cancel_call(auth.payer, auth.nonce))
+
+    def _drain(self) -> None:
+        """The payer spends all its money elsewhere (fault A08)."""
+        payer = keys().buyer.evm_address
+        balance = self._cast.evm.latest().token.balances.get(payer, 0)
+        if balance:
+            self._admit(payer, transfer_call(THIEF, balance))
+
+    def _admit(self, sender: str, call: bytes) -> None:
+        evm = self._cast.evm
+        try:
+            evm.admit(evm.foreign(sender, evm.pending_count(sender), call))
+        except NotSent as error:
+            self._world.note(f"mischief failed: {error}")
+
+    def _signed(self, header: str):  # type: ignore[no-untyped-def]
+        payment = read_payment([("PAYMENT-SIGNATURE", header)])
+        assert payment is not None
+        return read_payload(payment.payload, self._cast.evm.asset)
+
+    def _included(self, included: Included) -> None:
+        """Some blocks are undone, sometimes with the payer's money going elsewhere instead (fault A16)."""
+        world = self._world
+        if included.transaction.sender == STRANGER or not world.happens("reorg", world.weather.reorg):
+            return
+        depth = world.chance.randint(1, REORG_DEPTH_MAX)
+        robbed = keys().buyer.evm_address if world.chance.random() < 0.3 else ""
+        delay = world.chance.uniform(0.1, 2.0 * depth)
+        world.later(delay, lambda: self._cast.evm.reorganise(depth, rob=robbed))

@@ -1,0 +1,319 @@
+"""The real parties, each as a process that can be killed and started again: gateway, facilitator, and buyer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
+from functools import cache
+from hashlib import sha256
+from typing import Any
+
+import httpx
+from solders.keypair import Keypair
+
+from tests.simulation.disk import Disk, JournalFile, SimulatedLedger
+from tests.simulation.evm_chain import SimulatedEvm
+from tests.simulation.evm_node import SimulatedEvmNode
+from tests.simulation.loop import Life
+from tests.simulation.scenarios import EVM, PRICE, PRICE_UNITS, SVM, Scenario
+from tests.simulation.svm_chain import SimulatedSvm
+from tests.simulation.svm_node import SimulatedSvmNode
+from tests.simulation.wire import Door, Network, SimulatedTransport
+from tests.simulation.world import World
+from x402.client.auth import X402Auth
+from x402.client.budget import Limits
+from x402.client.choose import Policy
+from x402.client.wallet import Wallet
+from x402.confirmation import parse_confirmations
+from x402.errors import X402Error
+from x402.facilitator import reconcile
+from x402.facilitator.evm_rail import EvmRail
+from x402.facilitator.rail import Rail
+from x402.facilitator.remote import RemoteFacilitator
+from x402.facilitator.service import create_app
+from x402.facilitator.settle import LocalFacilitator
+from x402.facilitator.signer import EvmSigner, SvmSigner
+from x402.facilitator.svm_rail import SvmRail
+from x402.gateway.paywall import Paywall
+from x402.gateway.sale import Sale
+from x402.settings import ClientSettings, FacilitatorSettings
+
+SHOP, SETTLER, SVM_NODE = "shop.test", "settler.test", "node.test"
+_RECONCILE_SECONDS = 20.0
+_READ_TIMEOUT_SECONDS = 15.0
+_RETRY_SECONDS = 2.0
+_DIGIT_LIMIT = 4
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Everybody's keys. They are worth nothing and the same in every run."""
+
+    buyer: Wallet
+    seller_evm: str
+    seller_svm: str
+    signers: tuple[EvmSigner, ...]
+    fee_payer: SvmSigner
+
+
+@cache
+def keys() -> Keys:
+    """Made once, because keys are slow."""
+
+    def secret(name: str) -> bytes:
+        return sha256(f"x402 simulation {name}".encode()).digest()
+
+    buyer = Wallet(evm="0x" + secret("buyer").hex(), svm=str(Keypair.from_seed(secret("buyer"))), testnet_only=True)
+    signers = tuple(EvmSigner(secret(f"signer {number}").hex()) for number in range(3))
+    return Keys(
+        buyer=buyer,
+        seller_evm=EvmSigner(secret("seller").hex()).address,
+        seller_svm=str(Keypair.from_seed(secret("seller")).pubkey()),
+        signers=signers,
+        fee_payer=SvmSigner(Keypair.from_seed(secret("fee payer"))),
+    )
+
+
+@dataclass
+class Purchase:
+    """What a person wants once, through however many crashes of the client."""
+
+    number: int
+    begins_at: float
+    bodies: list[bytes] = field(default_factory=list)
+    served: bool = False
+    wanted: bool = True
+    attempts: int = 0
+    words: list[str] = field(default_factory=list)
+
+    @property
+    def path(self) -> str:
+        """Its request."""
+        return f"/goods/{self.number}"
+
+
+class Cast:
+    """All processes of a run, and what outlives them: disks, chains, the person's wishes."""
+
+    def __init__(self, world: World, scenario: Scenario, disks: dict[str, Disk], journal: JournalFile) -> None:
+        self.world, self.scenario, self.disks, self.journal = world, scenario, disks, journal
+        self.network = Network(world)
+        mine = keys()
+        money = scenario.holds * PRICE_UNITS
+        wei = {signer.address: 10**18 for signer in mine.signers}
+        wei |= {mine.buyer.evm_address: 10**18, STRANGER: 10**18}
+        self.evm = SimulatedEvm(world, EVM, {mine.buyer.evm_address: money, mine.seller_evm: 0}, wei)
+        lamports = {mine.fee_payer.address: 10**9}
+        self.svm = SimulatedSvm(world, SVM, {mine.buyer.svm_address: money, mine.seller_svm: 0}, lamports)
+        self.network.nodes[SVM_NODE] = self._answer_node
+        self.purchases = [
+            Purchase(number, 1.0 + world.chance.uniform(0, 2.0 * number)) for number in range(scenario.purchases)
+        ]
+        self.handled: dict[str, list[str]] = {}
+        """By payId, the goods that handlers made for it."""
+        self.patient = True
+        """Whether the person still tries again."""
+        self.facilitators: list[LocalFacilitator] = []
+        self.gateways: list[Paywall] = []
+        names = {"local": ["gateway"], "replicas": ["gateway", "gateway2"], "remote": ["settler", "gateway"]}
+        self.names = names[scenario.place]
+        for index, name in enumerate(self.names):
+            world.start_again[name] = lambda name=name, index=index: self._start(name, index)  # type: ignore[misc]
+        world.start_again["client"] = self.start_client
+        world.mortal = {*self.names, "client"}
+
+    def start(self) -> None:
+        """Everybody starts."""
+        for name in self.names:
+            self.world.start_again[name]()
+        self.start_client()
+
+    def _start(self, name: str, index: int) -> None:
+        life = self.world.live(name)
+        role = self._settler if name == "settler" else self._gateway
+        self.world.loop.create_task(role(life, index), context=self.world.within(life))
+
+    # The facilitator.
+
+    def _rails(self, index: int) -> list[Rail]:
+        mine, confirmations = keys(), parse_confirmations(self.scenario.confirmations)
+        clock = self.world.clock
+        if self.scenario.network == EVM:
+            signers = [mine.signers[index]] if self.scenario.place == "replicas" else list(mine.signers[:2])
+            return [EvmRail(EVM, SimulatedEvmNode(self.evm), signers, clock, confirmations=confirmations)]
+        return [SvmRail(SVM, SimulatedSvmNode(self.svm), [mine.fee_payer], clock, confirmations=confirmations)]
+
+    def _facilitator(self, life: Life, index: int) -> tuple[LocalFacilitator, SimulatedLedger]:
+        disk = self.disks["settler" if life.name == "settler" else "gateway"]
+        ledger = SimulatedLedger(disk, clock=self.world.clock, holder=repr(life))
+        facilitator = LocalFacilitator(self._rails(index), ledger, settle_timeout_seconds=10.0)
+        self.facilitators.append(facilitator)
+        return facilitator, ledger
+
+    async def _settler(self, life: Life, index: int) -> None:
+        facilitator, _ = self._facilitator(life, index)
+        settings = FacilitatorSettings.model_construct(
+            settle_timeout_seconds=10, reconcile_seconds=int(_RECONCILE_SECONDS)
+        )
+        app = create_app(settings, facilitator=facilitator)
+        await self._live(life, SETTLER, app)
+
+    async def _watch(self, facilitator: LocalFacilitator) -> None:
+        """What the service does around a facilitator, for one that is built into a gateway."""
+
+        async def pause() -> None:
+            await asyncio.sleep(_RECONCILE_SECONDS)
+
+        while True:
+            try:
+                await reconcile.run(facilitator)
+                break
+            except X402Error:
+                await asyncio.sleep(1)
+        await reconcile.watch(facilitator, pause)
+
+    # The gateway.
+
+    async def _gateway(self, life: Life, index: int) -> None:
+        scenario, world = self.scenario, self.world
+        facilitator: Any
+        if scenario.place == "remote":
+            client = httpx.AsyncClient(transport=SimulatedTransport(self.network), trust_env=False)
+            facilitator = RemoteFacilitator(f"http://{SETTLER}", client=client)
+            ledger = SimulatedLedger(self.disks["gateway"], clock=world.clock, holder=repr(life))
+        else:
+            facilitator, ledger = self._facilitator(life, index)
+            world.loop.create_task(self._watch(facilitator), context=world.within(life))
+        mine = keys()
+        pay_to = {scenario.network: mine.seller_evm if scenario.network == EVM else mine.seller_svm}
+        paywall = Paywall(
+            self._goods,
+            pay_to=pay_to,
+            facilitator=facilitator,
+            routes={"GET /goods/*": PRICE},
+            ledger=ledger,
+            flow=scenario.flow,
+            public_url=f"https://{SHOP}",
+            max_timeout_seconds=scenario.timeout_seconds,
+            quote_keys=(bytes(32),),
+            answer_retention_seconds=600,
+            reconcile_seconds=_RECONCILE_SECONDS,
+            clock=world.clock,
+        )
+        self.gateways.append(paywall)
+        await self._live(life, SHOP, paywall)
+
+    async def _live(self, life: Life, host: str, app: Any) -> None:
+        """The lifespan of a server process: it takes requests once its app is ready."""
+        messages = [{"type": "lifespan.startup"}]
+
+        async def receive() -> MutableMapping[str, Any]:
+            if messages:
+                return messages.pop()
+            return await self.world.loop.create_future()  # type: ignore[no-any-return]
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                self.network.open(host, Door(life, app))
+
+        await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
+
+    async def _goods(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        """What is sold: an app that makes a different answer each time it is asked."""
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            return
+        sale: Sale = scope["x402"]
+        made = self.handled.setdefault(sale.pay_id, [])
+        made.append(scope["path"])
+        await self.world.boundary(f"handler {scope['path']}", "before")
+        await asyncio.sleep(self.world.chance.uniform(0, self.scenario.seconds))
+        if len(made) <= self.scenario.failures:
+            await send({"type": "http.response.start", "status": 500, "headers": []})
+            await send({"type": "http.response.body", "body": b"no"})
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+        for piece in range(self.scenario.pieces):
+            more = piece + 1 < self.scenario.pieces
+            body = f"{scope['path']} made {len(made)} piece {piece};".encode()
+            await self.world.boundary(f"handler {scope['path']} piece {piece}", "before")
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+            if more:
+                await asyncio.sleep(0.05)
+
+    # The buyer.
+
+    def start_client(self) -> None:
+        """The person's program starts, and takes up what is not done yet."""
+        life = self.world.live("client")
+        self.world.loop.create_task(self._client(), context=self.world.within(life))
+
+    def visit_again(self, numbers: list[int]) -> None:
+        """The person starts the program once more, for some purchases only."""
+        life = self.world.lives["client"]
+        if life.alive:
+            self.world.start_again.pop("client")
+            self.world.kill(life)
+        for purchase in self.purchases:
+            purchase.wanted = purchase.number in numbers
+            purchase.attempts = 0
+        self.patient = True
+        self.start_client()
+
+    async def _client(self) -> None:
+        scenario, world = self.scenario, self.world
+        auth = X402Auth(
+            keys().buyer,
+            policy=Policy(networks=(scenario.network,)),
+            limits=Limits(per_day=f"{scenario.budget * PRICE_UNITS / 10**6:.6f}"),
+            journal=self.journal.open(world.clock),
+            svm_rpc=f"http://{SVM_NODE}/",
+            settings=ClientSettings.model_construct(),
+            clock=world.clock,
+            entropy=world.entropy,
+        )
+        transport = SimulatedTransport(self.network)
+        timeout = httpx.Timeout(_READ_TIMEOUT_SECONDS)
+        async with httpx.AsyncClient(auth=auth, transport=transport, timeout=timeout, trust_env=False) as client:
+            await asyncio.gather(*(self._buy(client, one) for one in self.purchases if one.wanted and not one.served))
+
+    async def _buy(self, client: httpx.AsyncClient, purchase: Purchase) -> None:
+        """What an SDK does: the same call again, politely, until there is an answer."""
+        wait = purchase.begins_at - self.world.loop.time()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        while not purchase.served and self.patient:
+            purchase.attempts += 1
+            pause = _RETRY_SECONDS * min(purchase.attempts, 8)
+            try:
+                response = await client.get(f"https://{SHOP}{purchase.path}")
+            except (httpx.HTTPError, X402Error) as error:
+                said = getattr(error, "code", type(error).__name__)
+            else:
+                said = _said(response)
+                if response.status_code == 200:
+                    purchase.bodies.append(response.content)
+                    purchase.served = True
+            purchase.words.append(said)
+            self.world.note(f"purchase {purchase.number} attempt {purchase.attempts}: {said}")
+            if not purchase.served:
+                await asyncio.sleep(pause)
+
+    def _answer_node(self, body: bytes) -> Any:
+        """The cluster's node, as the buyer asks it: only for a blockhash."""
+        text, last = self.svm.blockhash(self.svm.slot() - 2)
+        return {"jsonrpc": "2.0", "id": 1, "result": {"value": {"blockhash": text, "lastValidBlockHeight": last}}}
+
+
+def _said(response: httpx.Response) -> str:
+    """Status and reason."""
+    try:
+        return f"{response.status_code} {response.json()['error']['code']}"
+    except (ValueError, KeyError, TypeError):
+        return str(response.status_code)
+
+
+STRANGER = "0x57A2e8Bb4fC9bE8a0A3F3d4b3E5b1f60a1B2C3D4"

@@ -1,0 +1,86 @@
+"""Answers that were paid for, kept for the same payment to be sent again, and unreadable without the seller's key.
+
+An answer may hold what a person asked a model in confidence, so it lies in the ledger as AES-256-GCM ciphertext, bound
+to its payment. Without the key it was sealed with, it counts as gone: 410 with the receipt, never an error (A22).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from Crypto.Cipher import AES
+
+from x402.ports import Answer, Clock, Ledger
+
+_SEAL = "x402-sealed"
+_VERSION = "1"
+_NONCE_BYTES, _TAG_BYTES = 12, 16
+
+
+class Answers:
+    """The kept answers of one seller.
+
+    The first of `keys` seals, all are tried for opening, so that a key can be changed; without any a fresh one is made
+    that dies with the process. Each key is a secret of any length. An answer is forgotten `retention_seconds` after its
+    payment ended; 0 keeps none beyond delivery.
+    """
+
+    def __init__(self, ledger: Ledger, *, clock: Clock, retention_seconds: int, keys: Sequence[bytes] = ()) -> None:
+        self.ledger = ledger
+        self.retention_seconds = retention_seconds
+        self._clock = clock
+        self._keys = [_derived(key) for key in keys or (secrets.token_bytes(32),)]
+
+    async def keep(self, pay_id: str, answer: Answer) -> None:
+        """Write an answer down. Raises `UnavailableError`."""
+        await self.ledger.keep_answer(pay_id, self._seal(pay_id, answer))
+
+    async def find(self, pay_id: str) -> Answer | None:
+        """The answer of a payment when it is whole, good, and readable with the keys at hand."""
+        answer = await self.ledger.answer(pay_id)
+        if answer is None or not answer.complete or answer.status >= 400:
+            return None
+        return self._open(pay_id, answer)
+
+    async def forget(self) -> int:
+        """Delete the answers of payments that ended longer ago than answers are kept; returns how many."""
+        return await self.ledger.forget_answers(self._clock() - self.retention_seconds)
+
+    def _seal(self, pay_id: str, answer: Answer) -> Answer:
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        cipher = _cipher(self._keys[0], nonce, pay_id, answer.status)
+        head = json.dumps(answer.headers, separators=(",", ":")).encode()
+        body, tag = cipher.encrypt_and_digest(len(head).to_bytes(4, "big") + head + answer.body)
+        return Answer(answer.status, ((_SEAL, _VERSION),), nonce + tag + body, answer.complete)
+
+    def _open(self, pay_id: str, answer: Answer) -> Answer | None:
+        if (_SEAL, _VERSION) not in answer.headers:
+            # Kept by a version that did not seal yet.
+            return answer
+        sealed = answer.body
+        nonce, tag = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES : _NONCE_BYTES + _TAG_BYTES]
+        for key in self._keys:
+            try:
+                plain = _cipher(key, nonce, pay_id, answer.status).decrypt_and_verify(
+                    sealed[_NONCE_BYTES + _TAG_BYTES :], tag
+                )
+            except ValueError:
+                continue
+            end = 4 + int.from_bytes(plain[:4], "big")
+            headers = json.loads(plain[4:end])
+            return Answer(answer.status, tuple((name, value) for name, value in headers), plain[end:], answer.complete)
+        return None
+
+
+def _derived(secret: bytes) -> bytes:
+    return hashlib.blake2b(secret, digest_size=32, person=b"x402 answers").digest()
+
+
+def _cipher(key: bytes, nonce: bytes, pay_id: str, status: int) -> Any:
+    cipher = AES.new(key, AES.MODE_GCM, nonce=nonce, mac_len=_TAG_BYTES)
+    cipher.update(f"{status} {pay_id}".encode())
+    return cipher

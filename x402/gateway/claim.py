@@ -1,0 +1,119 @@
+"""Claiming a payment that was never seen before: verified, within bounds, and by one winner.
+
+What a payer has open at once never exceeds the balance that was read when the payment was verified, and what all payers
+together have open never exceeds the operator's limit (fault A08). A payer whose balance nobody knows, or who has failed
+before, is settled first: then there is nothing to lose (faults A16, D11).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import Any
+
+from x402.errors import MalformedError, Mender, RefusedError, UnavailableError
+from x402.evidence import Witnesses
+from x402.gateway.belief import is_account
+from x402.gateway.offers import flow_of
+from x402.gateway.policy import Policy, units_of
+from x402.gateway.terms import Flow
+from x402.lifecycle import Entry, Party, Subject, begin
+from x402.ports import Clock, Ledger, NoRoom, Room
+from x402.schemes.subject import subject_of
+from x402.stages import Claimed
+from x402.telemetry import Telemetry
+from x402.wire.challenge import Requirement
+from x402.wire.facilitation import Facilitator, Verification
+from x402.wire.payment import Payment
+
+FLOW = "flow"
+"""Member of a claim's record: the flow in which it is served, when it is not the one that was offered."""
+_ME = Party.GATEWAY
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Where new payments are claimed."""
+
+    ledger: Ledger
+    clock: Clock
+    policy: Policy
+    witnesses: Witnesses
+    telemetry: Telemetry
+
+    async def claim(
+        self, facilitator: Facilitator, payment: Payment, requirement: Requirement, *, fingerprint: str, **record: Any
+    ) -> tuple[Entry, bool]:
+        """Verify and claim: the row, and whether this call won it; `record` is remembered with it.
+
+        Raises `RefusedError` with the facilitator's reason, or when the payer has too much open for its balance;
+        `UnavailableError` when the facilitator can't be asked, or when too much is open in all. An invalid payment
+        claims nothing (fault A13).
+        """
+        subject = subject_of(payment, requirement, fingerprint=fingerprint)
+        subject = replace(subject, record={**subject.record, **record})
+        asked_at = self.clock()
+        verdict, flow = await asyncio.gather(
+            self._verify(facilitator, payment, requirement, subject), self._flow(subject, flow_of(requirement))
+        )
+        if subject.amount != requirement.amount or not is_account(subject.network, subject.payee, requirement.pay_to):
+            raise RefusedError("invalid_payment_requirements", "what was signed is not what is asked")
+        if flow is Flow.UPFRONT:
+            return await self._begin(subject, flow, None)
+        balance = await self._balance(verdict, subject)
+        cap = units_of(self.policy.max_unsettled, subject.network, subject.asset)
+        room = Room(payer=subject.amount if balance is None else balance, total=cap, since=asked_at)
+        try:
+            return await self._begin(subject, flow, room)
+        except NoRoom as error:
+            if error.scope == "payer" and balance is None:
+                return await self._begin(subject, Flow.UPFRONT, None)
+            raise self._no_room(subject, error) from error
+
+    async def _verify(
+        self, facilitator: Facilitator, payment: Payment, requirement: Requirement, subject: Subject
+    ) -> Verification:
+        try:
+            verdict = await facilitator.verify(payment, requirement)
+        except MalformedError as error:
+            raise UnavailableError("facilitator_unavailable", f"the facilitator: {error.message}") from error
+        if verdict.is_valid is not True:
+            reason = verdict.invalid_reason or "invalid_payment"
+            self.telemetry.emit("sale.refused", network=subject.network, reason=reason)
+            raise RefusedError(reason, verdict.invalid_message or f"the payment is not valid: {reason}")
+        return verdict
+
+    async def _flow(self, subject: Subject, offered: Flow) -> Flow:
+        if offered is Flow.UPFRONT:
+            return offered
+        since = self.clock() - self.policy.failure_memory_seconds
+        failed = await self.ledger.failures_of(_ME, subject.payer, since)
+        return Flow.UPFRONT if failed else offered
+
+    async def _balance(self, verdict: Verification, subject: Subject) -> int | None:
+        """What the payer holds, from the very look at the chain that verified the payment where there is one."""
+        witness = self.witnesses.get(subject.network)
+        if verdict.balance is not None or witness is None:
+            return verdict.balance
+        try:
+            return await witness.balance(subject.payer, subject.asset)
+        except UnavailableError:
+            return None
+
+    async def _begin(self, subject: Subject, flow: Flow, room: Room | None) -> tuple[Entry, bool]:
+        subject = replace(subject, record={**subject.record, FLOW: str(flow)})
+        entry = begin(_ME, subject, Claimed())
+        return await self.ledger.begin(entry, lease_seconds=self.policy.lease_seconds, room=room)
+
+    def _no_room(self, subject: Subject, error: NoRoom) -> RefusedError | UnavailableError:
+        self.telemetry.emit("sale.no_room", network=subject.network, reason=error.scope)
+        if error.scope != "payer":
+            return UnavailableError(
+                "too_much_unsettled", "too many answers wait for their settlement; send the same payment again soon"
+            )
+        return RefusedError(
+            "over_committed",
+            "the payer's balance does not cover this payment and those that are not settled yet",
+            mender=Mender.PAYER,
+            details={"open": str(error.open_units), "balance": str(error.room), "amount": str(subject.amount)},
+        )

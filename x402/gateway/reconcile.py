@@ -1,0 +1,100 @@
+"""After a crash, an outage or a client that never came back: what a gateway's ledger left open is brought to its end.
+
+    CLAIMED, SERVED   released once the signature is dead
+    SETTLING          asked about again
+    SETTLED           delivered when its answer is kept, else owed
+    OWED, REFUNDING   paid back, when there is a refund wallet (`refund.py`)
+
+Every replica does this; a row is leased while it is looked at, so no two look at one at once, and what a living replica
+works on is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from contextlib import suppress
+
+from x402.errors import RefusedError, UnavailableError, X402Error
+from x402.gateway.refund import Refunds
+from x402.gateway.register import ME, Job, Register
+from x402.gateway.sale import Refusal
+from x402.lifecycle import Entry, Event, UnlawfulEvent
+from x402.stages import Claimed, Owed, Refunding, Released, Served, Settled, Settling
+
+RELEASE_MARGIN_SECONDS = 60
+_AT_ONCE = 64
+
+
+class Reconciler:
+    """Ends what is open in one seller's ledger. `refunds` pays back what is owed, when it is given."""
+
+    def __init__(self, register: Register, refunds: Refunds | None = None) -> None:
+        self.register = register
+        self.refunds = refunds
+        self.at_work: set[str] = set()
+        """What is looked at now."""
+        self.left_alone: Container[str] = ()
+        """What this process works on otherwise."""
+        self.held_elsewhere = 0
+        """How many open payments the last round left to the replicas that hold them, or that died holding them."""
+
+    async def run(self) -> int:
+        """Look once at every open payment that nobody works on; returns how many are still undecided. Answers that
+        were kept long enough are forgotten."""
+        ledger, seconds = self.register.ledger, self.register.policy.lease_seconds
+        undecided, seen = 0, set[str]()
+        while True:
+            taken = await ledger.take_open(ME, seconds, _AT_ONCE)
+            for entry in taken:
+                if entry.subject.pay_id not in seen and entry.subject.pay_id not in self.left_alone:
+                    undecided += not await self._end(entry)
+                with suppress(UnavailableError):
+                    await ledger.end_lease(ME, entry.subject.pay_id)
+            # Rows that stay open come back behind all others.
+            if not {entry.subject.pay_id for entry in taken} - seen:
+                break
+            seen |= {entry.subject.pay_id for entry in taken}
+        self.held_elsewhere = sum(
+            entry.subject.pay_id not in seen and entry.subject.pay_id not in self.left_alone
+            for entry in await ledger.unresolved(ME)
+        )
+        await self.register.answers.forget()
+        return undecided
+
+    async def _end(self, entry: Entry) -> bool:
+        """False while nobody can know what becomes of the money."""
+        self.at_work.add(entry.subject.pay_id)
+        try:
+            return await self._resolve(Job.of(entry))
+        except (X402Error, UnlawfulEvent):
+            return False
+        finally:
+            self.at_work.discard(entry.subject.pay_id)
+
+    async def _resolve(self, job: Job) -> bool:
+        match job.entry.stage:
+            case Claimed() | Served():
+                await self._release_when_dead(job)
+                return True
+            case Settling():
+                try:
+                    transaction = await self.register.settle(job)
+                except Refusal as refusal:
+                    return isinstance(refusal.error, RefusedError)
+            case Settled(transaction):
+                pass
+            case Owed() | Refunding():
+                return self.refunds is None or await self.refunds.pay_back(job.entry)
+            case _:
+                return True
+        if await self.register.answers.find(job.pay_id) is not None:
+            await self.register.delivered(job, transaction, None)
+        else:
+            await self.register.owe(job, transaction, "settled, and its answer was not fetched yet")
+        return True
+
+    async def _release_when_dead(self, job: Job) -> None:
+        born_dead_at = job.entry.created_at + job.taken.requirement.max_timeout_seconds
+        dead_at = (job.entry.subject.expires_at or born_dead_at) + RELEASE_MARGIN_SECONDS
+        if self.register.clock() >= dead_at:
+            await self.register.advance(job, Event.RELEASE, Released("it was never settled, and has expired"))

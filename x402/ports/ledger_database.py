@@ -1,0 +1,162 @@
+"""The two databases that a ledger may stand in, and what differs between them: SQLite and PostgreSQL.
+
+SQLite has one writer at a time, so whoever writes is alone. On PostgreSQL several replicas write at once; what one
+piece of work must have for itself it names beforehand, and a transaction takes all its names first and in one order,
+so that two replicas hardly ever wait for each other in a circle. Addresses may carry a password: nothing here repeats
+one in an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, Engine, bindparam, create_engine, event, text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import NullPool, StaticPool
+
+from x402.errors import MisconfiguredError
+
+DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, UnicodeError)
+"""What a statement may raise: Python's sqlite3 can't even say what is wrong with a schema whose bytes are no text."""
+
+_POSTGRES = ("postgresql", "postgres", "postgresql+psycopg")
+_PATIENCE = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
+             "tcp_user_timeout": 20_000}  # fmt: skip
+"""How a lost network is noticed, seconds and milliseconds; libpq's names."""
+
+_SESSION = ("SET lock_timeout = '20s'", "SET statement_timeout = '30s'",
+            "SET idle_in_transaction_session_timeout = '20s'")  # fmt: skip
+"""A replica that stops in the middle of a transaction loses it, and the others go on."""
+
+_CONFLICTS = frozenset({"40001", "40P01"})
+"""SQLSTATE of serialization failures and deadlocks: nothing was written, and the same work may succeed now."""
+
+_LOCK = text("SELECT pg_advisory_xact_lock(name) FROM (SELECT unnest(:names) AS name ORDER BY 1) AS sorted").bindparams(
+    bindparam("names", type_=ARRAY(BigInteger))
+)
+
+
+def address_of(place: str) -> URL:
+    """A ledger's address. Raises `MisconfiguredError`, which doesn't repeat it."""
+    try:
+        url = make_url(place)
+    except ArgumentError:
+        url = URL.create("unknown")
+    if url.drivername in _POSTGRES:
+        return url.set(drivername="postgresql+psycopg")
+    if url.drivername != "sqlite":
+        raise MisconfiguredError(
+            "unsupported_ledger",
+            "the ledger is SQLite or PostgreSQL: sqlite:///path/to/file or postgresql://user@host/database",
+        )
+    return url
+
+
+def engine_of(url: URL) -> Engine:
+    """An engine whose errors hold no parameters. Raises `MisconfiguredError` when the driver isn't installed."""
+    if url.drivername == "sqlite":
+        arguments: dict[str, Any] = {"timeout": 30, "check_same_thread": False}
+        return create_engine(url, poolclass=StaticPool, connect_args=arguments, hide_parameters=True)
+    arguments = {name: value for name, value in _PATIENCE.items() if name not in url.query}
+    try:
+        return create_engine(
+            url,
+            poolclass=NullPool,
+            connect_args=arguments,
+            hide_parameters=True,
+            # A transaction that had to wait must see what it waited for.
+            isolation_level="READ COMMITTED",
+        )
+    except ImportError as error:
+        raise MisconfiguredError(
+            "missing_extra", "a ledger on PostgreSQL needs the extra postgres: pip install 'x402-engine[postgres]'"
+        ) from error
+
+
+class LedgerDatabase:
+    """A connection for writing, which is opened again when it is lost. For one thread."""
+
+    def __init__(self, place: str) -> None:
+        self._url = address_of(place)
+        self.is_sqlite = self._url.drivername == "sqlite"
+        # The locks of a transaction share PostgreSQL's memory for locks with those of the other replicas.
+        self.jobs_max = 512 if self.is_sqlite else 64
+        self._engine: Engine | None = None
+        self._connection: Connection | None = None
+
+    def connection(self) -> Connection:
+        """The open connection, or a new one. Raises what connecting raises."""
+        if self._engine is None:
+            self._engine = engine_of(self._url)
+            event.listen(self._engine, "connect", _configure_sqlite if self.is_sqlite else _configure_postgres)
+            if self.is_sqlite:
+                event.listen(self._engine, "begin", _begin_at_once)
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        return self._connection
+
+    def lock(self, connection: Connection, names: Iterable[tuple[str, ...]]) -> None:
+        """Have these names to this transaction alone, until it ends."""
+        if not self.is_sqlite:
+            numbers = sorted({_number(name) for name in names})
+            if numbers:
+                connection.execute(_LOCK, {"names": numbers})
+
+    def recover(self, error: Exception) -> None:
+        """After a failure: forget a connection that can be made anew, because it may be the reason."""
+        # A SQLite file is never opened a second time: another file could stand in its place by now.
+        if not self.is_sqlite and not is_conflict(error):
+            self._disconnect()
+
+    def close(self) -> None:
+        """Close the connection and the file."""
+        self._disconnect()
+        if self._engine is not None:
+            # Only the pool closes the file; then SQLite leaves one file behind, without a WAL.
+            self._engine.dispose()
+            self._engine = None
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def is_conflict(error: Exception) -> bool:
+    """Whether the database gave up one of several transactions that were in each other's way."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _CONFLICTS
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether the connection is gone."""
+    return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
+def _number(name: tuple[str, ...]) -> int:
+    digest = hashlib.sha256("\n".join(name).encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def _configure_sqlite(raw: Any, _: object) -> None:
+    # Python's sqlite3 would otherwise begin transactions by its own rules.
+    raw.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
+        raw.execute(f"PRAGMA {pragma}")
+
+
+def _begin_at_once(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _configure_postgres(raw: Any, _: object) -> None:
+    for statement in _SESSION:
+        raw.execute(statement)
+    # What was answered must be on the disk, whatever the server was told for others.
+    if raw.execute("SHOW synchronous_commit").fetchone()[0] == "off":
+        raw.execute("SET synchronous_commit = on")
+    raw.commit()
