@@ -29,21 +29,22 @@ import pytest
 from mutants import Mutant
 
 ROOT = Path(__file__).resolve().parent.parent
-OPTIONS = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly", "--no-header", "--timeout=60"]
+OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--no-header", "--disable-warnings"]
 MEMORY_BYTES = 8 << 30
-SLACK_SECONDS, SLACK_FACTOR = 8, 5
-"""A mutant may take so much longer than the right module before it counts as hanging."""
+SLACK_SECONDS, SLACK_FACTOR = 5, 6
+"""So many seconds more, and times longer, than with the right module may a test take before it counts as hanging."""
 
 
 @dataclass(frozen=True)
 class Baseline:
     """What the tests do with the right module."""
 
-    passed: bool
+    failed: list[str]
+    """Tests that fail with the right module, and so can't judge a wrong one."""
     words: str
     """The end of what pytest printed."""
     seconds: dict[str, float]
-    """By test."""
+    """By test that passes."""
     tests: dict[int, list[str]]
     """By line of the module: the tests that run it, and "" when importing the module does."""
 
@@ -74,11 +75,16 @@ class _Finder(MetaPathFinder):
 
 
 class _Stopwatch:
-    """Tells coverage which test runs, and how long each took."""
+    """Tells coverage which test runs; how long each took, and which failed."""
 
     def __init__(self, cover: coverage.Coverage) -> None:
         self.cover = cover
         self.seconds: dict[str, float] = {}
+        self.failed: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed.append(report.nodeid)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
@@ -121,15 +127,17 @@ def baseline(module: str, tests: Sequence[str]) -> Baseline:
         cover = coverage.Coverage(data_file=None, include=[file], config_file=False)
         watch = _Stopwatch(cover)
         cover.start()
-        result = pytest.main([*OPTIONS, *tests], plugins=[watch])
+        result = pytest.main([*OPTIONS, "--maxfail=20", *tests], plugins=[watch])
         cover.stop()
         lines = cover.get_data().contexts_by_lineno(file)
-        told.write_text(json.dumps([watch.seconds, {str(line): contexts for line, contexts in lines.items()}]))
+        told.write_text(json.dumps([watch.seconds, watch.failed, {str(line): tests for line, tests in lines.items()}]))
         return int(result)
 
-    code, text, printed = forked(run, 1200)
-    seconds, lines = json.loads(text) if text else ({}, {})
-    return Baseline(code == 0, printed[-2000:], seconds, {int(line): names for line, names in lines.items()})
+    _, text, printed = forked(run, 1200)
+    seconds, failed, lines = json.loads(text) if text else ({}, [], {})
+    judges = {name: spent for name, spent in seconds.items() if name not in failed}
+    seen = {int(line): [name for name in names if name in judges or not name] for line, names in lines.items()}
+    return Baseline(failed, printed[-2000:], judges, seen)
 
 
 def selected(mutant: Mutant, base: Baseline) -> list[str]:
@@ -168,11 +176,16 @@ def outcome(mutant: Mutant, base: Baseline) -> str:
 
     def run(told: Path) -> int:
         sys.meta_path.insert(0, _Finder(mutant))
-        return int(pytest.main([*OPTIONS, *tests]))
+        return int(pytest.main([*OPTIONS, "-x", f"--timeout={_patience([slowest])}", *tests]))
 
-    limit = SLACK_SECONDS + SLACK_FACTOR * sum(base.seconds[name] for name in tests)
+    seconds = [base.seconds[name] for name in tests]
+    slowest, limit = max(seconds), _patience(seconds)
     code, _, _ = forked(run, limit)
     return "hung" if code is None else "killed" if code else "survived"
+
+
+def _patience(seconds: Sequence[float]) -> float:
+    return SLACK_SECONDS + SLACK_FACTOR * sum(seconds)
 
 
 def forked(run: Callable[[Path], int], limit_seconds: float) -> tuple[int | None, str, str]:

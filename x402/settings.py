@@ -155,6 +155,10 @@ class FacilitatorSettings(FacilitatorLimits):
     svm_rpc_url: str = Field("", validation_alias=_named("X402_SVM_RPC_URL", "SVM_RPC_URL"))
     ledger: str = Field("sqlite:///x402-facilitator.sqlite", repr=False, validation_alias=_named("X402_LEDGER"))
     """`sqlite:///file` or `postgresql://user:password@host/database`."""
+    evm_confirmations: str = Field("0=1,10=12,1000=finalized", validation_alias=_named("X402_EVM_CONFIRMATIONS"))
+    """How many blocks a payment is buried under before it counts as settled, from so many dollars on."""
+    svm_confirmations: str = Field("0=1,100=finalized", validation_alias=_named("X402_SVM_CONFIRMATIONS"))
+    """On Solana there are two depths: confirmed, which is 1, and finalized."""
     settle_timeout_seconds: int = Field(30, ge=1, le=300, validation_alias=_named("X402_SETTLE_TIMEOUT_SECONDS"))
     reconcile_seconds: int = Field(10, ge=1, le=3600, validation_alias=_named("X402_RECONCILE_SECONDS"))
     mainnet: bool = Field(False, validation_alias=_named("X402_MAINNET"))
@@ -195,6 +199,24 @@ class GatewaySettings(Settings):
     max_timeout_seconds: int = Field(300, ge=30, le=3600, validation_alias=_named("X402_MAX_TIMEOUT_SECONDS"))
     answer_retention_seconds: int = Field(600, ge=0, validation_alias=_named("X402_ANSWER_RETENTION_SECONDS"))
     """How long a delivered answer is kept for the same payment to be sent again; 0 keeps none."""
+    answer_key: SecretStr | None = Field(None, validation_alias=_named("X402_ANSWER_KEY"))
+    """Seals kept answers: at least 16 characters; several separated by commas, the first seals and all open. Without
+    it the quote key serves, and without that a key file beside the SQLite ledger."""
+    evm_rpc_url: str = Field("", validation_alias=_named("X402_EVM_RPC_URL", "EVM_RPC_URL"))
+    """A node of `evm_network`, to check what the facilitator says; nothing is checked when empty."""
+    svm_rpc_url: str = Field("", validation_alias=_named("X402_SVM_RPC_URL", "SVM_RPC_URL"))
+    check_above: Decimal = Field(Decimal(1), ge=0, validation_alias=_named("X402_CHECK_ABOVE"))
+    """US dollars from which every success of a foreign facilitator is looked up on chain."""
+    check_percent: int = Field(5, ge=0, le=100, validation_alias=_named("X402_CHECK_PERCENT"))
+    """How many of a hundred cheaper ones are looked up."""
+    max_unsettled: Decimal = Field(Decimal(100), ge=0, validation_alias=_named("X402_MAX_UNSETTLED"))
+    """US dollars that may be served and not settled at once, on one network."""
+    refund_evm_private_key: SecretStr | None = Field(None, validation_alias=_named("X402_REFUND_EVM_PRIVATE_KEY"))
+    """Pays back what is owed on `evm_network`; nothing is paid back when empty."""
+    refund_svm_private_key: SecretStr | None = Field(None, validation_alias=_named("X402_REFUND_SVM_PRIVATE_KEY"))
+    refund_after_seconds: int = Field(600, ge=0, validation_alias=_named("X402_REFUND_AFTER_SECONDS"))
+    refund_per_day: Decimal = Field(Decimal(10), ge=0, validation_alias=_named("X402_REFUND_PER_DAY"))
+    """US dollars that are paid back in one day, on one network."""
     mainnet: bool = Field(False, validation_alias=_named("X402_MAINNET"))
     """Networks that carry real money are refused unless this is set (design promise 8)."""
     host: str = Field("127.0.0.1", validation_alias=_named("X402_HOST", "HOST"))
@@ -218,6 +240,20 @@ class GatewaySettings(Settings):
     def quote_keys(self) -> tuple[bytes, ...]:
         """The keys that sign and read quotes; none when a fresh one is to be made."""
         return tuple(part.strip().encode() for part in secret(self.quote_key).split(",") if part.strip())
+
+    @property
+    def answer_keys(self) -> tuple[bytes, ...]:
+        """The keys that seal and open kept answers. Raises `MisconfiguredError` for a short one."""
+        keys = tuple(part.strip().encode() for part in secret(self.answer_key).split(",") if part.strip())
+        if any(len(key) < 16 for key in keys):
+            raise MisconfiguredError("invalid_settings", "X402_ANSWER_KEY: a key has at least 16 characters")
+        return keys
+
+    @property
+    def rpc_urls(self) -> Mapping[str, str]:
+        """The nodes to ask, by network, those of networks on which nobody is paid left out."""
+        stated = {self.evm_network: self.evm_rpc_url.strip(), self.svm_network: self.svm_rpc_url.strip()}
+        return {network: url for network, url in stated.items() if url}
 
 
 def secret(value: SecretStr | None) -> str:

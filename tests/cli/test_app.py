@@ -18,6 +18,7 @@ COMMANDS = [
     ("inspect",),
     ("history",),
     ("resolve",),
+    ("trust",),
     ("wallet", "new"),
     ("wallet", "show"),
     ("gateway",),

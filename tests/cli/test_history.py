@@ -26,6 +26,7 @@ from x402.client.wallet import Wallet
 from x402.lifecycle import Event
 from x402.schemes.subject import subject_of
 from x402.stages import Refused, Settled
+from x402.wire.receipt import Receipt
 
 CENT = Decimal("0.01")
 TRANSACTION = "0x" + "ab" * 32
@@ -169,6 +170,61 @@ def test_a_payment_that_was_taken_in_silence_becomes_settled(live_town: LiveTown
     assert (after["state"], after["words"].partition(",")[0]) == ("settled", "paid")
     assert after["transaction"]
     assert after["reserved"] == "0"
+
+
+def test_B13_check_marks_a_forged_receipt_for_everybody_to_see(live_town: LiveTown) -> None:
+    memory = journal(1000)
+    pay_id = expose(memory, "127.0.0.1:1", expires_in=-400)
+    receipt = Receipt.settled(TRANSACTION, "eip155:84532", None)
+    memory.conclude(pay_id, event=Event.SETTLE, stage=Settled(TRANSACTION), receipt=receipt, answered=True)
+    assert told("history")["payments"][0]["check"] is None
+    mine(live_town)
+    node = f"base-sepolia={live_town.urls['evm_rpc']}"
+    [forged] = told("history", "--check", "--rpc", node, code=1)["payments"]
+    assert (forged["state"], forged["check"]["finding"]) == ("settled", "receipt_disputed")
+    lines = run("history")
+    assert lines.exit_code == 1
+    assert "receipt_disputed: the transaction that the receipt names did not make the transfer" in lines.stdout
+
+
+def test_B13_a_true_receipt_is_confirmed(live_town: LiveTown) -> None:
+    wallet, policy = Wallet.from_file(live_town.buyer["walletFile"]), Policy(networks=("base-sepolia",))
+    question = {"model": "demo/echo-1", "messages": [{"role": "user", "content": "true"}], "max_tokens": 5}
+    with httpx.Client(auth=X402Auth(wallet, policy=policy, journal=journal()), timeout=30) as client:
+        assert client.post(live_town.urls["chat"] + "/chat/completions", json=question).status_code == 200
+    node = f"base-sepolia={live_town.urls['evm_rpc']}"
+    [one] = told("history", "--check", "--rpc", node)["payments"]
+    assert one["check"]["finding"] == "confirmed"
+    assert "confirmed: the transaction of the receipt made the transfer" in run("history").stdout
+
+
+def test_E01_receipts_stay_unchecked_while_the_node_is_away() -> None:
+    memory = journal()
+    receipt = Receipt.settled(TRANSACTION, "eip155:84532", None)
+    memory.conclude(expose(memory), event=Event.SETTLE, stage=Settled(TRANSACTION), receipt=receipt, answered=True)
+    [one] = told("history", "--check", "--rpc", "base-sepolia=http://127.0.0.1:9", code=7)["payments"]
+    assert one["check"] is None
+    assert "not checked:" in run("history", "--check", "--rpc", "base-sepolia=http://127.0.0.1:9").stdout
+
+
+def test_A23_what_is_given_up_is_presented_no_more_and_still_counts() -> None:
+    pay_id = expose(journal())
+    shown = told("resolve", "--give-up", pay_id, "--rpc", "base-sepolia=http://127.0.0.1:9", code=7)
+    assert (shown["payments"][0]["answered"], shown["reserved"]) == (False, "0.01")
+    assert journal().recall("seller.example", Call()) is None
+    assert run("resolve", "--give-up", "nothing").exit_code == 2
+
+
+def test_B04_a_person_accepts_another_address_of_a_seller() -> None:
+    assert told("trust", "Seller.example") == {"host": "seller.example", "payees": []}
+    assert "has not answered a payment yet" in run("trust", "seller.example").stdout
+    address = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C"
+    assert told("trust", "seller.example", address)["payees"] == [{"address": address, "network": ""}]
+    assert f"{address} on any network" in run("trust", "seller.example").stdout
+    solana = "2wKupLR9q6wXYppw8Gr2NvWxKBUqm4PPJKkQfoxHDBg4"
+    assert len(told("trust", "seller.example", solana)["payees"]) == 2
+    assert run("trust", "seller.example", "0x12").exit_code == 2
+    assert run("trust", "seller.example", "nobody").exit_code == 2
 
 
 def test_a_node_that_does_not_answer_is_told_by_the_exit_code() -> None:

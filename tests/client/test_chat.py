@@ -157,6 +157,14 @@ class TestStream:
         with pytest.raises(ApiError, match="DONE"):
             caller("stream")
 
+    def test_A22_a_stream_that_breaks_after_its_last_chunk_is_whole(self, seat: Seat, auth: X402Auth) -> None:
+        body = chunks("Hi", tail=b"data: [DONE]\n\n" + b": trailing\n" * 40)
+        seller = Seller(asks(), delivers(body, breaks_off=True), delivers(chunks("Hi"), stream=True))
+        caller = Caller(seat, seller, auth)
+        assert caller("stream")[1] == ["Hi"]
+        assert caller("stream")[1] == ["Hi"]
+        assert len(seller.signatures) == 1
+
     def test_an_error_event_is_an_error(self, seat: Seat, auth: X402Auth) -> None:
         body = chunks("Hi", tail=b'data: {"error":{"message":"upstream died","code":"upstream"}}\n\n')
         with pytest.raises(ApiError, match="upstream died"):

@@ -61,6 +61,16 @@ class TestAnswers:
                     next(response.iter_raw())
                 assert auth.journal.history()[0].open
 
+    def test_A22_an_error_after_done_leaves_the_payment_to_the_same_call(self, seat: Seat, auth: X402Auth) -> None:
+        body = b'data: {"choices":[]}\n\ndata: [DONE]\n\n' + b": trailing\n" * 20
+        seller = Seller(asks(), delivers(body, breaks_off=True), delivers(body, stream=True))
+        with pytest.raises(seat.library.ReadError):
+            seat.call(auth, seller)
+        assert auth.journal.history()[0].open
+        seat.call(auth, seller)
+        assert len(seller.signatures) == 1
+        assert not auth.journal.history()[0].open
+
     def test_while_an_answer_is_read_its_payment_belongs_to_that_call(self, auth: X402Auth) -> None:
         seller = Seller(shop(delivers(b"x" * 100, stream=True)))
         with httpx.Client(transport=httpx.MockTransport(seller), auth=auth) as http:

@@ -57,6 +57,7 @@ class Bank:
     verdicts: list[Verification | Exception] = field(default_factory=list)
     kinds: Supported | Exception | None = None
     asked: list[str] = field(default_factory=list)
+    in_process: bool = True
 
     async def verify(self, payment: Payment, requirement: Requirement) -> Verification:
         self.asked.append("verify")
@@ -77,7 +78,7 @@ class Bank:
             return Verification.invalid("invalid_payment", "amount or payee")
         if subject.pay_id in self.moved:
             return Verification.invalid("nonce_already_used", "used")
-        return Verification.valid(subject.payer)
+        return Verification.valid(subject.payer, balance=self.balances.get(subject.payer, 10**9))
 
     async def settle(self, payment: Payment, requirement: Requirement) -> Receipt:
         self.asked.append("settle")
@@ -178,6 +179,7 @@ class Shop:
     def open(self, routes: Mapping[str, Any] | None = None, app: Any = None, **options: Any) -> httpx.AsyncClient:
         """Put the paywall before the app (again, as after a restart) and return a client."""
         given: dict[str, Any] = {"pay_to": PAY_TO, "facilitator": self.bank, "ledger": self.ledger}
+        given["answer_keys"] = [b"a key for answers"]
         inner = self.app if app is None else app
         self.paywall = Paywall(inner, routes=routes, clock=lambda: self.now, **(given | options))
         transport = httpx.ASGITransport(self.paywall, raise_app_exceptions=self.strict)

@@ -124,7 +124,7 @@ async def test_what_another_process_delivered_and_forgot_is_not_made_again(shop:
     (transaction,) = shop.bank.moved.values()
     assert entry.stage == Settling()
     await shop.ledger.advance(Party.GATEWAY, entry.subject.pay_id, Event.SETTLE, Settled(transaction))
-    shop.paywall.till.register.ledger = Outrun(shop.ledger, transaction)
+    shop.paywall.till.register.answers.ledger = Outrun(shop.ledger, transaction)
     assert (await client.get("/report", headers=header)).status_code == 410
     assert shop.runs == ["report "]
 

@@ -142,7 +142,7 @@ async def sell(
     bank: Any, ledger: Any, payment: Payment, requirement: Requirement, runs: list[int], now: int
 ) -> tuple[int, bytes]:
     """One request in a process of its own."""
-    till = Till(Register(bank, ledger, clock=lambda: now))
+    till = Till(Register(bank, ledger, clock=lambda: now, answer_keys=[b"a key for answers"]))
 
     async def offer() -> Requirement:
         return requirement
@@ -181,7 +181,7 @@ async def test_A22_a_crash_at_every_step_costs_nobody_anything(
         except (asyncio.CancelledError, BrokenOff):
             crashes += 1
         # The process starts again on the same disk; first it may reconcile, then the client sends the same payment.
-        till = Till(Register(shop.bank, shop.ledger, clock=lambda: town.NOW))
+        till = Till(Register(shop.bank, shop.ledger, clock=lambda: town.NOW, answer_keys=[b"a key for answers"]))
         if step % 2:
             await till.reconcile()
         again = await sell(shop.bank, shop.ledger, payment, requirement, runs, town.NOW)
@@ -239,7 +239,7 @@ async def test_G02_challenges_keep_no_memory(shop: Any) -> None:
     for index in range(300):
         assert (await client.get(f"/report?q={index}")).status_code == 402
     till = shop.paywall.till
-    assert (till._at_work, till._tasks) == ({}, set())
+    assert (till._running, till._tasks) == ({}, set())
     assert await shop.ledger.unresolved(Party.GATEWAY) == []
 
 

@@ -26,6 +26,7 @@ from typing import Any
 import httpx
 
 from x402.client.auth import X402Auth
+from x402.client.breaker import Breaker
 from x402.client.budget import Limits
 from x402.client.chat import AsyncChat
 from x402.client.choose import Policy
@@ -168,6 +169,8 @@ class Customer:
             limits=Limits(per_call="0.10", per_day="100000"),
             journal=str(folder / JOURNAL),
             svm_rpc=os.environ["CUSTOMER_SVM_RPC"],
+            # The shop dies every other second, which is no reason to leave it.
+            breaker=Breaker(failures=sys.maxsize),
             settings=ClientSettings.model_construct(),
         )
         gateways = os.environ["CUSTOMER_GATEWAYS"].split(",")

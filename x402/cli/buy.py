@@ -10,6 +10,7 @@ import typer
 from x402.cli.screen import AsJson, err, out, shown, wants_json, working, write_answer, write_json
 
 if TYPE_CHECKING:
+    from x402.client.budget import Limits
     from x402.client.chat import Chat
     from x402.client.choose import Policy
     from x402.wire.receipt import Receipt
@@ -25,6 +26,10 @@ _Network = Annotated[
     typer.Option("--network", "-n", help="Pay on this network only: base, solana, base-sepolia, solana-devnet …"),
 ]
 _Mainnet = Annotated[bool, typer.Option("--mainnet", help="Allow paying real money.")]
+_MaxHour = Annotated[str | None, typer.Option("--max-hour", help="The most that an hour may cost, in USD.")]
+_MaxDay = Annotated[str | None, typer.Option("--max-day", help="The most that a day may cost, in USD.")]
+_MaxHost = Annotated[str | None, typer.Option("--max-host", help="The most that this seller may get in a day.")]
+_MaxPayee = Annotated[str | None, typer.Option("--max-payee", help="The most that one address may get in a day.")]
 _Wallet = Annotated[Path | None, typer.Option("--wallet", help="The wallet file; default: what the environment names.")]
 
 
@@ -121,12 +126,17 @@ def chat(
     base_url: _BaseUrl = "",
     wallet: _Wallet = None,
     mainnet: _Mainnet = False,
+    max_hour: _MaxHour = None,
+    max_day: _MaxDay = None,
+    max_host: _MaxHost = None,
+    max_payee: _MaxPayee = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask a model and pay for this one answer, at most --max US dollars.
 
-    The answer goes to standard output, what was paid to standard error. Keys come from the environment or a wallet
-    file, never from the command line; networks with real money need --mainnet.
+    Limits for an hour, a day, a seller or an address count what all your programs paid by the same journal; without a
+    flag the environment's hold. The answer goes to standard output, what was paid to standard error. Keys come from
+    the environment or a wallet file, never from the command line; networks with real money need --mainnet.
 
     Example:
 
@@ -135,8 +145,8 @@ def chat(
     from x402.cli.wallet import find
     from x402.client.chat import Chat
 
-    policy = _policy(most, network, mainnet)
-    with Chat(base_url or None, wallet=find(wallet), policy=policy) as caller:
+    policy, limits = _policy(most, network, mainnet), _limits(max_hour, max_day, max_host, max_payee)
+    with Chat(base_url or None, wallet=find(wallet), policy=policy, limits=limits) as caller:
         question = {"model": model, "messages": _messages(prompt), **_params(max_tokens, False)}
         try:
             answer = _streamed(caller, question) if stream and not as_json else _whole(caller, question, as_json)
@@ -194,6 +204,17 @@ def _policy(most: str, network: list[str] | None, mainnet: bool) -> Policy:
         if not networks.get(name).testnet and not mainnet:
             raise DeclinedError("mainnet_refused", f"{networks.get(name).title} moves real money")
     return Policy(max_per_call=most, networks=wanted, mainnet=mainnet)
+
+
+def _limits(hour: str | None, day: str | None, host: str | None, payee: str | None) -> Limits:
+    """The environment's limits, with those that were named here in their place."""
+    from dataclasses import replace
+
+    from x402.client.budget import Limits
+    from x402.settings import ClientSettings
+
+    named = {"per_hour": hour, "per_day": day, "per_host": host, "per_payee": payee}
+    return replace(Limits.of(ClientSettings.read()), **{name: bound for name, bound in named.items() if bound})
 
 
 def _whole(caller: Chat, question: dict[str, Any], quiet: bool) -> dict[str, Any]:

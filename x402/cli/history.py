@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 
     from x402.client.journal import Journal
     from x402.client.nodes import Nodes
+    from x402.client.receipts import Checked
     from x402.client.record import Record
     from x402.client.resolve import Finding
+    from x402.errors import X402Error
 
 _WORDS = {
     "held": "being signed",
@@ -30,30 +33,44 @@ _COLOURS = {"settled": "green", "released": "dim"}
 _Limit = Annotated[int, typer.Option("--limit", "-l", min=1, help="How many, the newest first.")]
 _Host = Annotated[str, typer.Option("--host", help="Only payments to this host, as the list shows it.")]
 _Open = Annotated[bool, typer.Option("--open", help="Only payments whose outcome is not known.")]
+_Check = Annotated[bool, typer.Option("--check", help="Ask the chain whether the receipts are true.")]
+_GiveUp = Annotated[str, typer.Option("--give-up", metavar="PAY_ID", help="Present this payment no more.")]
 _Rpc = Annotated[
     list[str] | None,
     typer.Option("--rpc", help="Ask this node: NETWORK=URL, such as base=https://…; may be repeated."),
 ]
 
 
-def history(limit: _Limit = 20, host: _Host = "", only_open: _Open = False, as_json: AsJson = False) -> None:
+def history(
+    limit: _Limit = 20, host: _Host = "", only_open: _Open = False, check: _Check = False, rpc: _Rpc = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
     """Show what was paid: when, to whom, how much, what became of it, and what is still reserved in the budget.
 
-    It reads the journal on this machine and asks nobody. x402 resolve asks the chain about open payments.
+    It reads the journal on this machine and asks nobody, unless --check is given: then the chain is asked whether the
+    transaction that each receipt names really made our transfer. A receipt that the chain contradicts is marked for
+    good as receipt_disputed, and the exit code is 1. x402 resolve asks the chain about open payments.
 
     Example:
 
-        x402 history --open
+        x402 history --check
     """
     from x402.client.budget import DAY_SECONDS
 
+    named = _nodes_named(rpc or ())
     journal = _journal()
+    errors = _check(journal, journal.history(limit, host=host), named, quiet=as_json) if journal and check else []
     records = journal.history(limit, host=host, unresolved=only_open) if journal else []
     reserved = _reserved(journal.unresolved() if journal else [])
     today = journal.spent(DAY_SECONDS) if journal else _reserved([])
     if as_json:
         write_json({"payments": [as_data(one) for one in records], "reserved": _plain(reserved), "day": _plain(today)})
-        return
+    else:
+        _show(records, reserved, today, errors)
+    _end(records, errors)
+
+
+def _show(records: Sequence[Record], reserved: Decimal, today: Decimal, errors: Sequence[X402Error]) -> None:
     console = out()
     if not records:
         console.print("[dim]no payment here[/]")
@@ -63,15 +80,20 @@ def history(limit: _Limit = 20, host: _Host = "", only_open: _Open = False, as_j
         f"\n${_plain(today)} spent or reserved in the last day; ${_plain(reserved)} reserved without a known outcome",
         soft_wrap=True,
     )
+    for error in errors:
+        console.print(f"[yellow]not checked:[/] {shown(error.message)}", soft_wrap=True)
     if reserved:
         console.print("[bold]Next:[/] x402 resolve")
 
 
-def resolve(rpc: _Rpc = None, as_json: AsJson = False) -> None:
+def resolve(rpc: _Rpc = None, give_up: _GiveUp = "", as_json: AsJson = False) -> None:
     """Ask the chain, not the seller, what became of payments whose outcome is not known.
 
     A payment is settled when the chain shows the transfer, and released when the chain proves that it is dead and
     unused; until then its amount stays reserved.
+
+    With --give-up a payment that brought no answer is not presented any more, so that the same call may be paid for
+    anew. It goes on counting in every limit until the chain proves that it is dead.
 
     Example:
 
@@ -81,8 +103,10 @@ def resolve(rpc: _Rpc = None, as_json: AsJson = False) -> None:
 
     from x402.cli.failures import exit_code
 
-    named = _named(rpc or ())
+    named = _nodes_named(rpc or ())
     journal = _journal()
+    if give_up:
+        _give_up(journal, give_up)
     findings: Sequence[Finding] = ()
     if journal is not None:
         with working("asking the chains", quiet=as_json):
@@ -119,11 +143,12 @@ def as_data(record: Record) -> dict[str, Any]:
         "payee": subject.payee,
         "state": str(record.state),
         "words": _words(record),
-        "answered": not record.open,
+        "answered": record.answered_at > 0,
         "reserved": _plain(_reserved([record])),
         "transaction": transaction,
         "link": _link(record, transaction),
         "receipt": record.receipt.as_json() if record.receipt else None,
+        "check": asdict(record.check) if record.check else None,
     }
 
 
@@ -144,7 +169,7 @@ def _journal() -> Journal | None:
     return Journal(path, clock=lambda: int(time.time())) if path.exists() else None
 
 
-def _named(rpc: Sequence[str]) -> dict[str, str]:
+def _nodes_named(rpc: Sequence[str]) -> dict[str, str]:
     """Node URLs by CAIP-2 network. Raises `MalformedError("invalid_rpc")` for anything but NETWORK=URL."""
     from x402 import networks
     from x402.errors import MalformedError
@@ -156,6 +181,47 @@ def _named(rpc: Sequence[str]) -> dict[str, str]:
             raise MalformedError("invalid_rpc", "--rpc takes NETWORK=URL, such as base=https://…")
         found[networks.get(name).id] = url
     return found
+
+
+def _check(journal: Journal, records: Sequence[Record], named: dict[str, str], *, quiet: bool) -> list[X402Error]:
+    """Compare the receipts that nobody has looked at with their chains; returns why some could not be."""
+    import asyncio
+    import time
+
+    from x402.client.receipts import check, unchecked
+
+    async def ask() -> list[Checked]:
+        async with _nodes(named) as nodes:
+            return await check(journal, unchecked(records), nodes, lambda: int(time.time()))
+
+    with working("asking the chains", quiet=quiet):
+        return [one.error for one in asyncio.run(ask()) if one.error is not None]
+
+
+def _end(records: Sequence[Record], errors: Sequence[X402Error]) -> None:
+    """Exit with what the receipts say, as far as somebody looked."""
+    from x402.cli.failures import BOOKS_DISAGREE, exit_code
+
+    if any(_is_disputed(one) for one in records):
+        raise typer.Exit(BOOKS_DISAGREE)
+    if errors:
+        raise typer.Exit(exit_code(errors[0]))
+
+
+def _is_disputed(record: Record) -> bool:
+    from x402.client.record import Finding
+
+    return record.check is not None and record.check.finding is Finding.DISPUTED
+
+
+def _give_up(journal: Journal | None, pay_id: str) -> None:
+    from x402.errors import MalformedError
+
+    if journal is None or journal.find(pay_id) is None:
+        raise MalformedError(
+            "unknown_payment", "the journal holds no payment of this id: x402 history --json lists them"
+        )
+    journal.give_up(pay_id)
 
 
 async def _ask(journal: Journal, named: dict[str, str]) -> Sequence[Finding]:
@@ -208,6 +274,9 @@ def _line(record: Record, words: str) -> str:
         f"[dim]{when}[/]  {shown(record.host)}  [bold]{_amount(record)}[/] on {shown(where)}",
         f"    [{colour}]{record.state}[/]: {shown(words)}",
     ]
+    if record.check is not None:
+        mark = "bold red" if _is_disputed(record) else "green"
+        lines.append(f"    [{mark}]{record.check.finding}[/]: {shown(record.check.words)}")
     if transaction:
         lines.append(f"    [dim]{shown(_link(record, transaction) or transaction)}[/]")
     return "\n".join(lines)

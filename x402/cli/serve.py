@@ -22,7 +22,10 @@ def gateway(host: _Host = None, port: _Port = None, ledger: _Ledger = None, main
 
     Settings come from the environment: X402_EVM_PAY_TO, X402_SVM_PAY_TO (addresses, no keys), X402_FACILITATOR_URL,
     X402_PRICES (a price file) or X402_UPSTREAM_URL, X402_UPSTREAM_API_KEY and X402_MODELS, X402_PUBLIC_URL,
-    X402_QUOTE_KEY, X402_GATEWAY_LEDGER.
+    X402_QUOTE_KEY, X402_ANSWER_KEY, X402_GATEWAY_LEDGER. With X402_EVM_RPC_URL and X402_SVM_RPC_URL the gateway looks
+    at the chains itself before it believes its facilitator (X402_CHECK_ABOVE, X402_CHECK_PERCENT). X402_MAX_UNSETTLED
+    bounds what is served and not settled yet, in dollars. X402_REFUND_EVM_PRIVATE_KEY and X402_REFUND_SVM_PRIVATE_KEY
+    pay back what was paid and never answered (X402_REFUND_AFTER_SECONDS, X402_REFUND_PER_DAY).
 
     Example:
 

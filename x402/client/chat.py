@@ -84,7 +84,10 @@ class ChatStream(_Stream):
             yield from self._reader.read(None)
             self._settle()
         except (httpx.HTTPError, httpx2.HTTPError) as error:
-            raise _broken(error, moved_by(self._response)) from error
+            # What breaks after the last chunk takes nothing away from the answer.
+            if not self._reader.done:
+                raise _broken(error, moved_by(self._response)) from error
+            self._settle()
         finally:
             self.close()
 
@@ -111,7 +114,9 @@ class AsyncChatStream(_Stream):
                 yield chunk
             await anyio.to_thread.run_sync(self._settle)
         except (httpx.HTTPError, httpx2.HTTPError) as error:
-            raise _broken(error, moved_by(self._response)) from error
+            if not self._reader.done:
+                raise _broken(error, moved_by(self._response)) from error
+            await anyio.to_thread.run_sync(self._settle)
         finally:
             await self.aclose()
 

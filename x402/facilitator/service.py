@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware.cors import CORSMiddleware
 
 from x402 import networks
+from x402.confirmation import parse_confirmations
 from x402.errors import (
     LimitedError,
     MalformedError,
@@ -90,12 +91,14 @@ def build_rails(settings: FacilitatorSettings, afford: Afford | None = None) -> 
         if network.family == networks.EIP155:
             chain = RpcEvmChain(settings.evm_rpc_url or _public_node(network), network.chain_id)
             keys = [EvmSigner(key.strip()) for key in secret(settings.evm_private_key).split(",")]
-            rails.append(EvmRail(network.id, chain, keys, unix_now, afford=afford))
+            deep = parse_confirmations(settings.evm_confirmations)
+            rails.append(EvmRail(network.id, chain, keys, unix_now, afford=afford, confirmations=deep))
         else:
             cluster = RpcSvmChain(settings.svm_rpc_url or _public_node(network))
             text = secret(settings.svm_private_key)
             signers = [SvmSigner(key.strip()) for key in ([text] if text.startswith("[") else text.split(","))]
-            rails.append(SvmRail(network.id, cluster, signers, unix_now))
+            deep = parse_confirmations(settings.svm_confirmations)
+            rails.append(SvmRail(network.id, cluster, signers, unix_now, confirmations=deep))
     return rails
 
 

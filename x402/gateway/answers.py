@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from Crypto.Cipher import AES
 
+from x402.errors import MisconfiguredError
 from x402.ports import Answer, Clock, Ledger
 
+MIN_KEY_BYTES = 16
 _SEAL = "x402-sealed"
 _VERSION = "1"
 _NONCE_BYTES, _TAG_BYTES = 12, 16
@@ -74,6 +79,38 @@ class Answers:
             headers = json.loads(plain[4:end])
             return Answer(answer.status, tuple((name, value) for name, value in headers), plain[end:], answer.complete)
         return None
+
+
+def key_beside(ledger: Path) -> bytes:
+    """The key for the answers in a ledger file: kept beside it, in a file of its own that only its owner may read.
+
+    Raises `MisconfiguredError` when that can't be read or made.
+    """
+    path = ledger.with_name(ledger.name + ".key")
+    try:
+        if not path.exists():
+            _make_key(path)
+        key = path.read_bytes().strip()
+    except OSError as error:
+        raise MisconfiguredError("no_answer_key", f"{path}: {error.strerror}; or set X402_ANSWER_KEY") from error
+    if len(key) < MIN_KEY_BYTES:
+        raise MisconfiguredError("no_answer_key", f"{path}: no key in it; delete the file, or set X402_ANSWER_KEY")
+    return key
+
+
+def _make_key(path: Path) -> None:
+    # Written whole under another name, so that two processes that start at once agree on one.
+    fresh = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(secrets.token_hex(32).encode() + b"\n")
+        file.flush()
+        os.fsync(handle)
+    try:
+        with suppress(FileExistsError):
+            os.link(fresh, path)
+    finally:
+        fresh.unlink()
 
 
 def _derived(secret: bytes) -> bytes:

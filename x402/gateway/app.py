@@ -25,8 +25,11 @@ from x402.gateway import asgi
 from x402.gateway.catalogue import Catalogue
 from x402.gateway.chat import ChatCounter
 from x402.gateway.counter import PriceRule
+from x402.gateway.nodes import open_nodes
 from x402.gateway.paywall import Paywall
+from x402.gateway.policy import Policy
 from x402.gateway.price_file import read_catalogue
+from x402.gateway.purse import Purse
 from x402.gateway.replies import error_reply
 from x402.gateway.router import Router, servable
 from x402.gateway.upstream import UpstreamClient
@@ -76,6 +79,8 @@ def create_app(
     receivers = dict(pay_to or settings.pay_to)
     if not settings.mainnet:
         _refuse_mainnet(receivers)
+    sold_on = {networks.get(name).id for name in receivers}
+    nodes = open_nodes({name: url for name, url in settings.rpc_urls.items() if networks.to_caip2(name) in sold_on})
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -97,8 +102,11 @@ def create_app(
         ledger=ledger if ledger is not None else settings.ledger,
         public_url=settings.public_url if public_url is None else public_url,
         max_timeout_seconds=settings.max_timeout_seconds,
-        answer_retention_seconds=settings.answer_retention_seconds,
         quote_keys=settings.quote_keys,
+        answer_keys=settings.answer_keys,
+        policy=_policy(settings),
+        nodes=nodes,
+        purse=_purse(settings),
         clock=now,
         telemetry=facts,
     )
@@ -146,6 +154,22 @@ def _passed_on(telemetry: Telemetry) -> Observer:
         telemetry.emit(fact.name, **fact.attributes)
 
     return observe
+
+
+def _policy(settings: GatewaySettings) -> Policy:
+    return Policy(
+        answer_retention_seconds=settings.answer_retention_seconds,
+        check_above=settings.check_above,
+        check_percent=settings.check_percent,
+        max_unsettled=settings.max_unsettled,
+        refund_after_seconds=settings.refund_after_seconds,
+        refund_per_day=settings.refund_per_day,
+    )
+
+
+def _purse(settings: GatewaySettings) -> Purse | None:
+    evm, svm = secret(settings.refund_evm_private_key), secret(settings.refund_svm_private_key)
+    return Purse(evm=evm, svm=svm) if evm or svm else None
 
 
 def _refuse_mainnet(receivers: Mapping[str, str]) -> None:

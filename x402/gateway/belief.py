@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from x402 import networks
-from x402.errors import UnavailableError
+from x402.errors import X402Error
 from x402.evidence import Verdict, Witnesses
 from x402.gateway.policy import Policy, units_of
 from x402.lifecycle import Entry, Outcome, Subject
@@ -39,7 +39,7 @@ EXPIRY_MARGIN_SECONDS = 120
 BLOCKHASH_SECONDS = 300
 """How long after it was presented a Solana transaction is dead by any clock; its blockhash serves 60 to 90 seconds."""
 EARLIER_SECONDS = 3600
-"""How long before a claim a stranger may have submitted the payment; no offer lives longer."""
+"""How long before a claim a stranger may have submitted an authorization; no offer lives longer (fault A11)."""
 WITNESS_SECONDS = 2.0
 """How long one request waits for the chain to show a transfer that is on its way."""
 
@@ -160,10 +160,10 @@ class Belief:
             return await witness.judge(
                 subject,
                 (transaction,) if transaction else (),
-                since=entry.created_at - EARLIER_SECONDS,
+                since=entry.created_at - (EARLIER_SECONDS if entry.subject.expires_at else 0),
                 timeout=WITNESS_SECONDS,
             )
-        except UnavailableError:
+        except X402Error:
             self._emit("sale.witness_unavailable", subject)
             return None
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 
 from x402.errors import MalformedError, Moved, PendingError, RefusedError, UnavailableError, X402Error
 from x402.gateway.offers import identity_of
@@ -25,7 +24,7 @@ from x402.gateway.problem import ApiProblem, status_of
 from x402.gateway.reconcile import Reconciler
 from x402.gateway.recording import Recording, split_notes
 from x402.gateway.refund import Refunds
-from x402.gateway.register import ME, Job, Register, in_use
+from x402.gateway.register import Job, Register, in_use
 from x402.gateway.running import Offer, Running
 from x402.gateway.sale import Handler, Refusal, Reply, Whole
 from x402.gateway.terms import Flow
@@ -74,7 +73,6 @@ class Till:
         self._running: dict[str, Running] = {}
         self.reconciler.left_alone = self._running
         self._tasks: set[asyncio.Task[None]] = set()
-        self._heart: asyncio.Task[None] | None = None
 
     async def take(self, payment: Payment, fingerprint: str, offer: Offer, handler: Handler) -> Reply:
         """Serve one request for one payment, once.
@@ -116,18 +114,6 @@ class Till:
         task = asyncio.create_task(self._work(running))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        if self._heart is None or self._heart.done():
-            self._heart = asyncio.create_task(self._beat())
-
-    async def _beat(self) -> None:
-        """Renew the leases of the sales at work, as long as there are any."""
-        seconds = self.register.policy.lease_seconds
-        while self._running:
-            await asyncio.sleep(seconds / 3)
-            for pay_id in [running.pay_id for running in self._running.values() if running.job is not None]:
-                # A ledger that is away keeps everybody else from working as well.
-                with suppress(UnavailableError):
-                    await self.register.ledger.lease(ME, pay_id, seconds)
 
     async def reconcile(self) -> int:
         """Resolve what a crash or an outage left open; returns how many payments are still undecided."""
@@ -137,12 +123,10 @@ class Till:
         """Wait up to `timeout` seconds for the sales at work; what is left then is in the ledger, to be reconciled."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=timeout)
-        tasks = set(self._tasks)
-        if self._heart is not None:
-            tasks.add(self._heart)
-        for task in tasks:
+        for task in set(self._tasks):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.register.leases.stop()
 
     async def _work(self, running: Running) -> None:
         try:
@@ -180,11 +164,9 @@ class Till:
 
     async def _leave(self, running: Running) -> None:
         """Give up the row, for whoever comes next."""
-        if running.job is not None and self._running.get(running.pay_id) is running:
-            with suppress(UnavailableError):
-                await self.register.ledger.end_lease(ME, running.pay_id)
         if self._running.get(running.pay_id) is running:
-            del self._running[running.pay_id]
+            await self.register.leases.end(running.pay_id)
+            self._running.pop(running.pay_id, None)
 
     async def _proceed(self, job: Job, running: Running) -> Reply | None:
         """Go on from wherever the payment stands. None when the reply has been given on the way."""
@@ -247,8 +229,10 @@ class Till:
         try:
             whole_answer = await self._serve_paid(job, running, recording, transaction)
         finally:
-            await self._leave(running)
-            await recording.close(broken=not whole_answer)
+            try:
+                await self._leave(running)
+            finally:
+                await recording.close(broken=not whole_answer)
         return None if whole_answer else _reply(job, recording.answer({}), transaction)
 
     async def _serve_paid(self, job: Job, running: Running, recording: Recording, transaction: str) -> bool:

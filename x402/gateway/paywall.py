@@ -17,28 +17,32 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
 
-from x402 import networks
 from x402.errors import MisconfiguredError, UnavailableError, X402Error
 from x402.gateway import asgi
+from x402.gateway.answers import key_beside
 from x402.gateway.asgi import App, Message, Receive, Scope, Send
 from x402.gateway.counter import Counter, Free, PriceRule
 from x402.gateway.flow import Till
+from x402.gateway.nodes import Nodes
 from x402.gateway.offers import Offers
-from x402.gateway.register import ANSWER_RETENTION_SECONDS, Register
-from x402.gateway.replies import Plain, error_reply, guarded, paid_headers
+from x402.gateway.policy import Policy
+from x402.gateway.purse import Purse
+from x402.gateway.refund import refunds_of
+from x402.gateway.register import Register
+from x402.gateway.replies import PREFLIGHT, Plain, error_reply, is_preflight, paid_headers
 from x402.gateway.route_keys import RouteKey
 from x402.gateway.routes import PRICE_MARK, attach
 from x402.gateway.sale import PaidRequest, Reply, Sale
-from x402.gateway.terms import FREE, Flow, Seller, Terms
+from x402.gateway.terms import FREE, Flow, Seller, Terms, addresses_of
 from x402.ports import Clock, Ledger
 from x402.telemetry import Telemetry
 from x402.wire.facilitation import Facilitator
-from x402.wire.headers import PAYMENT_HEADERS
 
 __all__ = ["FREE", "Flow", "PaidRequest", "Paywall", "Sale", "Terms", "paid"]
 
@@ -61,7 +65,11 @@ class Paywall:
     a URL gets `facilitator_api_key` with every request.
     `ledger` remembers: a file (default `x402-gateway.sqlite` in the working directory), or an object that is open.
     `public_url` is how clients reach the app; it is never taken from a request (fault B19). A delivered answer is kept
-    for `answer_retention_seconds`, for the same payment to be sent again; 0 keeps none.
+    for `answer_retention_seconds` (also in `policy`), for the same payment to be sent again; 0 keeps none. It is sealed
+    with the first of `answer_keys`; without any by `quote_keys`, or by a key file that is made beside the ledger's.
+
+    `policy` bounds the risks, `nodes` (`gateway.nodes.open_nodes`) let the seller see for itself what a facilitator
+    says of the chain, and `purse` holds the keys that pay back what is owed.
 
     Contradictions raise `MisconfiguredError`, those about routes when the app starts. Use its lifespan: it opens the
     ledger and reconciles what a crash left open.
@@ -82,29 +90,38 @@ class Paywall:
         max_timeout_seconds: int = 300,
         body_limit: int = BODY_LIMIT,
         quote_keys: Sequence[bytes] = (),
+        answer_keys: Sequence[bytes] = (),
         handler_timeout_seconds: float = 600.0,
-        answer_retention_seconds: int = ANSWER_RETENTION_SECONDS,
+        answer_retention_seconds: int | None = None,
+        policy: Policy | None = None,
+        nodes: Nodes | None = None,
+        purse: Purse | None = None,
         reconcile_seconds: float = RECONCILE_SECONDS,
         clock: Clock = _wall_clock,
         telemetry: Telemetry | None = None,
     ) -> None:
         self.app = app
         seller = Seller(
-            pay_to=_addresses(pay_to, network),
+            pay_to=addresses_of(pay_to, network),
             max_timeout_seconds=max_timeout_seconds,
             quote_keys=tuple(quote_keys) or (secrets.token_bytes(32),),
         )
         self._owned: list[Any] = []
         known = self._facilitator(facilitator, facilitator_api_key)
+        offers = Offers(known, seller, clock=clock)
+        nodes = nodes or Nodes()
+        self._owned.append(nodes)
         register = Register(
             known,
             self._ledger(ledger),
             clock=clock,
             telemetry=telemetry,
-            answer_retention_seconds=answer_retention_seconds,
+            policy=_policy(policy, answer_retention_seconds),
+            witnesses=nodes.witnesses,
+            answer_keys=tuple(answer_keys) or tuple(quote_keys) or _keys_beside(ledger),
         )
-        self.till = Till(register, handler_timeout_seconds=handler_timeout_seconds)
-        offers = Offers(known, seller, clock=clock)
+        refunds = None if purse is None else refunds_of(register, purse, offers.kinds, nodes.blockhashes)
+        self.till = Till(register, handler_timeout_seconds=handler_timeout_seconds, refunds=refunds)
         self.counter = Counter(self.till, offers, flow=Flow(flow), any_origin=not public_url)
         self._routes = {RouteKey.parse(key): rule for key, rule in (routes or {}).items()}
         for rule in self._routes.values():
@@ -215,11 +232,17 @@ class Paywall:
         await self.app(scope, receive, follow)
 
     async def _reconcile(self) -> None:
+        looked_twice = False
         while True:
+            pause = self._reconcile_seconds
             with suppress(X402Error):
                 await self.till.reconcile()
-                self.reconciled.set()
-            await asyncio.sleep(self._reconcile_seconds)
+                if self.till.reconciler.held_elsewhere and not looked_twice:
+                    # A process that died here a moment ago may hold them; its leases end by themselves.
+                    looked_twice, pause = True, min(pause, float(self.till.register.policy.lease_seconds))
+                else:
+                    self.reconciled.set()
+            await asyncio.sleep(pause)
 
     async def _guard(self, app: App, rule: PriceRule, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -229,8 +252,8 @@ class Paywall:
             await app(scope, receive, send)
             return
         headers = asgi.headers_of(scope)
-        if _is_preflight(scope["method"], headers):
-            await _send_plain(send, _PREFLIGHT)
+        if is_preflight(scope["method"], headers):
+            await _send_plain(send, PREFLIGHT)
             return
         try:
             body = await asgi.read_body(scope, receive, limit=self._body_limit)
@@ -257,6 +280,20 @@ class Paywall:
         host, port = scope.get("server") or ("localhost", None)
         where = f"[{host}]" if ":" in host else host
         return f"{scope.get('scheme', 'http')}://{where}{f':{port}' if port else ''}{path}"
+
+
+def _policy(policy: Policy | None, answer_retention_seconds: int | None) -> Policy:
+    known = policy or Policy()
+    if answer_retention_seconds is None:
+        return known
+    return replace(known, answer_retention_seconds=answer_retention_seconds)
+
+
+def _keys_beside(ledger: Ledger | str | Path | None) -> Sequence[bytes]:
+    """A key of its own for a ledger that is a file; an object's owner gives one, or answers die with the process."""
+    place = str(ledger if isinstance(ledger, str | Path) else LEDGER_FILE if ledger is None else "")
+    path = place.removeprefix("sqlite:///")
+    return (key_beside(Path(path)),) if path and "://" not in path else ()
 
 
 class _PaidDependency:
@@ -290,31 +327,6 @@ def _innermost(app: Any) -> Any:
     while not hasattr(app, "routes") and hasattr(app, "app"):
         app = app.app
     return app
-
-
-def _addresses(pay_to: str | Mapping[str, str], network: str | Sequence[str] | None) -> Mapping[str, str]:
-    wanted = [network] if isinstance(network, str) else list(network or ())
-    if isinstance(pay_to, str):
-        if not wanted:
-            raise MisconfiguredError("no_network", "name the network of pay_to: network='base', or pay_to={'base': …}")
-        return dict.fromkeys(wanted, pay_to)
-    addresses = {networks.to_caip2(name): address for name, address in pay_to.items()}
-    missing = [name for name in wanted if networks.to_caip2(name) not in addresses]
-    if missing:
-        raise MisconfiguredError("no_network", f"pay_to has no address on {', '.join(missing)}")
-    return {name: addresses[networks.to_caip2(name)] for name in wanted} if wanted else pay_to
-
-
-def _is_preflight(method: str, headers: Sequence[tuple[str, str]]) -> bool:
-    names = {name.lower() for name, _ in headers}
-    return method == "OPTIONS" and {"origin", "access-control-request-method"} <= names
-
-
-_PREFLIGHT: Plain = (
-    204,
-    guarded((("Access-Control-Allow-Headers", ", ".join(("Content-Type", *PAYMENT_HEADERS))),)),
-    b"",
-)
 
 
 async def _send_plain(send: Send, plain: Plain) -> None:

@@ -11,10 +11,10 @@ works on is left alone.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Container
-from contextlib import suppress
 
-from x402.errors import RefusedError, UnavailableError, X402Error
+from x402.errors import RefusedError, X402Error
 from x402.gateway.refund import Refunds
 from x402.gateway.register import ME, Job, Register
 from x402.gateway.sale import Refusal
@@ -22,7 +22,7 @@ from x402.lifecycle import Entry, Event, UnlawfulEvent
 from x402.stages import Claimed, Owed, Refunding, Released, Served, Settled, Settling
 
 RELEASE_MARGIN_SECONDS = 60
-_AT_ONCE = 64
+_AT_ONCE = 16
 
 
 class Reconciler:
@@ -41,19 +41,22 @@ class Reconciler:
     async def run(self) -> int:
         """Look once at every open payment that nobody works on; returns how many are still undecided. Answers that
         were kept long enough are forgotten."""
-        ledger, seconds = self.register.ledger, self.register.policy.lease_seconds
+        ledger, leases = self.register.ledger, self.register.leases
         undecided, seen = 0, set[str]()
-        while True:
-            taken = await ledger.take_open(ME, seconds, _AT_ONCE)
+        while taken := await ledger.take_open(ME, leases.seconds, _AT_ONCE):
             for entry in taken:
-                if entry.subject.pay_id not in seen and entry.subject.pay_id not in self.left_alone:
-                    undecided += not await self._end(entry)
-                with suppress(UnavailableError):
-                    await ledger.end_lease(ME, entry.subject.pay_id)
-            # Rows that stay open come back behind all others.
-            if not {entry.subject.pay_id for entry in taken} - seen:
+                leases.keep(entry.subject.pay_id)
+            fresh = [entry for entry in taken if entry.subject.pay_id not in seen]
+            try:
+                undecided += (await asyncio.gather(*(self._look_at(entry) for entry in fresh))).count(False)
+            finally:
+                for entry in taken:
+                    if entry.subject.pay_id not in self.left_alone:
+                        await leases.end(entry.subject.pay_id)
+            seen |= {entry.subject.pay_id for entry in fresh}
+            if len(fresh) < len(taken):
+                # Rows that stay open come back behind all others: the round is complete.
                 break
-            seen |= {entry.subject.pay_id for entry in taken}
         self.held_elsewhere = sum(
             entry.subject.pay_id not in seen and entry.subject.pay_id not in self.left_alone
             for entry in await ledger.unresolved(ME)
@@ -61,15 +64,19 @@ class Reconciler:
         await self.register.answers.forget()
         return undecided
 
-    async def _end(self, entry: Entry) -> bool:
-        """False while nobody can know what becomes of the money."""
-        self.at_work.add(entry.subject.pay_id)
+    async def _look_at(self, entry: Entry) -> bool:
+        """One row that was leased to us; False while nobody can know what becomes of its money."""
+        pay_id, leases = entry.subject.pay_id, self.register.leases
+        if pay_id in self.left_alone:
+            return True
+        self.at_work.add(pay_id)
         try:
             return await self._resolve(Job.of(entry))
         except (X402Error, UnlawfulEvent):
             return False
         finally:
-            self.at_work.discard(entry.subject.pay_id)
+            await leases.end(pay_id)
+            self.at_work.discard(pay_id)
 
     async def _resolve(self, job: Job) -> bool:
         match job.entry.stage:

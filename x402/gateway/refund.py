@@ -6,8 +6,8 @@ seller's facilitator:
     OWED ─▶ booked against the day's cap ─▶ REFUNDING (the signed bytes are durable) ─▶ settle ─▶ REFUNDED
 
 From REFUNDING on no answer is made any more, and the same bytes are presented until they have settled, so a crash at
-any step pays back once. Other bytes are signed only when the chain can't take both: on EVM networks with the same nonce,
-which the token accepts once; with another nonce, and on Solana, only when those before are proven dead.
+any step pays back once. Other bytes are signed only when the chain can't take both: on EVM networks with the same
+nonce, which the token accepts once; with another nonce, and on Solana, only when those before are proven dead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from x402 import networks
-from x402.errors import DeclinedError, MalformedError, RefusedError, UnavailableError
+from x402.errors import DeclinedError, MalformedError, MisconfiguredError, RefusedError, UnavailableError
 from x402.evidence import Verdict
 from x402.gateway.belief import dead_at, in_process
 from x402.gateway.kinds import Kinds
@@ -68,7 +68,10 @@ class Refunds:
 
     def _is_due(self, entry: Entry) -> bool:
         rests_until = entry.updated_at + self.register.policy.refund_after_seconds
-        return bool(self.purse.address(entry.subject.network)) and self.register.clock() >= rests_until
+        network = entry.subject.network
+        if networks.get(network).family == networks.SOLANA and network not in self.blockhashes:
+            return False
+        return bool(self.purse.address(network)) and self.register.clock() >= rests_until
 
     async def _begin(self, entry: Entry, owed: Owed) -> Entry | None:
         """The row after the first refund was signed; None when it can't be paid now."""
@@ -169,6 +172,15 @@ class Refunds:
         if kind is None:
             raise UnavailableError("nothing_supported", f"the facilitator does not settle on {owed.network} now")
         return {"feePayer": str(kind.extra.get("feePayer", ""))}
+
+
+def refunds_of(register: Register, purse: Purse, kinds: Kinds, blockhashes: Mapping[str, Blockhash]) -> Refunds:
+    """Refunds of a seller. Raises `MisconfiguredError` for a Solana key without a node: there nothing but the chain
+    proves that a refund is dead, and other bytes would pay again."""
+    solana = [network for network in blockhashes if network in register.belief.witnesses]
+    if purse.addresses.get(networks.SOLANA) and not solana:
+        raise MisconfiguredError("no_node", "X402_REFUND_SVM_PRIVATE_KEY: set X402_SVM_RPC_URL as well")
+    return Refunds(register, purse, kinds, blockhashes)
 
 
 def _presented(refunding: Refunding) -> Payment:

@@ -16,6 +16,7 @@ from x402.evidence import Verdict, Witnesses
 from x402.gateway.answers import Answers
 from x402.gateway.belief import Belief
 from x402.gateway.claim import FLOW, Claims
+from x402.gateway.lease import Leases
 from x402.gateway.offers import flow_of
 from x402.gateway.policy import Policy
 from x402.gateway.problem import AT_WORK
@@ -95,6 +96,7 @@ class Register:
         self.policy = policy or Policy()
         self.telemetry = telemetry or Telemetry()
         self.belief = Belief(clock=clock, witnesses=witnesses, policy=self.policy, telemetry=self.telemetry)
+        self.leases = Leases(ledger, seconds=self.policy.lease_seconds)
         retention = self.policy.answer_retention_seconds
         self.answers = Answers(ledger, clock=clock, retention_seconds=retention, keys=answer_keys)
 
@@ -117,6 +119,7 @@ class Register:
         self.check_same(entry, payment, fingerprint)
         if not won:
             return await self._taken_up(entry)
+        self.leases.keep(entry.subject.pay_id)
         self.emit("sale.claimed", entry.subject)
         return Job.of(entry)
 
@@ -124,7 +127,7 @@ class Register:
         """The job of a row that this process may work on now; ended ones need no lease."""
         if entry.state in open_states(ME):
             pay_id = entry.subject.pay_id
-            if not await self.ledger.lease(ME, pay_id, self.policy.lease_seconds):
+            if not await self.leases.take(pay_id):
                 raise in_use(same_request=True)
             # Whoever held it may have moved it on between our look and our lease.
             entry = await self.ledger.find(ME, pay_id) or entry

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from x402.errors import RefusedError, X402Error
 from x402.gateway.offers import UNPAID
 from x402.gateway.problem import error_body, retry_after, status_of
@@ -80,3 +82,17 @@ def _joined(headers: list[tuple[str, str]], name: str, value: str) -> list[tuple
     before = [old for field, old in headers if field.lower() == name.lower()]
     rest = [(field, old) for field, old in headers if field.lower() != name.lower()]
     return [*rest, (name, ", ".join([*before, value]))]
+
+
+def is_preflight(method: str, headers: Sequence[tuple[str, str]]) -> bool:
+    """Whether a browser only asks whether it may ask (fault F16)."""
+    names = {name.lower() for name, _ in headers}
+    return method == "OPTIONS" and {"origin", "access-control-request-method"} <= names
+
+
+PREFLIGHT: Plain = (
+    204,
+    guarded((("Access-Control-Allow-Headers", ", ".join(("Content-Type", *PAYMENT_HEADERS))),)),
+    b"",
+)
+"""The answer to such a question: no payment, no handler."""

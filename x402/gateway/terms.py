@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum, StrEnum
@@ -132,3 +132,20 @@ def _spelled(network: Network, address: str) -> str:
         return parse_address(address)
     except MalformedError as error:
         raise MisconfiguredError("invalid_address", f"pay_to on {network.title}: {error.message}") from error
+
+
+def addresses_of(pay_to: str | Mapping[str, str], network: str | Sequence[str] | None) -> Mapping[str, str]:
+    """Receiving addresses by network, from one address and its networks, or from a table of them.
+
+    Raises `MisconfiguredError("no_network")` when a network or an address is missing.
+    """
+    wanted = [network] if isinstance(network, str) else list(network or ())
+    if isinstance(pay_to, str):
+        if not wanted:
+            raise MisconfiguredError("no_network", "name the network of pay_to: network='base', or pay_to={'base': …}")
+        return dict.fromkeys(wanted, pay_to)
+    addresses = {networks.to_caip2(name): address for name, address in pay_to.items()}
+    missing = [name for name in wanted if networks.to_caip2(name) not in addresses]
+    if missing:
+        raise MisconfiguredError("no_network", f"pay_to has no address on {', '.join(missing)}")
+    return {name: addresses[networks.to_caip2(name)] for name in wanted} if wanted else pay_to

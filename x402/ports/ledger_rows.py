@@ -180,11 +180,9 @@ def _check_room(connection: Connection, entry: Entry, room: Room) -> None:
         & (payments.c.asset == subject.asset)
         & (payments.c.pay_id != subject.pay_id)
     )
-    open_to_payer = unsettled
-    if room.since is not None:
-        lately = payments.c.state.in_([str(state) for state in _PAID]) & (payments.c.updated_at >= room.since)
-        open_to_payer = unsettled | lately
-    of_payer = mine & open_to_payer & (payments.c.payer == subject.payer)
+    since = 2**62 if room.since is None else room.since
+    lately = payments.c.state.in_([str(state) for state in _PAID]) & (payments.c.updated_at >= since)
+    of_payer = mine & (unsettled | lately) & (payments.c.payer == subject.payer)
     scopes = (("payer", room.payer, of_payer), ("total", room.total, mine & unsettled))
     for scope, limit, rows in scopes:
         if limit is None:

@@ -1,0 +1,132 @@
+"""What a payer may leave open: never more than it has, and nothing once it has failed (faults A08, A16, D11)."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from fastapi.responses import Response
+
+from tests.gateway.chain_view import View, nodes_of
+from x402.gateway.policy import Policy
+from x402.lifecycle import Party
+from x402.stages import State
+from x402.wire.facilitation import Verification
+from x402.wire.receipt import Receipt
+
+EVM = "eip155:84532"
+PRICED = {"GET /report": "$0.01"}
+PRICE = 10_000
+
+
+@pytest.fixture
+def poor(shop: Any) -> Any:
+    """A payer who can pay once, and a bank that takes the money."""
+    shop.bank.balances[shop.payer.address] = PRICE
+
+    async def settle(pay_id: str, truth: Receipt) -> Receipt:
+        await asyncio.sleep(0)
+        if truth.success and shop.bank.balances[shop.payer.address] >= PRICE:
+            shop.bank.balances[shop.payer.address] -= PRICE
+            return shop.bank.move(pay_id, truth)
+        return Receipt.refused("insufficient_funds", "the balance is too low", truth.network, truth.payer)
+
+    shop.bank.script = [settle] * 100
+    return shop
+
+
+@pytest.mark.parametrize("flow", ["authorization", "upfront"])
+@pytest.mark.parametrize("known", ["verify", "witness", "nobody"])
+async def test_A08_over_commit_is_refused(poor: Any, flow: str, known: str) -> None:
+    """Fifty authorizations at once over a balance that covers one."""
+    view = View(poor.bank, EVM)
+    client = poor.open(PRICED, flow=flow, nodes=nodes_of(view) if known == "witness" else None)
+    challenge = await poor.challenge()
+    headers = [poor.payer.pay(challenge) for _ in range(50)]
+    if known != "verify":
+        poor.bank.verdicts = [Verification.valid(poor.payer.address)] * 50
+    replies = await asyncio.gather(*(client.get("/report", headers=header) for header in headers))
+    statuses = [reply.status_code for reply in replies]
+    assert (statuses.count(200), statuses.count(402)) == (1, 49)
+    assert {reply.json()["error"] for reply in replies if reply.status_code == 402} <= {
+        "over_committed",
+        "insufficient_funds",
+    }
+    # Where nobody knows a balance, one answer may be made in vain; it is never given away.
+    assert len(poor.runs) <= (2 if known == "nobody" else 1)
+    assert len(poor.bank.moved) == 1
+
+
+async def test_A08_control_who_can_pay_for_all_gets_all(shop: Any) -> None:
+    shop.bank.balances[shop.payer.address] = 20 * PRICE
+    client = shop.open(PRICED)
+    challenge = await shop.challenge()
+    headers = [shop.payer.pay(challenge) for _ in range(20)]
+    replies = await asyncio.gather(*(client.get("/report", headers=header) for header in headers))
+    assert [reply.status_code for reply in replies] == [200] * 20
+
+
+async def test_A08_a_refusal_names_what_is_open_and_claims_nothing(poor: Any) -> None:
+    go_on = asyncio.Event()
+
+    @poor.app.get("/slow")
+    async def slow() -> Response:
+        await go_on.wait()
+        return Response(b"slow")
+
+    client = poor.open({"GET /slow": "$0.01", **PRICED})
+    first = asyncio.create_task(client.get("/slow", headers=poor.payer.pay(await poor.challenge("/slow"))))
+    while await poor.ledger.unresolved(Party.GATEWAY) == []:
+        await asyncio.sleep(0.001)
+    header = poor.payer.pay(await poor.challenge())
+    refused = await client.get("/report", headers=header)
+    assert (refused.status_code, refused.json()["error"]) == (402, "over_committed")
+    assert refused.json()["details"] == {"open": "10000", "balance": "10000", "amount": "10000"}
+    go_on.set()
+    assert (await first).status_code == 200
+    # Nothing was claimed, so with a new balance the very same payment is as good as any.
+    poor.bank.balances[poor.payer.address] = 2 * PRICE
+    poor.now += 1
+    assert (await client.get("/report", headers=header)).status_code == 200
+
+
+async def test_A08_what_all_payers_leave_open_is_capped(shop: Any) -> None:
+    go_on = asyncio.Event()
+
+    @shop.app.get("/slow")
+    async def slow() -> Response:
+        await go_on.wait()
+        return Response(b"slow")
+
+    client = shop.open({"GET /slow": "$0.01"}, policy=Policy(max_unsettled=Decimal("0.015")))
+    challenge = await shop.challenge("/slow")
+    first = asyncio.create_task(client.get("/slow", headers=shop.payer.pay(challenge)))
+    while await shop.ledger.unresolved(Party.GATEWAY) == []:
+        await asyncio.sleep(0.001)
+    header = shop.payer.pay(challenge)
+    full = await client.get("/slow", headers=header)
+    assert (full.status_code, full.json()["error"]["code"]) == (503, "too_much_unsettled")
+    assert full.headers["retry-after"]
+    go_on.set()
+    assert (await first).status_code == 200
+    assert (await client.get("/slow", headers=header)).status_code == 200
+
+
+async def test_A16_D11_who_failed_before_is_settled_first(shop: Any) -> None:
+    """The payer takes the money back between verify and settle: once it costs an answer that nobody got, and from then
+    on nothing is made for this payer before it is paid."""
+    client = shop.open(PRICED)
+
+    def gone(pay_id: str, truth: Receipt) -> Receipt:
+        return Receipt.refused("insufficient_funds", "the balance moved away", truth.network, truth.payer)
+
+    shop.bank.script = [gone] * 3
+    for _ in range(3):
+        response = await client.get("/report", headers=shop.payer.pay(await shop.challenge()))
+        assert response.status_code == 402
+    assert shop.runs == ["report "]
+    assert await shop.ledger.totals(Party.GATEWAY, State.REFUSED) != {}
+    # Control: it is still served once it pays, and another payer is served first.
+    assert (await client.get("/report", headers=shop.payer.pay(await shop.challenge()))).status_code == 200
