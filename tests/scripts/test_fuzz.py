@@ -22,6 +22,10 @@ from fuzzing.figures import Report
 from fuzzing.run import Bench, on_hurried_loop, open_targets
 from fuzzing.tape import Tape
 
+from x402.errors import MalformedError
+from x402.wire.challenge import parse_challenge
+from x402.wire.receipt import parse_receipt
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "fuzz"
 CASES = 20_000
 PURE = {one.name: one for one in (*wire_targets.TARGETS, *chain_targets.TARGETS, *message_targets.TARGETS)}
@@ -105,7 +109,7 @@ def test_a_finding_is_printed_and_replays_exactly(
             raise KeyError("error")
         return real(value)
 
-    real = wire_targets.parse_challenge
+    real = parse_challenge
     monkeypatch.setattr(wire_targets, "parse_challenge", picky)
     assert fuzz.main(["--target", "wire.challenge", "--cases", "200", "--seed", "402"]) == 1
     printed = capsys.readouterr().out
@@ -144,7 +148,7 @@ def test_A03_a_gateway_that_serves_without_proof_is_found(monkeypatch: pytest.Mo
     def gullible(value: Any) -> Any:
         return real({**value, "success": True, "errorReason": None} if isinstance(value, dict) else value)
 
-    real = wire_targets.parse_receipt
+    real = parse_receipt
     monkeypatch.setattr("x402.facilitator.remote.parse_receipt", gullible)
     assert any("served for" in one.words for one in play_door("gateway.facilitator", 80).failures)
 
@@ -210,8 +214,6 @@ def test_memory_that_grows_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_refusal_without_words_is_a_failure() -> None:
-    from x402.errors import MalformedError
-
     def mute(data: bytes) -> bool:
         raise MalformedError("", "words")
 
