@@ -135,8 +135,10 @@ def _run(app: Any, host: str, port: int, what: str) -> None:
     import uvicorn
 
     from x402.devnet.town_serving import listen
+    from x402.request_head import BoundedHead
 
     listener = listen(port, host)
     bound = listener.getsockname()[1]
     err().print(f"[bold]{what}[/] at http://{host}:{bound}  [dim](Ctrl-C ends it)[/]", soft_wrap=True)
-    uvicorn.Server(uvicorn.Config(app, log_level="info", access_log=False)).run(sockets=[listener])
+    config = uvicorn.Config(app, http=BoundedHead, log_level="info", access_log=False)
+    uvicorn.Server(config).run(sockets=[listener])
