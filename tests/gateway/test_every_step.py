@@ -46,7 +46,7 @@ class Story:
 
 @pytest.mark.parametrize("flow", ["authorization", "upfront"])
 async def test_A18_a_hang_up_at_every_chunk_is_one_settlement_of_the_whole(shop: Any, flow: str) -> None:
-    """`exact` is paid whole, however much of it was read; whoever comes back gets all of it, and nothing is made twice."""
+    """`exact` is paid whole, however much was read; whoever comes back gets all of it, and nothing is made twice."""
     story = Story(shop)
     client = shop.open({"GET /story": "$0.01"}, flow=flow)
     challenge = await shop.challenge("/story")
@@ -111,8 +111,8 @@ class Meddled:
 
 @pytest.mark.parametrize("flow", ["authorization", "upfront"])
 async def test_E02_E10_a_ledger_that_goes_away_at_any_step_heals_by_itself(shop: Any, flow: str) -> None:
-    """Gone or full from its n-th call on: 503 and nothing sent unless it was written first; well again, the same payment
-    is served, and has moved once."""
+    """Gone or full from its n-th call on: 503, and nothing sent unless it was written first; well again, the same
+    payment is served, and has moved once."""
     state = {"left": 10**9}
 
     def full() -> None:
