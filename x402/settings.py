@@ -65,9 +65,9 @@ class ClientSettings(Settings):
     base_url: str = Field("", validation_alias=_named("X402_BASE_URL", "AIMO_BASE_URL"))
     api_key: SecretStr | None = Field(None, validation_alias=_named("X402_API_KEY", "AIMO_API_KEY"))
 
-    svm_rpc_url: str = Field("", validation_alias=_named("X402_SVM_RPC_URL", "SVM_RPC_URL"))
+    svm_rpc_url: str = Field("", repr=False, validation_alias=_named("X402_SVM_RPC_URL", "SVM_RPC_URL"))
     """Where a recent blockhash is asked for when an offer brings none; the network's public node when empty."""
-    evm_rpc_url: str = Field("", validation_alias=_named("X402_EVM_RPC_URL", "EVM_RPC_URL"))
+    evm_rpc_url: str = Field("", repr=False, validation_alias=_named("X402_EVM_RPC_URL", "EVM_RPC_URL"))
     """The EVM node that `x402 resolve` asks; the network's public node when empty."""
     journal: str = Field("", validation_alias=_named("X402_JOURNAL"))
     """The file that remembers payments; `:memory:` keeps nothing; empty means `$XDG_STATE_HOME/x402/journal.sqlite`."""
@@ -150,9 +150,9 @@ class FacilitatorSettings(FacilitatorLimits):
     )
     evm_network: str = Field("base-sepolia", validation_alias=_named("X402_EVM_NETWORK", "EVM_NETWORK"))
     svm_network: str = Field("solana-devnet", validation_alias=_named("X402_SVM_NETWORK", "SVM_NETWORK"))
-    evm_rpc_url: str = Field("", validation_alias=_named("X402_EVM_RPC_URL", "EVM_RPC_URL"))
+    evm_rpc_url: str = Field("", repr=False, validation_alias=_named("X402_EVM_RPC_URL", "EVM_RPC_URL"))
     """The node of `evm_network`; the network's public node when empty."""
-    svm_rpc_url: str = Field("", validation_alias=_named("X402_SVM_RPC_URL", "SVM_RPC_URL"))
+    svm_rpc_url: str = Field("", repr=False, validation_alias=_named("X402_SVM_RPC_URL", "SVM_RPC_URL"))
     ledger: str = Field("sqlite:///x402-facilitator.sqlite", repr=False, validation_alias=_named("X402_LEDGER"))
     """`sqlite:///file` or `postgresql://user:password@host/database`."""
     evm_confirmations: str = Field("0=1,10=12,1000=finalized", validation_alias=_named("X402_EVM_CONFIRMATIONS"))
@@ -232,6 +232,11 @@ class GatewaySettings(Settings):
         return addresses
 
     @property
+    def facilitator_urls(self) -> tuple[str, ...]:
+        """Where facilitators are, the preferred one first."""
+        return tuple(url.strip() for url in self.facilitator_url.split(",") if url.strip())
+
+    @property
     def models(self) -> tuple[str, ...]:
         """The models to sell without a price file."""
         return tuple(name.strip() for name in self.model_names.split(",") if name.strip())
@@ -262,8 +267,9 @@ def secret(value: SecretStr | None) -> str:
 
 
 def describe(settings: Settings) -> Mapping[str, str]:
-    """Field names and values for a person to read, keys and passwords masked."""
-    return {name: without_password(str(getattr(settings, name))) for name in type(settings).model_fields}
+    """Field names and values for a person to read, keys and passwords masked, and all of a node's URL."""
+    shown = {name: without_password(str(getattr(settings, name))) for name in type(settings).model_fields}
+    return {name: "**" if name.endswith("rpc_url") and value else value for name, value in shown.items()}
 
 
 def without_password(address: str) -> str:

@@ -49,8 +49,8 @@ class Wanted:
     """The request that the caller made. `url` is absolute; `paid` says that the caller attached a payment itself."""
 
     method: str
-    url: str
-    body: bytes
+    url: str = field(repr=False)
+    body: bytes = field(repr=False)
     paid: bool = False
 
     @property
@@ -67,16 +67,16 @@ class Send:
     When `payment` is set, the request carries money: its headers must not survive a redirect.
     """
 
-    url: str
-    payment: tuple[tuple[str, str], ...] = ()
+    url: str = field(repr=False)
+    payment: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
     """Post JSON to a chain's node. The answer is a `Reply`."""
 
-    url: str
-    body: bytes
+    url: str = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from x402.errors import MalformedError, Mender
@@ -33,8 +33,8 @@ class Ordered:
 class Completion:
     """A whole answer: the upstream's own bytes."""
 
-    body: bytes
-    members: dict[str, Any]
+    body: bytes = field(repr=False)
+    members: dict[str, Any] = field(repr=False)
 
 
 class ChatCounter:

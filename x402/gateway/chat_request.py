@@ -7,7 +7,7 @@ quote, members that nobody here knows included.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from x402.errors import MalformedError
@@ -38,7 +38,7 @@ _SCALARS = frozenset(
 class ChatRequest:
     """A request that can be priced and forwarded. `members` is the JSON object as it came."""
 
-    members: Mapping[str, Any]
+    members: Mapping[str, Any] = field(repr=False)
     model: str
     stream: bool
     include_usage: bool
@@ -117,7 +117,8 @@ def _check_messages(messages: Any) -> None:
         where = f"messages.{index}"
         if not isinstance(message, dict):
             raise refused(where, f"{where}: an object with role and content is required")
-        if message.get("role") not in _ROLES:
+        role = message.get("role")
+        if not isinstance(role, str) or role not in _ROLES:
             raise refused(f"{where}.role", f"{where}.role: one of {', '.join(sorted(_ROLES))} is required")
         content = message.get("content")
         if content is None and not (message.get("tool_calls") or message.get("function_call")):

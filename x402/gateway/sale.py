@@ -26,9 +26,9 @@ class PaidRequest:
     """
 
     method: str
-    target: str
-    headers: HeaderPairs
-    body: bytes
+    target: str = field(repr=False)
+    headers: HeaderPairs = field(repr=False)
+    body: bytes = field(repr=False)
     path_params: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
