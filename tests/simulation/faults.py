@@ -39,7 +39,8 @@ class Weather:
 
     `ends_at` is the virtual second from which everything is fine. `crash` is the probability of a death at each
     boundary, `crashes_max` bounds them. `reorg` is per included transaction, `stranger`, `cancel` and `drain` per
-    payment that a facilitator verifies: somebody else submits it, or its payer takes it back, or spends the money.
+    payment that is seen: somebody else submits it once it is claimed (`early_stranger`: perhaps before), or its payer
+    takes it back, or spends the money.
     """
 
     fates: Mapping[str, tuple[tuple[Fate, float], ...]] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class Weather:
     crashes_max: int = 0
     reorg: float = 0.0
     stranger: float = 0.0
+    early_stranger: float = 0.0
     cancel: float = 0.0
     drain: float = 0.0
     fee_spike: float = 0.0

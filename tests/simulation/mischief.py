@@ -8,6 +8,7 @@ from tests.simulation.parties import SHOP, STRANGER, Cast, keys
 from tests.simulation.scenarios import EVM
 from tests.simulation.token import cancel_call, transfer_call
 from tests.simulation.wire import Exchange
+from x402.lifecycle import Party
 from x402.ports import NotSent
 from x402.schemes.exact_evm import read_payload
 from x402.wire.payment import read_payment
@@ -39,11 +40,25 @@ class Mischief:
             return
         header = exchange.payment
         if world.happens("stranger", weather.stranger):
+            self._submit_once_claimed(header)
+        elif world.happens("stranger.early", weather.early_stranger):
             world.later(soon, lambda: self._submit(header))
         elif world.happens("cancel", weather.cancel):
             world.later(soon, lambda: self._cancel(header))
         elif world.happens("drain", weather.drain):
             world.later(soon, self._drain)
+
+    def _submit_once_claimed(self, header: str) -> None:
+        """As soon as the seller has verified and claimed the payment, or never."""
+        pay_id, world = self._watchman.identity(header), self._world
+
+        def look() -> None:
+            if pay_id in self._watchman.rows(Party.GATEWAY):
+                world.later(world.chance.uniform(0.0, 2.0), lambda: self._submit(header))
+            elif not world.over and not world.fair():
+                world.later(0.5, look)
+
+        look()
 
     def _submit(self, header: str) -> None:
         """A stranger submits the payment from an account of its own (fault A11)."""
