@@ -50,6 +50,8 @@ class Weather:
     reorg: float = 0.0
     stranger: float = 0.0
     early_stranger: float = 0.0
+    thief: float = 0.0
+    """Per payment that is seen: somebody presents it for another request."""
     cancel: float = 0.0
     drain: float = 0.0
     fee_spike: float = 0.0
@@ -80,6 +82,7 @@ def storm(intensity: float, *, ends_at: float = 240.0) -> Weather:
         crashes_max=3,
         reorg=0.08 * intensity,
         stranger=0.05 * intensity,
+        thief=0.1 * intensity,
         cancel=0.04 * intensity,
         drain=0.04 * intensity,
         fee_spike=0.1 * intensity,

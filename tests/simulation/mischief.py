@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import httpx
+
 from tests.simulation.evm_chain import REORG_DEPTH_MAX, THIEF, Included
+from tests.simulation.faults import Fate
 from tests.simulation.invariants import Watchman
 from tests.simulation.parties import SHOP, STRANGER, Cast, keys
 from tests.simulation.scenarios import EVM
@@ -12,6 +15,9 @@ from x402.lifecycle import Party
 from x402.ports import NotSent
 from x402.schemes.exact_evm import read_payload
 from x402.wire.payment import read_payment
+
+_BOOTY = 99
+"""What thieves want; nobody buys it."""
 
 
 class Mischief:
@@ -32,8 +38,11 @@ class Mischief:
         if not exchange.payment or not exchange.request.url.host.endswith(SHOP) or exchange.payment in self._seen:
             return
         self._seen.add(exchange.payment)
+        headers = exchange.headers
         weather, world = self._world.weather, self._world
         soon = world.chance.uniform(0.0, 4.0)
+        if world.happens("thief", weather.thief):
+            world.later(soon, lambda: self._steal(headers))
         if self._cast.scenario.network != EVM:
             if world.happens("drain", weather.drain):
                 world.later(soon, lambda: self._cast.svm.spend_elsewhere(keys().buyer.svm_address))
@@ -47,6 +56,11 @@ class Mischief:
             world.later(soon, lambda: self._cancel(header))
         elif world.happens("drain", weather.drain):
             world.later(soon, self._drain)
+
+    def _steal(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """A payment that was seen on its way is presented for something else (faults A07, B01)."""
+        request = httpx.Request("GET", f"https://{SHOP}/goods/{_BOOTY}", headers=headers)
+        self._cast.network.deliver(Exchange(self._cast.network, request, b"", fate=Fate.FINE, twin=True))
 
     def _submit_once_claimed(self, header: str) -> None:
         """As soon as the seller has verified and claimed the payment, or never."""
