@@ -66,7 +66,7 @@ def figures(facts: Facts) -> Figures:
         units=_sums(facts.moved),
         difference=sum(len(list(_difference(facts, book))) for book in PAID),
         doubled=len(list(_doubled(facts))),
-        paid_not_served=len(list(_paid_not_served(facts))),
+        paid_not_served=len(list(paid_not_served(facts))),
         served_not_paid=len(list(_served_not_paid(facts))),
         open=len(list(_open(facts))),
     )
@@ -75,7 +75,7 @@ def figures(facts: Facts) -> Figures:
 def judge(facts: Facts) -> list[str]:
     """Everything that is wrong, in words; an empty list is the acquittal."""
     wrong: list[str] = []
-    for check in (_received, _doubled, _unknown, _paid_not_served, _served_not_paid, _unanswered, _open, _gaps):
+    for check in (_received, _doubled, _unknown, paid_not_served, _served_not_paid, _unanswered, _open, _gaps):
         wrong += _named(list(check(facts)))
     for book in PAID:
         wrong += _named([*_difference(facts, book)])
@@ -148,7 +148,8 @@ def _paid_calls(facts: Facts) -> set[str]:
     return {one.fingerprint for one in facts.journals if one.pay_id in done}
 
 
-def _paid_not_served(facts: Facts) -> Iterator[str]:
+def paid_not_served(facts: Facts) -> Iterator[str]:
+    """I4: whose money moved has an answer."""
     paid = _paid_calls(facts)
     for call in facts.calls:
         if call.fingerprint in paid and not call.answers:
