@@ -20,8 +20,8 @@ from x402.stages import State
 KILLS = 6
 
 
-@pytest.mark.parametrize(("engine", "replicas"), [("sqlite", 1)])
-def test_A06_A22_whoever_is_killed_no_coin_is_lost(engine: str, replicas: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("engine", "replicas"), [("sqlite", 1), ("postgres", 2)])
+def test_A06_A22_D02_whoever_is_killed_no_coin_is_lost(engine: str, replicas: int, tmp_path: Path) -> None:
     """Six real kills under load; `scripts/killtest --kills 300 --ledger both` is the same at length."""
     with database(engine, tmp_path) as ledgers:
         size = Size(gateways=replicas, facilitators=replicas, customers=2)
