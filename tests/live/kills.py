@@ -27,7 +27,7 @@ from x402.lifecycle import Party
 from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET
 from x402.stages import State
 
-KILLS_PER_ROUND = 50
+KILLS_PER_ROUND = 40
 BOTH = 0.2
 """How often two are killed at one moment."""
 DOWN_SECONDS_MAX = 0.4
