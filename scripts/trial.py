@@ -45,8 +45,8 @@ class Baseline:
     """The end of what pytest printed."""
     seconds: dict[str, float]
     """By test that passes."""
-    tests: dict[int, list[str]]
-    """By line of the module: the tests that run it, and "" when importing the module does."""
+    tests: dict[str, dict[int, list[str]]]
+    """By module and line: the tests that run it, and "" when importing the module does."""
 
 
 class _Loader(SourceFileLoader):
@@ -119,31 +119,35 @@ def _installed() -> frozenset[str]:
     return frozenset(importlib.metadata.packages_distributions())
 
 
-def baseline(module: str, tests: Sequence[str]) -> Baseline:
-    """Run all of a module's tests against it as it is, and see which test runs which line."""
-    file = str(ROOT / module)
+def baseline(modules: Sequence[str], tests: Sequence[str]) -> Baseline:
+    """Run all of the modules' tests against them as they are, and see which test runs which line."""
 
     def run(told: Path) -> int:
-        cover = coverage.Coverage(data_file=None, include=[file], config_file=False)
+        cover = coverage.Coverage(data_file=None, include=[str(ROOT / module) for module in modules], config_file=False)
         watch = _Stopwatch(cover)
         cover.start()
         result = pytest.main([*OPTIONS, "--maxfail=20", *tests], plugins=[watch])
         cover.stop()
-        lines = cover.get_data().contexts_by_lineno(file)
-        told.write_text(json.dumps([watch.seconds, watch.failed, {str(line): tests for line, tests in lines.items()}]))
+        data = cover.get_data()
+        lines = {module: data.contexts_by_lineno(str(ROOT / module)) for module in modules}
+        told.write_text(json.dumps([watch.seconds, watch.failed, lines]))
         return int(result)
 
     _, text, printed = forked(run, 1200)
-    seconds, failed, lines = json.loads(text) if text else ({}, [], {})
+    seconds, failed, seen = json.loads(text) if text else ({}, [], {})
     judges = {name: spent for name, spent in seconds.items() if name not in failed}
-    seen = {int(line): [name for name in names if name in judges or not name] for line, names in lines.items()}
-    return Baseline(failed, printed[-2000:], judges, seen)
+    by_line = {
+        module: {int(line): [name for name in names if name in judges or not name] for line, names in lines.items()}
+        for module, lines in seen.items()
+    }
+    return Baseline(failed, printed[-2000:], judges, by_line)
 
 
 def selected(mutant: Mutant, base: Baseline) -> list[str]:
     """The tests that run the statement of the mutant, quick ones first; all of them when importing does."""
     statement = _statement(mutant)
-    running = {name for line in statement for name in base.tests.get(line, [])}
+    lines = base.tests.get(mutant.module, {})
+    running = {name for line in statement for name in lines.get(line, [])}
     if "" in running and running == {""}:
         running = set(base.seconds)
     running.discard("")

@@ -232,6 +232,11 @@ class GatewaySettings(Settings):
         return addresses
 
     @property
+    def facilitator_urls(self) -> tuple[str, ...]:
+        """Where facilitators are, the preferred one first."""
+        return tuple(url.strip() for url in self.facilitator_url.split(",") if url.strip())
+
+    @property
     def models(self) -> tuple[str, ...]:
         """The models to sell without a price file."""
         return tuple(name.strip() for name in self.model_names.split(",") if name.strip())

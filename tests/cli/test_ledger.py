@@ -11,18 +11,21 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from tests.cli.conftest import LiveTown, run
+from tests.postgres import Postgres
 from x402.lifecycle import Event, Party, Subject, begin
 from x402.networks import BASE_SEPOLIA, get
 from x402.ports.ledger import SqlLedger
+from x402.ports.schema import payments
 from x402.stages import Claimed, Delivered, Settled, Settling
 
 USDC = get(BASE_SEPOLIA).usd.address
 
 
-async def _write(file: Path) -> None:
-    async with SqlLedger(f"sqlite:///{file}", clock=lambda: 1_800_000_000) as ledger:
+async def _write(place: str) -> None:
+    async with SqlLedger(place, clock=lambda: 1_800_000_000) as ledger:
         for name, asset, transaction in (("one", USDC, "0xab"), ("two", "0xodd", "=cmd|x")):
             paid = Subject(name, BASE_SEPOLIA, asset, "0xpayer", "0xpayee", 12_500, record={"a": 1})
             await ledger.begin(begin(Party.GATEWAY, paid, Claimed()))
@@ -35,7 +38,7 @@ async def _write(file: Path) -> None:
 def books(tmp_path: Path) -> Path:
     """A gateway's ledger with two sales."""
     file = tmp_path / "books.sqlite"
-    asyncio.run(_write(file))
+    asyncio.run(_write(f"sqlite:///{file}"))
     return file
 
 
@@ -106,11 +109,33 @@ def test_the_export_is_one_row_per_payment(books: Path) -> None:
     assert len(json.loads(run("ledger", "export", str(books), "--party", "gateway", "--json").stdout)) == 2
 
 
+def test_the_books_in_postgresql_are_read_as_well(postgres: Postgres) -> None:
+    place = postgres.database()
+    result = run("ledger", "audit", place)
+    assert result.exit_code == 2, result.output
+    assert "is no ledger" in result.stderr
+    asyncio.run(_write(place))
+    told = json.loads(run("ledger", "audit", place, "--json").stdout)
+    assert (told["agrees"], told["payments"]) == (True, 2)
+    assert run("ledger", "export", place).stdout.count("\n") == 3
+    asyncio.run(_forge(place))
+    forged = run("ledger", "audit", place)
+    assert forged.exit_code == 1
+    assert "I5 gateway one: amount is '99', and was '12500' when the payment began" in forged.stdout
+
+
+async def _forge(place: str) -> None:
+    async with SqlLedger(place) as ledger:
+        change = update(payments).where(payments.c.pay_id == "one").values(amount="99")
+        await ledger._do(lambda connection: connection.execute(change))
+
+
 @pytest.mark.parametrize("command", ["audit", "export"])
 def test_what_is_no_ledger_is_a_sentence(tmp_path: Path, command: str) -> None:
     text = tmp_path / "text"
     text.write_text("nothing of the kind")
-    for place, code in ((text, 2), (tmp_path / "gone", 2), ("postgresql://u:canary@h/x", 3)):
+    away = "postgresql://shop:canary@127.0.0.1:9/ledger"
+    for place, code in ((text, 2), (tmp_path / "gone", 2), ("mysql://u:canary@h/x", 3), (away, 7)):
         result = run("ledger", command, str(place))
         assert result.exit_code == code, result.output
         assert "No money moved." in result.stderr

@@ -114,11 +114,13 @@ Reply = Callable[[World], Answer]
 @dataclass(frozen=True)
 class Trick:
     """`asks` is what an unpaid request gets, `answers` what a paid one gets: the good, when it is None. `signed` is how
-    many signatures a call may cost: none, or one that is authorised."""
+    many signatures a call may cost: none, or one that is authorised. `swaps` says that only somebody who was paid by
+    this host before can know that the payee is a thief."""
 
     asks: Ask
     answers: Reply | None = None
     signed: int = 0
+    swaps: bool = False
 
     @property
     def delivers(self) -> bool:
@@ -130,9 +132,11 @@ class Trick:
         return Seller(lambda request: answers(world) if paying(request) else self.asks(world))
 
 
-def offers(*changes: dict[str, Any], **members: Any) -> Trick:
+def offers(*changes: dict[str, Any], swaps: bool = False, **members: Any) -> Trick:
     """A trick in the offers alone: one offer per set of changes."""
-    return Trick(lambda world: world.asks(*(world.offer(**_made(change, world)) for change in changes), **members))
+    return Trick(
+        lambda world: world.asks(*(world.offer(**_made(change, world)) for change in changes), **members), swaps=swaps
+    )
 
 
 def takes(answers: Reply) -> Trick:
@@ -166,6 +170,10 @@ def _two(world: World) -> Answer:
     """A cheap offer in the header, a dear one in the body; only one of them is read."""
     dear = {"x402Version": 2, "accepts": [world.offer(amount=str(CAP + 1), payTo=world.thief)]}
     return Answer(402, {"PAYMENT-REQUIRED": encoded({"x402Version": 2, "accepts": []})}, json.dumps(dear).encode())
+
+
+def _thief(world: World) -> str:
+    return world.thief
 
 
 def _other_family(world: World) -> str:
@@ -220,10 +228,10 @@ TRICKS: dict[str, dict[str, Trick]] = {
         "a float": offers({"maxTimeoutSeconds": 1e9 + 0.5}),
     },
     "payee change": {
-        "to the thief": offers({"payTo": lambda world: world.thief}),
-        "cheaper, to the thief": offers({"payTo": lambda world: world.thief, "amount": "1"}),
+        "to the thief": offers({"payTo": _thief}, swaps=True),
+        "cheaper, to the thief": offers({"payTo": _thief, "amount": "1"}, swaps=True),
         "to the payer": offers({"payTo": lambda world: world.payer}),
-        "F12 one letter off": offers({"payTo": lambda world: world.payee[:-1] + "1"}),
+        "F12 one letter off": offers({"payTo": lambda world: world.payee[:-1] + "1"}, swaps=True),
         "F12 too short": offers({"payTo": lambda world: world.payee[:-2]}),
         "F12 a letter that only looks alike": offers({"payTo": lambda world: world.payee[:-1] + "\u0430"}),
         "F12 an ICAP or a name": offers({"payTo": "seller.eth"}),
@@ -266,8 +274,8 @@ TRICKS: dict[str, dict[str, Trick]] = {
         "that is no receipt": takes(lambda world: Answer(402, {"PAYMENT-RESPONSE": encoded({"success": "true"})}, b"")),
     },
     "another host's challenge": {
-        "with that host's payee": offers({"payTo": lambda world: world.thief}, resource={"url": "https://other.test/"}),
-        "in front of the honest one": offers({"payTo": lambda world: world.thief}, {"amount": str(CAP + 1)}),
+        "with that host's payee": offers({"payTo": _thief}, resource={"url": "https://other.test/"}, swaps=True),
+        "in front of the honest one": offers({"payTo": _thief}, {"amount": str(CAP + 1)}, swaps=True),
         "answered from elsewhere": Trick(lambda world: Answer(302, {"Location": "https://thief.test/good"})),
     },
     "unknown scheme only": {

@@ -86,6 +86,9 @@ def test_no_offers_at_all() -> None:
         ({"amount": 10_000_000_000_000_000}, "price_above_limit"),
         ({"amount": 0}, "unpayable_offer"),
         ({"pay_to": "0x123"}, "unpayable_offer"),
+        ({"pay_to": PAYEE.replace("0x20", "0x30")}, "unpayable_offer"),
+        ({"pay_to": PAYEE[:-1] + "\u0421"}, "unpayable_offer"),
+        ({"pay_to": "XE7338O073KYGTWWZN0F2WZ0R8PX5ZPPZS"}, "unpayable_offer"),
         ({"pay_to": "0x" + "22" * 20}, "unpayable_offer"),
         ({"extra": {"name": "Fake", "version": "2"}}, "eip712_domain_mismatch"),
         ({"extra": {"assetTransferMethod": "permit2"}}, "unsupported_transfer_method"),
@@ -94,7 +97,7 @@ def test_no_offers_at_all() -> None:
         ({"extra": {"paymentFlow": ""}}, "unknown_payment_flow"),
     ],
 )
-def test_B07_offers_that_are_not_signed(changes: dict[str, Any], code: str) -> None:
+def test_B07_F12_offers_that_are_not_signed(changes: dict[str, Any], code: str) -> None:
     assert reason(offer(**changes)) == code
 
 

@@ -58,6 +58,8 @@ class Bank:
     kinds: Supported | Exception | None = None
     asked: list[str] = field(default_factory=list)
     in_process: bool = True
+    payers: dict[str, str] = field(default_factory=dict)
+    payees: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     async def verify(self, payment: Payment, requirement: Requirement) -> Verification:
         self.asked.append("verify")
@@ -83,6 +85,7 @@ class Bank:
     async def settle(self, payment: Payment, requirement: Requirement) -> Receipt:
         self.asked.append("settle")
         subject = subject_of(payment, requirement)
+        self.payers[subject.pay_id], self.payees[subject.pay_id] = subject.payer, (subject.payee, subject.amount)
         if self.balances.get(subject.payer, 10**9) < subject.amount and subject.pay_id not in self.moved:
             truth = Receipt.refused("insufficient_funds", "the balance is too low", subject.network, subject.payer)
         else:

@@ -10,6 +10,7 @@ import pytest
 from fastapi.responses import Response
 
 from tests.gateway.chain_view import View, nodes_of
+from tests.gateway.waiting import until
 from x402.gateway.policy import Policy
 from x402.lifecycle import Party
 from x402.stages import State
@@ -30,7 +31,8 @@ def poor(shop: Any) -> Any:
         await asyncio.sleep(0)
         if truth.success and shop.bank.balances[shop.payer.address] >= PRICE:
             shop.bank.balances[shop.payer.address] -= PRICE
-            return shop.bank.move(pay_id, truth)
+            shop.bank.move(pay_id, truth)
+            return truth
         return Receipt.refused("insufficient_funds", "the balance is too low", truth.network, truth.payer)
 
     shop.bank.script = [settle] * 100
@@ -69,17 +71,17 @@ async def test_A08_control_who_can_pay_for_all_gets_all(shop: Any) -> None:
 
 
 async def test_A08_a_refusal_names_what_is_open_and_claims_nothing(poor: Any) -> None:
-    go_on = asyncio.Event()
+    started, go_on = asyncio.Event(), asyncio.Event()
 
     @poor.app.get("/slow")
     async def slow() -> Response:
+        started.set()
         await go_on.wait()
         return Response(b"slow")
 
     client = poor.open({"GET /slow": "$0.01", **PRICED})
     first = asyncio.create_task(client.get("/slow", headers=poor.payer.pay(await poor.challenge("/slow"))))
-    while await poor.ledger.unresolved(Party.GATEWAY) == []:
-        await asyncio.sleep(0.001)
+    await until(started.is_set)
     header = poor.payer.pay(await poor.challenge())
     refused = await client.get("/report", headers=header)
     assert (refused.status_code, refused.json()["error"]) == (402, "over_committed")
@@ -93,18 +95,18 @@ async def test_A08_a_refusal_names_what_is_open_and_claims_nothing(poor: Any) ->
 
 
 async def test_A08_what_all_payers_leave_open_is_capped(shop: Any) -> None:
-    go_on = asyncio.Event()
+    started, go_on = asyncio.Event(), asyncio.Event()
 
     @shop.app.get("/slow")
     async def slow() -> Response:
+        started.set()
         await go_on.wait()
         return Response(b"slow")
 
     client = shop.open({"GET /slow": "$0.01"}, policy=Policy(max_unsettled=Decimal("0.015")))
     challenge = await shop.challenge("/slow")
     first = asyncio.create_task(client.get("/slow", headers=shop.payer.pay(challenge)))
-    while await shop.ledger.unresolved(Party.GATEWAY) == []:
-        await asyncio.sleep(0.001)
+    await until(started.is_set)
     header = shop.payer.pay(challenge)
     full = await client.get("/slow", headers=header)
     assert (full.status_code, full.json()["error"]["code"]) == (503, "too_much_unsettled")

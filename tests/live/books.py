@@ -19,10 +19,10 @@ from tests.live.nursery import ROOT
 from x402.client.journal import Journal
 from x402.lifecycle import Party
 from x402.networks import BASE_SEPOLIA
-from x402.ports.audit import transaction_of
 from x402.ports.ledger import SqlLedger
 from x402.ports.ledger_database import address_of, engine_of
 from x402.ports.ledger_reading import LedgerSnapshot
+from x402.ports.ledger_text import transaction_of
 from x402.ports.schema import payments
 from x402.stages import State
 

@@ -15,15 +15,17 @@ from tests.ports.ledgers import ME, NETWORK, intended, subject, url
 from x402.errors import MalformedError, MisconfiguredError, UnavailableError
 from x402.lifecycle import Event, Party, Subject, begin
 from x402.ports import Sign
-from x402.ports.audit import Audit, History, Obligation, Total, audit, transaction_of
+from x402.ports.audit import Audit, Obligation, Total, audit
 from x402.ports.ledger import SqlLedger
 from x402.ports.ledger_reading import read_ledger
+from x402.ports.ledger_text import History, transaction_of
 from x402.stages import (
     Claimed,
     Delivered,
     Final,
     Intended,
     Owed,
+    Refunded,
     Refunding,
     Refused,
     Reversed,
@@ -62,8 +64,8 @@ async def books(folder: Path) -> Path:
             await ledger.begin(begin(SHOP, subject(name), Claimed()))
             for event, stage in walk:
                 await ledger.advance(SHOP, name, event, stage)
-        for name in ("done", "bad", "sent"):
-            await ledger.begin(begin(ME, subject(name), Intended(f"0x{name}", b"\x00raw\xff", 2**200, "0xs", 5)))
+        for nonce, name in enumerate(("done", "bad", "sent")):
+            await ledger.begin(begin(ME, subject(name), Intended(f"0x{name}", b"\x00raw\xff", 2**200, "0xs", nonce)))
         await ledger.advance(ME, "done", Event.SETTLE, Settled("0xdone", 12))
         await ledger.advance(ME, "done", Event.FINALISE, Final("0xdone", 12))
         await ledger.advance(ME, "bad", Event.REFUSE, Refused("why", "it reverted", "0xbad"))
@@ -259,10 +261,10 @@ def test_rows_of_nobody_are_judged_and_do_not_crash() -> None:
 async def test_A16_what_was_reversed_is_listed_and_what_waits_for_finality_is_not(tmp_path: Path) -> None:
     ticks = iter(range(BORN, 10_000))
     async with SqlLedger(url(tmp_path), clock=lambda: next(ticks)) as ledger:
-        for name in ("settled", "reversed", "again"):
-            paid = Intended(f"0x{name}", b"raw", 1, "0xs", 5)
+        for nonce, name in enumerate(("settled", "reversed", "again")):
+            paid = Intended(f"0x{name}", b"raw", 1, "0xs", nonce)
             await ledger.begin(begin(ME, subject(name), paid))
-            await ledger.replace(name, 1, "0xs", 5, _replacement(name), keep_nonce=True)
+            await ledger.replace(name, 1, "0xs", 0, _replacement(name), keep_nonce=True)
             await ledger.advance(ME, name, Event.SETTLE, Settled(f"0x{name}-2"))
         await ledger.advance(ME, "reversed", Event.REORGANISE, Reversed("0xreversed-2"))
         await ledger.advance(ME, "again", Event.REORGANISE, Reversed("0xagain-2"))
@@ -277,3 +279,41 @@ async def test_A16_what_was_reversed_is_listed_and_what_waits_for_finality_is_no
 
 def _replacement(name: str) -> Sign:
     return lambda nonce: Intended(f"0x{name}-2", b"raw2", 1, "0xs", nonce, 2, (f"0x{name}",))
+
+
+async def test_I8_a_nonce_is_held_by_one_payment(tmp_path: Path) -> None:
+    async with SqlLedger(url(tmp_path)) as ledger:
+        for name, nonce in (("one", 5), ("two", 6), ("free", 7), ("other", 7)):
+            await ledger.begin(begin(ME, subject(name), Intended(f"0x{name}", b"raw", 1, "0xs", nonce)))
+        await ledger.advance(ME, "one", Event.SETTLE, Settled("0xone"))
+        await ledger.advance(ME, "one", Event.FINALISE, Final("0xone"))
+        # Its bytes never left, so another payment has its nonce.
+        await ledger.advance(ME, "free", Event.REFUSE, Refused("a", "b"))
+        # A stranger's transaction settled it, so its own nonce is another's by now (fault A11).
+        await ledger.begin(begin(ME, subject("stranger"), Intended("0xmine", b"raw", 1, "0xs", 6)))
+        await ledger.advance(ME, "stranger", Event.SETTLE, Settled("0xstranger"))
+    file = tmp_path / "ledger.sqlite"
+    assert found(file) == set()
+    change = "SET stage = replace(stage, '\"nonce\":6', '\"nonce\":5') WHERE pay_id = 'two'"
+    forge(file, f"UPDATE events {change}", f"UPDATE payments {change}")
+    assert found(file) == {("I8", "facilitator", "two")}
+
+
+async def test_I11_a_refund_pays_back_one_payment(tmp_path: Path) -> None:
+    async with SqlLedger(url(tmp_path)) as ledger:
+        for name in ("one", "two"):
+            await ledger.begin(begin(SHOP, subject(name), Claimed()))
+            for event, stage in (
+                (Event.SUBMIT, Settling()),
+                (Event.SETTLE, Settled(f"0x{name}")),
+                (Event.FAIL, Owed(f"0x{name}", "why")),
+                (Event.REFUND, Refunding(f"0x{name}", "header", f"back {name}")),
+                (Event.SETTLE, Refunded(f"0x{name}", f"0xback{name}")),
+            ):
+                await ledger.advance(SHOP, name, event, stage)
+    file = tmp_path / "ledger.sqlite"
+    assert found(file) == set()
+    for wrong in ("0xbackone", "", "0xtwo"):
+        change = f'SET stage = \'{{"transaction":"0xtwo","refund":"{wrong}"}}\' WHERE pay_id = \'two\''
+        forge(file, f"UPDATE payments {change}", f"UPDATE events {change} AND after = 'refunded'")
+        assert found(file) & {("I11", "gateway", "one"), ("I11", "gateway", "two")}, wrong

@@ -12,8 +12,8 @@ from sqlalchemy import select
 from tests.ports.ledgers import ME, NETWORK, child, intended, logged, subject
 from x402.lifecycle import Entry, Event, Party, UnlawfulEvent, begin
 from x402.ports import Answer
-from x402.ports.audit import stage_of
 from x402.ports.ledger import SqlLedger
+from x402.ports.ledger_text import stage_of
 from x402.ports.schema import events, payments
 from x402.stages import (
     Claimed,

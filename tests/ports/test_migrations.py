@@ -21,10 +21,11 @@ from tests.postgres import Postgres
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.lifecycle import LAW, Entry, Event, Party, is_terminal, open_states
 from x402.ports import Answer
-from x402.ports.audit import attest, audit
+from x402.ports.audit import audit
 from x402.ports.ledger import SqlLedger
 from x402.ports.ledger_database import address_of
 from x402.ports.ledger_reading import read_ledger
+from x402.ports.ledger_text import attest
 from x402.ports.migrations import migrate, upgrade
 from x402.ports.schema import SCHEMA_VERSION, metadata
 from x402.stages import (

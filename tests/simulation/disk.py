@@ -96,6 +96,8 @@ class Disk:
             self.world.later(self.world.chance.uniform(0.5, 3.0), self._sync)
             return
         outcomes = self._commit(batch, fate)
+        for (life, _, _), (_, outcome, failure) in zip(batch, outcomes, strict=True):
+            self.world.remember(life, outcome if failure is None else failure)
         for told in self.on_commit:
             told()
         self.world.post("disk's answer", 0.0, lambda: _tell(outcomes))
@@ -153,7 +155,7 @@ class SimulatedLedger(SqlLedger):
     async def close(self) -> None:
         """Nothing is open."""
 
-    async def _do(self, work: Callable[[Connection], T]) -> T:
+    async def _do(self, work: Callable[[Connection], T], *locks: tuple[str, ...]) -> T:
         name = work.__qualname__.split(".")[1] if "." in work.__qualname__ else work.__qualname__
         return await self._disk.do(work, f"ledger.{name}")
 
@@ -162,7 +164,8 @@ class JournalFile:
     """A client's journal database, emptied and used again from run to run."""
 
     def __init__(self) -> None:
-        self.connection = Journal(IN_MEMORY, clock=lambda: 0)._open()
+        with Journal(IN_MEMORY, clock=lambda: 0)._file.reading() as connection:
+            self.connection = connection
 
     def empty(self) -> None:
         """As a new journal."""
@@ -173,5 +176,5 @@ class JournalFile:
     def open(self, clock: Clock) -> Journal:
         """The journal of one life."""
         journal = Journal(IN_MEMORY, clock=clock)
-        journal._connection, journal._opened_by = self.connection, os.getpid()
+        journal._file._connection, journal._file._opened_by = self.connection, os.getpid()
         return journal

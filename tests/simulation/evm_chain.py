@@ -184,7 +184,8 @@ class SimulatedEvm:
 
     def _include(self, chosen: SentTransaction, block: int) -> None:
         before = self.latest()
-        token, logs, move, succeeded = before.token, (), None, True
+        logs: tuple[Log, ...] = ()
+        token, move, succeeded = before.token, None, True
         try:
             if chosen.to.lower() == self.asset.address.lower():
                 token, logs, move = before.token.execute(self.asset, chosen.sender, chosen.call, self.time_of(block))

@@ -1,4 +1,4 @@
-"""A node of the simulated EVM chain, as a party's port sees it: questions and sends that may be lost, late or behind."""
+"""A node of the simulated EVM chain, as a party's port sees it: what is asked and sent may be lost, late or behind."""
 
 from __future__ import annotations
 

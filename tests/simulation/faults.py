@@ -66,9 +66,7 @@ def storm(intensity: float, *, ends_at: float = 240.0) -> Weather:
 
     return Weather(
         fates={
-            "http": part(
-                (Fate.LOST, 0.03), (Fate.MUTE, 0.04), (Fate.SLOW, 0.02), (Fate.TWICE, 0.03), (Fate.CUT, 0.03)
-            ),
+            "http": part((Fate.LOST, 0.03), (Fate.MUTE, 0.04), (Fate.SLOW, 0.02), (Fate.TWICE, 0.03), (Fate.CUT, 0.03)),
             "read": part((Fate.LOST, 0.02), (Fate.MUTE, 0.01), (Fate.LAGS, 0.05), (Fate.SLOW, 0.02)),
             "send": part(
                 (Fate.LOST, 0.05), (Fate.MUTE, 0.08), (Fate.LATE, 0.04), (Fate.VANISHES, 0.05), (Fate.TWICE, 0.03)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.simulation.evm_chain import Included
 from tests.simulation.parties import SHOP, Cast, keys
-from tests.simulation.scenarios import EVM, PRICE_UNITS
+from tests.simulation.scenarios import EVM, PRICE_UNITS, SVM
 from tests.simulation.svm_chain import Landed
 from tests.simulation.token import Move
 from tests.simulation.wire import Exchange
@@ -72,7 +72,7 @@ class Watchman:
         return self._headers[header]
 
     def _requested(self, exchange: Exchange) -> None:
-        if not exchange.payment or exchange.request.url.host != SHOP:
+        if not exchange.payment or not exchange.request.url.host.endswith(SHOP):
             return
         pay_id = self.identity(exchange.payment)
         known = self.signed.get(pay_id)
@@ -96,7 +96,11 @@ class Watchman:
 
     def _sent(self, exchange: Exchange, message: MutableMapping[str, Any]) -> None:
         """I2, I3: what is served is paid, and for one request only."""
-        if exchange.request.url.host != SHOP or message["type"] != "http.response.start" or message["status"] != 200:
+        if (
+            not exchange.request.url.host.endswith(SHOP)
+            or message["type"] != "http.response.start"
+            or message["status"] != 200
+        ):
             return
         if not exchange.payment:
             self._fail(f"I3 {exchange.label} is served without a payment")
@@ -116,8 +120,11 @@ class Watchman:
     def _unanswered(self) -> Counter[int]:
         """By purchase, how many payments are paid and were never answered. A program that dies with its answer in hand
         buys again, and that is another call."""
+        refunded = {pay_id for pay_id, (state, _) in self.rows(Party.GATEWAY).items() if state is State.REFUNDED}
         return Counter(
-            self.signed[one].purchase for one in self.paid_now() if one in self.signed and one not in self.answered
+            self.signed[one].purchase
+            for one in self.paid_now()
+            if one in self.signed and one not in self.answered and one not in refunded
         )
 
     def paid_for_nothing(self) -> list[int]:
@@ -165,11 +172,13 @@ class Watchman:
 
     def paid_now(self) -> list[str]:
         """The payIds whose money has moved, on the chain as it is."""
+        return [pay_id for move in self.moves() if (pay_id := self.pay_id_of(move))]
+
+    def moves(self) -> list[Move]:
+        """Money that has moved, on the chain as it is."""
         if self.cast.scenario.network == EVM:
-            moves = [included.move for included in self.cast.evm.history]
-        else:
-            moves = [landed.move for landed in self.cast.svm.history]
-        return [pay_id for move in moves if move is not None and (pay_id := self.pay_id_of(move))]
+            return [included.move for included in self.cast.evm.history if included.move is not None]
+        return [landed.move for landed in self.cast.svm.history if landed.move is not None]
 
     def paid(self, pay_id: str) -> bool:
         """Whether the money of a payment has moved, on the chain as it is."""
@@ -202,7 +211,14 @@ class Watchman:
 
     def judge(self) -> None:
         """Everything that the books must say in the end."""
-        for words in (*self._books(), *self._payments(), *self._nonces(), *self._people(), *self._surprises()):
+        for words in (
+            *self._books(),
+            *self._payments(),
+            *self._nonces(),
+            *self._people(),
+            *self._refunds(),
+            *self._surprises(),
+        ):
             self._fail(words)
 
     def _books(self) -> Iterator[str]:
@@ -251,6 +267,19 @@ class Watchman:
                 yield f"I6 purchase {purchase.number} is paid {paid[purchase.number]} times without an answer"
             elif paid[purchase.number]:
                 yield f"L2 purchase {purchase.number} is paid and not served: {purchase.words[-4:]}"
+
+    def _refunds(self) -> Iterator[str]:
+        """I11: what is owed goes back once, to its payer, and nothing else does."""
+        mine = keys()
+        states = Counter(state for state, _ in self.rows(Party.GATEWAY).values())
+        purse = {mine.purse.address(EVM), mine.purse.address(SVM)}
+        sent = [move for move in self.moves() if move.payer in purse]
+        if len(sent) > states[State.REFUNDED] + states[State.REFUNDING]:
+            yield f"I11 {len(sent)} refunds were paid, and {states[State.REFUNDED]} payments are refunded"
+        if len(sent) < states[State.REFUNDED]:
+            yield f"I11 {states[State.REFUNDED]} payments are refunded, and {len(sent)} refunds were paid"
+        if any(move.payee not in (mine.buyer.evm_address, mine.buyer.svm_address) for move in sent):
+            yield "I11 a refund went to somebody else"
 
     def _surprises(self) -> Iterator[str]:
         for words in self.cast.network.crashes_of_apps:

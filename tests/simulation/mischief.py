@@ -28,7 +28,7 @@ class Mischief:
 
     def _requested(self, exchange: Exchange) -> None:
         """A payment is seen on its way, once."""
-        if not exchange.payment or exchange.request.url.host != SHOP or exchange.payment in self._seen:
+        if not exchange.payment or not exchange.request.url.host.endswith(SHOP) or exchange.payment in self._seen:
             return
         self._seen.add(exchange.payment)
         weather, world = self._world.weather, self._world

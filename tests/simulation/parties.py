@@ -16,17 +16,21 @@ from tests.simulation.disk import Disk, JournalFile, SimulatedLedger
 from tests.simulation.evm_chain import SimulatedEvm
 from tests.simulation.evm_node import SimulatedEvmNode
 from tests.simulation.loop import Life
+from tests.simulation.proof import prove_frozen
 from tests.simulation.scenarios import EVM, PRICE, PRICE_UNITS, SVM, Scenario
 from tests.simulation.svm_chain import SimulatedSvm
 from tests.simulation.svm_node import SimulatedSvmNode
 from tests.simulation.wire import Door, Network, SimulatedTransport
 from tests.simulation.world import World
 from x402.client.auth import X402Auth
+from x402.client.breaker import Breaker
 from x402.client.budget import Limits
 from x402.client.choose import Policy
 from x402.client.wallet import Wallet
 from x402.confirmation import parse_confirmations
 from x402.errors import X402Error
+from x402.evidence.evm import EvmWitness
+from x402.evidence.svm import SvmWitness
 from x402.facilitator import reconcile
 from x402.facilitator.evm_rail import EvmRail
 from x402.facilitator.rail import Rail
@@ -35,15 +39,19 @@ from x402.facilitator.service import create_app
 from x402.facilitator.settle import LocalFacilitator
 from x402.facilitator.signer import EvmSigner, SvmSigner
 from x402.facilitator.svm_rail import SvmRail
+from x402.gateway.nodes import Nodes
 from x402.gateway.paywall import Paywall
+from x402.gateway.policy import Policy as Risk
+from x402.gateway.purse import Purse
 from x402.gateway.sale import Sale
+from x402.ports import Chains
 from x402.settings import ClientSettings, FacilitatorSettings
 
 SHOP, SETTLER, SVM_NODE = "shop.test", "settler.test", "node.test"
 _RECONCILE_SECONDS = 20.0
 _READ_TIMEOUT_SECONDS = 15.0
 _RETRY_SECONDS = 2.0
-_DIGIT_LIMIT = 4
+_REFUND_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ class Keys:
     seller_svm: str
     signers: tuple[EvmSigner, ...]
     fee_payer: SvmSigner
+    purse: Purse
 
 
 @cache
@@ -72,6 +81,7 @@ def keys() -> Keys:
         seller_svm=str(Keypair.from_seed(secret("seller")).pubkey()),
         signers=signers,
         fee_payer=SvmSigner(Keypair.from_seed(secret("fee payer"))),
+        purse=Purse(evm="0x" + secret("purse").hex(), svm=str(Keypair.from_seed(secret("purse")))),
     )
 
 
@@ -103,9 +113,13 @@ class Cast:
         money = scenario.holds * PRICE_UNITS
         wei = {signer.address: 10**18 for signer in mine.signers}
         wei |= {mine.buyer.evm_address: 10**18, STRANGER: 10**18}
-        self.evm = SimulatedEvm(world, EVM, {mine.buyer.evm_address: money, mine.seller_evm: 0}, wei)
+        self.evm = SimulatedEvm(
+            world, EVM, {mine.buyer.evm_address: money, mine.seller_evm: 0, mine.purse.address(EVM): money}, wei
+        )
         lamports = {mine.fee_payer.address: 10**9}
-        self.svm = SimulatedSvm(world, SVM, {mine.buyer.svm_address: money, mine.seller_svm: 0}, lamports)
+        self.svm = SimulatedSvm(
+            world, SVM, {mine.buyer.svm_address: money, mine.seller_svm: 0, mine.purse.address(SVM): money}, lamports
+        )
         self.network.nodes[SVM_NODE] = self._answer_node
         self.purchases = [
             Purchase(number, 1.0 + world.chance.uniform(0, 2.0 * number)) for number in range(scenario.purchases)
@@ -197,12 +211,26 @@ class Cast:
             public_url=f"https://{SHOP}",
             max_timeout_seconds=scenario.timeout_seconds,
             quote_keys=(bytes(32),),
-            answer_retention_seconds=600,
+            policy=Risk(refund_after_seconds=_REFUND_SECONDS),
+            nodes=self._nodes(),
+            purse=mine.purse if scenario.refunds else None,
             reconcile_seconds=_RECONCILE_SECONDS,
             clock=world.clock,
         )
         self.gateways.append(paywall)
         await self._live(life, SHOP, paywall)
+
+    def _nodes(self) -> Nodes:
+        """The gateway's own look at the chain, where it has one. A Solana refund needs a blockhash."""
+        if self.scenario.network == EVM:
+            return Nodes({EVM: EvmWitness(EVM, SimulatedEvmNode(self.evm))} if self.scenario.witness else {})
+        node = SimulatedSvmNode(self.svm)
+
+        async def blockhash() -> str:
+            return (await node.blockhash()).hash
+
+        looks = self.scenario.witness or self.scenario.refunds
+        return Nodes({SVM: SvmWitness(SVM, node)}, {SVM: blockhash}) if looks else Nodes()
 
     async def _live(self, life: Life, host: str, app: Any) -> None:
         """The lifespan of a server process: it takes requests once its app is ready."""
@@ -215,7 +243,8 @@ class Cast:
 
         async def send(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "lifespan.startup.complete":
-                self.network.open(host, Door(life, app))
+                for name in (host, f"{life.name}.{host}"):
+                    self.network.open(name, Door(life, app))
 
         await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)
 
@@ -251,6 +280,12 @@ class Cast:
         life = self.world.live("client")
         self.world.loop.create_task(self._client(), context=self.world.within(life))
 
+    def _chains(self) -> Chains:
+        """The chains as the buyer may ask them."""
+        if self.scenario.network == EVM:
+            return Chains(evm={EVM: SimulatedEvmNode(self.evm)})
+        return Chains(svm={SVM: SimulatedSvmNode(self.svm)})
+
     def visit_again(self, numbers: list[int]) -> None:
         """The person starts the program once more, for some purchases only."""
         life = self.world.lives["client"]
@@ -265,11 +300,14 @@ class Cast:
 
     async def _client(self) -> None:
         scenario, world = self.scenario, self.world
+        journal = self.journal.open(world.clock)
         auth = X402Auth(
             keys().buyer,
             policy=Policy(networks=(scenario.network,)),
             limits=Limits(per_day=f"{scenario.budget * PRICE_UNITS / 10**6:.6f}"),
-            journal=self.journal.open(world.clock),
+            journal=journal,
+            breaker=Breaker(failures=50),
+            prove=lambda record: prove_frozen(journal, record, self._chains()),
             svm_rpc=f"http://{SVM_NODE}/",
             settings=ClientSettings.model_construct(),
             clock=world.clock,

@@ -29,7 +29,9 @@ def recipe_of(name: str) -> Recipe:
         return _storm(int(parts[0]))
     if kind == "alive" and len(parts) == 1:
         return _alive(int(parts[0]))
-    raise ValueError(f"{name!r} names no run: crash:SCENARIO:BOUNDARY, fate:SCENARIO:MESSAGE:FATE, storm:SEED, alive:SEED")
+    raise ValueError(
+        f"{name!r} names no run: crash:SCENARIO:BOUNDARY, fate:SCENARIO:MESSAGE:FATE, storm:SEED, alive:SEED"
+    )
 
 
 def systematic() -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -156,7 +157,7 @@ def _end(world: World) -> None:
 
     async def finish() -> None:
         for _ in range(20):
-            rest = asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+            rest = asyncio.all_tasks() - {asyncio.current_task()}
             if not rest:
                 break
             for task in rest:
@@ -178,7 +179,8 @@ def _forget_calls(life: Any) -> None:
 
 @contextmanager
 def _without_threads(world: World) -> Iterator[None]:
-    """Work for a thread is done at once, behind a boundary before and one after."""
+    """Work for a thread is done at once, behind a boundary before and one after; and what parties draw for secrets,
+    which decides nothing here, is always the same."""
 
     async def run(work: Callable[..., Any], *args: Any, **_: Any) -> Any:
         await world.boundary("thread", "before")
@@ -186,12 +188,13 @@ def _without_threads(world: World) -> Iterator[None]:
         await world.boundary("thread", "after")
         return outcome
 
-    before = anyio.to_thread.run_sync, asyncio.to_thread
+    before = anyio.to_thread.run_sync, asyncio.to_thread, secrets.token_bytes
     anyio.to_thread.run_sync, asyncio.to_thread = run, run  # type: ignore[assignment]
+    secrets.token_bytes = lambda size=None: random.Random(0).randbytes(size or 32)
     try:
         yield
     finally:
-        anyio.to_thread.run_sync, asyncio.to_thread = before  # type: ignore[assignment]
+        anyio.to_thread.run_sync, asyncio.to_thread, secrets.token_bytes = before
 
 
 @contextmanager

@@ -20,7 +20,8 @@ class Scenario:
 
     `purchases` are made at about the same time; `budget` is how many the buyer may sign for in a day, `holds` how many
     it has money for. `failures` is how often the handler fails before it serves a payment, `pieces` in how many pieces
-    it answers, `seconds` how long it takes.
+    it answers, `seconds` how long it takes. With `witness` the gateway asks the chain itself, with `refunds` it pays
+    back what it owes for long.
     """
 
     network: str = EVM
@@ -34,6 +35,8 @@ class Scenario:
     holds: int = 10
     confirmations: str = "0=1"
     timeout_seconds: int = 60
+    witness: bool = True
+    refunds: bool = False
 
     @property
     def name(self) -> str:
@@ -42,6 +45,8 @@ class Scenario:
         extras = f"x{self.purchases}" + (f" fails{self.failures}" if self.failures else "")
         extras += f" pieces{self.pieces}" if self.pieces > 1 else ""
         extras += f" deep{self.confirmations}" if self.confirmations != "0=1" else ""
+        extras += "" if self.witness else " blind"
+        extras += " refunds" if self.refunds else ""
         return f"{family} {self.flow} {self.place} {extras}"
 
 
@@ -50,7 +55,7 @@ def base_scenarios() -> list[Scenario]:
     found = []
     for network, flow, place in product((EVM, SVM), ("authorization", "upfront"), ("local", "remote", "replicas")):
         found.append(Scenario(network, flow, place, purchases=1, pieces=3 if flow == "upfront" else 1))
-        found.append(Scenario(network, flow, place, purchases=2, failures=1))
+        found.append(Scenario(network, flow, place, purchases=2, failures=1, witness=place != "remote"))
     found.append(Scenario(EVM, "upfront", "local", confirmations="0=3"))
     found.append(Scenario(EVM, "authorization", "local", confirmations="0=3"))
     return found
@@ -71,4 +76,6 @@ def some_scenario(chance: random.Random) -> Scenario:
         budget=chance.choice((purchases, purchases + 1, 10)),
         holds=chance.choice((purchases, purchases, 20)),
         confirmations=chance.choice(("0=1", "0=1", "0=4")),
+        witness=chance.random() < 0.7,
+        refunds=chance.random() < 0.3,
     )

@@ -1,4 +1,4 @@
-"""The EVM token of the simulation: USDC's transfers with authorization, with the memory that decides them (EIP-3009)."""
+"""The EVM token of the simulation: USDC's transfers with authorization, and the memory that decides them (EIP-3009)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ class TokenState:
     balances: dict[str, int] = field(default_factory=dict)
     spent: dict[tuple[str, bytes], str] = field(default_factory=dict)
 
-    def execute(self, asset: Asset, sender: str, call: bytes, now: int) -> tuple[TokenState, tuple[Log, ...], Move | None]:
+    def execute(
+        self, asset: Asset, sender: str, call: bytes, now: int
+    ) -> tuple[TokenState, tuple[Log, ...], Move | None]:
         """The state after a call, its events and what it moved. Raises `Revert`."""
         selector, words = call[:4], call[4:]
         if selector == _TRANSFER:
@@ -49,7 +51,11 @@ class TokenState:
             return self._moved(move), (_transfer_log(asset, move),), move
         if selector == _CANCEL:
             payer, nonce = _address(words, 0), words[32:64]
-            return self._spend(payer, nonce, "cancelled"), (_log(asset, exact_evm.AUTHORIZATION_CANCELED_TOPIC, payer, nonce),), None
+            return (
+                self._spend(payer, nonce, "cancelled"),
+                (_log(asset, exact_evm.AUTHORIZATION_CANCELED_TOPIC, payer, nonce),),
+                None,
+            )
         if selector not in (_BY_VRS, _BY_BYTES):
             raise Revert("function selector was not recognized")
         signed = read_call(asset, call)

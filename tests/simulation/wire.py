@@ -76,7 +76,9 @@ class Network:
 class Exchange:
     """One request and its response. `twin` is a repetition by the network, to whose response nobody listens."""
 
-    def __init__(self, network: Network, request: httpx.Request, body: bytes, *, fate: Fate, twin: bool = False) -> None:
+    def __init__(
+        self, network: Network, request: httpx.Request, body: bytes, *, fate: Fate, twin: bool = False
+    ) -> None:
         self.network, self.world = network, network.world
         self.request, self.body, self.fate, self.twin = request, body, fate, twin
         self._headers = [(name.lower(), value) for name, value in request.headers.raw]
@@ -156,7 +158,8 @@ class Exchange:
         if self.hung_up or self.twin:
             return
         self._outbox.append(message)
-        self.world.post(f"{self.label} {message['type']}", self.world.latency("http"), self._arrive)
+        what = f"{self.label} {message['type']} {message.get('status', '')}"
+        self.world.post(what, self.world.latency("http"), self._arrive, self.breaks)
 
     # The client's side.
 

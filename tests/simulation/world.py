@@ -13,6 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from contextvars import Context
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tests.simulation.faults import Fate, Plan, Weather
@@ -33,8 +34,21 @@ class Broken(Exception):
     """An invariant does not hold. The message begins with its id."""
 
 
+Deed = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message under way: what happens when it arrives, and when it does not; and whose death makes it pointless."""
+
+    what: str
+    arrive: Deed
+    lost: Deed | None
+    heir: Life | None
+
+
 class World:
-    """One run's world; `deliveries`, when it is set, orders messages in place of latency (see `exhaustive`)."""
+    """One run's world."""
 
     def __init__(self, seed: int | str, weather: Weather, plan: Plan, loop: SimulatedLoop) -> None:
         self.chance = random.Random(f"{seed}")
@@ -56,7 +70,10 @@ class World:
         self.over = False
         self.deaths = 0
         self.broken: list[str] = []
-        self.deliveries: list[tuple[str, Callable[[], None]]] | None = None
+        self.deliveries: list[Delivery] | None = None
+        """What is under way, when its order is being explored."""
+        self.heard: dict[str, int] = {}
+        """A hash of everything that each party has done and been told; kept only while orders are explored."""
         self._context = Context()
         self._fate_number = 0
         self._crossed: Counter[str] = Counter()
@@ -86,12 +103,18 @@ class World:
         """Let something happen that no party's death prevents."""
         return self.loop.call_later(delay, deed, context=self._context)
 
-    def post(self, what: str, delay: float, deed: Callable[[], None]) -> None:
-        """Let a message arrive: after its latency, or in the order that is being explored."""
+    def post(self, what: str, delay: float, deed: Deed, lost: Deed | None = None, heir: Life | None = None) -> None:
+        """Let a message arrive: after its latency, or in the order that is being explored. `lost` is what happens when
+        it does not, `heir` the one life that it is for."""
         if self.deliveries is None:
             self.later(delay, deed)
         else:
-            self.deliveries.append((what, deed))
+            self.deliveries.append(Delivery(what, deed, lost, heir))
+
+    def remember(self, life: Life | None, what: object) -> None:
+        """While orders are explored: one more thing that a life has done or will be told, in whatever order."""
+        if self.deliveries is not None and life is not None:
+            self.heard[f"{life}"] = hash(repr(what)) + self.heard.get(f"{life}", 0)
 
     def note(self, line: str) -> None:
         """A line of the trace, which is what a run is compared by."""
@@ -125,6 +148,9 @@ class World:
     def kill(self, life: Life, downtime: float | None = None) -> None:
         """`kill -9`: nothing of it runs any more; after a while the process is started again."""
         life.alive = False
+        self.heard.pop(f"{life}", None)
+        if self.deliveries is not None:
+            self.deliveries[:] = [one for one in self.deliveries if one.heir is not life]
         self.deaths += 1
         self.injected["crash"] += 1
         self.note(f"{life} dies")
@@ -139,12 +165,15 @@ class World:
         """A numbered point of the party whose code is running; here it may die."""
         if self.over:
             raise asyncio.CancelledError
+        if asyncio.get_running_loop() is not self.loop:
+            return
         life = LIFE.get()
         if life is None:
             return
         number = self.boundaries
         self.boundaries += 1
         self.trace.append(f"{self.loop.time():.4f} {life} {label} {side}")
+        self.remember(life, (label, side))
         if life.name not in self.mortal:
             return
         place = f"{life.name} {label} {side}"
@@ -203,6 +232,8 @@ class World:
         `work` is told its fate and runs at one moment of the world; `failure` makes the error for an answer that is
         not coming.
         """
+        if asyncio.get_running_loop() is not self.loop:
+            return self._at_once(kind, work, failure)
         await self.boundary(label, "before")
         fate = self.fate(kind)
         reply: asyncio.Future[T] = self.loop.create_future()
@@ -216,7 +247,8 @@ class World:
             wait = go + (gives_up if kind != "disk" else 0.001)
             self.later(wait, lambda: None if reply.done() else reply.set_exception(failure()))
         else:
-            self.post(label, go, lambda: self._arrive(label, kind, work, fate, reply))
+            asker = LIFE.get()
+            self.post(label, go, lambda: self._arrive(label, kind, work, fate, reply, failure, asker))
             if fate is Fate.TWICE:
                 self.later(go + self.chance.uniform(*_LATE_SECONDS), lambda: self._attempt(work, fate))
         try:
@@ -229,15 +261,35 @@ class World:
         await self.boundary(label, "after")
         return result
 
+    def _at_once(self, kind: str, work: Callable[[Fate], T], failure: Callable[[], Exception]) -> T:
+        """For a thread that blocks, while the world stands still (see `proof`)."""
+        fate = self.fate(kind)
+        if fate in (Fate.LOST, Fate.MUTE):
+            raise failure()
+        return work(fate)
+
     def _arrive(
-        self, label: str, kind: str, work: Callable[[Fate], T], fate: Fate, reply: asyncio.Future[T]
+        self,
+        label: str,
+        kind: str,
+        work: Callable[[Fate], T],
+        fate: Fate,
+        reply: asyncio.Future[T],
+        failure: Callable[[], Exception],
+        asker: Life | None,
     ) -> None:
+        def answer(deed: Deed) -> None:
+            self.post(f"{asker} {label}'s answer", self.latency(kind), deed, lambda: _fail(reply, failure()), asker)
+
         try:
             result = work(fate)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
-            self.post(f"{label}'s answer", self.latency(kind), lambda error=error: _fail(reply, error))  # type: ignore[misc]
+            refused = error
+            self.remember(asker, (label, refused))
+            answer(lambda: _fail(reply, refused))
         else:
-            self.post(f"{label}'s answer", self.latency(kind), lambda: _tell(reply, result))
+            self.remember(asker, (label, result))
+            answer(lambda: _tell(reply, result))
 
     def _attempt(self, work: Callable[[Fate], Any], fate: Fate) -> None:
         """The effect without an answer."""

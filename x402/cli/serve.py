@@ -12,7 +12,7 @@ from x402.errors import MalformedError, MisconfiguredError
 
 _Host = Annotated[str | None, typer.Option("--host", help="Address to listen on.")]
 _Port = Annotated[int | None, typer.Option("--port", "-p", min=0, max=65535, help="Port to listen on.")]
-_Ledger = Annotated[str | None, typer.Option("--ledger", help="The ledger, such as sqlite:///facilitator.sqlite.")]
+_Ledger = Annotated[str | None, typer.Option("--ledger", help="The ledger: sqlite:///file or postgresql://user@host/database.")]
 _Mainnet = Annotated[bool, typer.Option("--mainnet", help="Allow networks with real money.")]
 _Open = Annotated[bool, typer.Option("--open", help="Serve anybody on networks with real money, at your cost.")]
 

@@ -65,6 +65,13 @@ class RemoteFacilitator:
         self._timeout = timeout_seconds
         self._settle_timeout = settle_timeout_seconds
 
+    @property
+    def name(self) -> str:
+        """Where it is, without what may be secret in its URL."""
+        parts = urlsplit(self._url)
+        where = parts.hostname or ""
+        return f"{parts.scheme}://{where}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()

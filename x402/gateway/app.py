@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def create_app(
     settings: GatewaySettings | None = None,
     *,
     catalogue: Catalogue | None = None,
-    facilitator: str | Facilitator | None = None,
+    facilitator: str | Facilitator | Sequence[str | Facilitator] | None = None,
     pay_to: Mapping[str, str] | None = None,
     ledger: Ledger | str | Path | None = None,
     public_url: str | None = None,
@@ -97,7 +97,7 @@ def create_app(
         Paywall,
         routes=prices,
         pay_to=receivers,
-        facilitator=facilitator or settings.facilitator_url,
+        facilitator=facilitator or settings.facilitator_urls,
         facilitator_api_key=secret(settings.facilitator_api_key),
         ledger=ledger if ledger is not None else settings.ledger,
         public_url=settings.public_url if public_url is None else public_url,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import aclosing
 from typing import Any
 from urllib.parse import quote
 
 from x402.gateway.problem import ApiProblem
-from x402.gateway.sale import Handler, HeaderPairs, Sale, Sink
+from x402.gateway.replies import Plain, paid_headers
+from x402.gateway.sale import Handler, HeaderPairs, Reply, Sale, Sink
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -115,3 +117,19 @@ async def close_websocket(receive: Receive, send: Send) -> None:
     """Refuse a WebSocket before it is accepted; servers answer its handshake with 403 (fault F03)."""
     await receive()
     await send({"type": "websocket.close", "code": 1008, "reason": "payment required"})
+
+
+async def send_plain(send: Send, plain: Plain) -> None:
+    """A small reply, whole."""
+    status, headers, body = plain
+    await send_head(send, status, headers)
+    await send_piece(send, body, more=False)
+
+
+async def send_reply(send: Send, reply: Reply) -> None:
+    """The reply to a payment, piece by piece as its answer is made."""
+    async with aclosing(reply.chunks) as chunks:
+        await send_head(send, reply.status, paid_headers(reply))
+        async for chunk in chunks:
+            await send_piece(send, chunk, more=True)
+    await send_piece(send, b"", more=False)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from typing import Any
 
-from x402.errors import MalformedError, Mender, RefusedError, UnavailableError
+from x402.errors import Mender, RefusedError, UnavailableError
 from x402.evidence import Witnesses
 from x402.gateway.belief import is_account
+from x402.gateway.facilitators import Facilitators
 from x402.gateway.offers import flow_of
 from x402.gateway.policy import Policy, units_of
 from x402.gateway.terms import Flow
@@ -23,9 +23,11 @@ from x402.schemes.subject import subject_of
 from x402.stages import Claimed
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement
-from x402.wire.facilitation import Facilitator, Verification
+from x402.wire.facilitation import Verification
 from x402.wire.payment import Payment
 
+FACILITATOR = "facilitator"
+"""Member of a claim's record: the name of the facilitator that verified, and alone may settle."""
 FLOW = "flow"
 """Member of a claim's record: the flow in which it is served, when it is not the one that was offered."""
 _ME = Party.GATEWAY
@@ -42,20 +44,21 @@ class Claims:
     telemetry: Telemetry
 
     async def claim(
-        self, facilitator: Facilitator, payment: Payment, requirement: Requirement, *, fingerprint: str, **record: Any
+        self, facilitators: Facilitators, payment: Payment, requirement: Requirement, *, fingerprint: str
     ) -> tuple[Entry, bool]:
-        """Verify and claim: the row, and whether this call won it; `record` is remembered with it.
+        """Verify and claim: the row, and whether this call won it. The row remembers who verified.
 
         Raises `RefusedError` with the facilitator's reason, or when the payer has too much open for its balance;
         `UnavailableError` when the facilitator can't be asked, or when too much is open in all. An invalid payment
         claims nothing (fault A13).
         """
         subject = subject_of(payment, requirement, fingerprint=fingerprint)
-        subject = replace(subject, record={**subject.record, **record})
         asked_at = self.clock()
-        verdict, flow = await asyncio.gather(
-            self._verify(facilitator, payment, requirement, subject), self._flow(subject, flow_of(requirement))
+        (verdict, name), flow = await asyncio.gather(
+            facilitators.verify(payment, requirement), self._flow(subject, flow_of(requirement))
         )
+        self._check(verdict, subject)
+        subject = replace(subject, record={**subject.record, FACILITATOR: name})
         if subject.amount != requirement.amount or not is_account(subject.network, subject.payee, requirement.pay_to):
             raise RefusedError("invalid_payment_requirements", "what was signed is not what is asked")
         if flow is Flow.UPFRONT:
@@ -70,18 +73,11 @@ class Claims:
                 return await self._begin(subject, Flow.UPFRONT, None)
             raise self._no_room(subject, error) from error
 
-    async def _verify(
-        self, facilitator: Facilitator, payment: Payment, requirement: Requirement, subject: Subject
-    ) -> Verification:
-        try:
-            verdict = await facilitator.verify(payment, requirement)
-        except MalformedError as error:
-            raise UnavailableError("facilitator_unavailable", f"the facilitator: {error.message}") from error
+    def _check(self, verdict: Verification, subject: Subject) -> None:
         if verdict.is_valid is not True:
             reason = verdict.invalid_reason or "invalid_payment"
             self.telemetry.emit("sale.refused", network=subject.network, reason=reason)
             raise RefusedError(reason, verdict.invalid_message or f"the payment is not valid: {reason}")
-        return verdict
 
     async def _flow(self, subject: Subject, offered: Flow) -> Flow:
         if offered is Flow.UPFRONT:

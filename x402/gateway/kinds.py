@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 from x402 import networks
 from x402.errors import MalformedError, UnavailableError
 from x402.ports import Clock
-from x402.wire.facilitation import Facilitator, Kind, Supported
+from x402.wire.facilitation import Kind, Supported
 
 KINDS_TTL_SECONDS = 30
+
+
+class Supports(Protocol):
+    """One facilitator, or several."""
+
+    async def supported(self) -> Supported: ...
 
 
 class Kinds:
@@ -19,7 +26,7 @@ class Kinds:
     answered 503 and keeps its value. Without any answer yet there is nothing to offer.
     """
 
-    def __init__(self, facilitator: Facilitator, *, clock: Clock, ttl_seconds: int = KINDS_TTL_SECONDS) -> None:
+    def __init__(self, facilitator: Supports, *, clock: Clock, ttl_seconds: int = KINDS_TTL_SECONDS) -> None:
         self._facilitator = facilitator
         self._clock = clock
         self._ttl = ttl_seconds
@@ -36,6 +43,10 @@ class Kinds:
         if self._known is None:
             raise UnavailableError("facilitator_unavailable", "the facilitator does not say what it can settle")
         return self._known
+
+    def forget(self) -> None:
+        """Ask anew at the next chance."""
+        self._stale_at = 0
 
     async def find(self, scheme: str, network: str) -> Kind | None:
         """The kind for a scheme on a network, or None."""
@@ -62,13 +73,14 @@ class Kinds:
         try:
             known = await self._facilitator.supported()
         except (UnavailableError, MalformedError):
-            known = self._known and _without_hints(self._known)
+            known = self._known and without_hints(self._known)
         self._known = known
         # An outage is asked about again soon, but not by every request.
         self._stale_at = self._clock() + (self._ttl if known is not None else 1)
 
 
-def _without_hints(supported: Supported) -> Supported:
+def without_hints(supported: Supported) -> Supported:
+    """What goes on being offered when it can't be asked for anew: hints would be stale."""
     kinds = tuple(
         kind.model_copy(update={"extra": {name: kind.extra[name] for name in kind.extra if name not in HINTS}})
         for kind in supported.kinds

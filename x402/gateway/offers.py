@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from x402 import networks, signed_quote
 from x402.errors import MalformedError, Mender, MisconfiguredError, RefusedError, UnavailableError
-from x402.gateway.kinds import HINTS, KINDS_TTL_SECONDS, Kinds
+from x402.gateway.kinds import HINTS, KINDS_TTL_SECONDS, Kinds, Supports
 from x402.gateway.terms import Flow, Seller, Terms, asset_on
 from x402.money import Asset
 from x402.networks import Network
@@ -19,7 +19,6 @@ from x402.ports import Clock
 from x402.schemes.exact_evm import read_payload
 from x402.schemes.exact_svm_layout import identify
 from x402.wire.challenge import Challenge, Requirement, Resource
-from x402.wire.facilitation import Facilitator
 from x402.wire.payment import Payment
 
 SCHEME = "exact"
@@ -32,7 +31,7 @@ class Offers:
     """The seller's offers: `Requirement`s for terms, and the judgement whether a payment takes one of them."""
 
     def __init__(
-        self, facilitator: Facilitator, seller: Seller, *, clock: Clock, kinds_ttl_seconds: int = KINDS_TTL_SECONDS
+        self, facilitator: Supports, seller: Seller, *, clock: Clock, kinds_ttl_seconds: int = KINDS_TTL_SECONDS
     ) -> None:
         self.seller = seller
         self._clock = clock

@@ -16,7 +16,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from x402.gateway import asgi
 from x402.gateway.answers import key_beside
 from x402.gateway.asgi import App, Message, Receive, Scope, Send
 from x402.gateway.counter import Counter, Free, PriceRule
+from x402.gateway.facilitators import Facilitators
 from x402.gateway.flow import Till
 from x402.gateway.nodes import Nodes
 from x402.gateway.offers import Offers
@@ -35,7 +36,7 @@ from x402.gateway.policy import Policy
 from x402.gateway.purse import Purse
 from x402.gateway.refund import refunds_of
 from x402.gateway.register import Register
-from x402.gateway.replies import PREFLIGHT, Plain, error_reply, is_preflight, paid_headers
+from x402.gateway.replies import PREFLIGHT, error_reply, is_preflight
 from x402.gateway.route_keys import RouteKey
 from x402.gateway.routes import PRICE_MARK, attach
 from x402.gateway.sale import PaidRequest, Reply, Sale
@@ -61,8 +62,9 @@ class Paywall:
 
     `routes` maps keys such as `"GET /report"` to a price (`"$0.01"`, a `Decimal`, `Terms`, `FREE`, a `Quote`) or to a
     function of the `PaidRequest` that returns one; FastAPI routes may say `Depends(paid("$0.01"))` instead. `pay_to`
-    is an address per network, or one address together with `network`. `facilitator` settles: a URL, or an object;
-    a URL gets `facilitator_api_key` with every request.
+    is an address per network, or one address together with `network`. `facilitator` settles: a URL, or an object,
+    or several, the preferred one first (fault E13); a URL gets `facilitator_api_key` with every request, the first URL
+    the first of several keys separated by commas.
     `ledger` remembers: a file (default `x402-gateway.sqlite` in the working directory), or an object that is open.
     `public_url` is how clients reach the app; it is never taken from a request (fault B19). A delivered answer is kept
     for `answer_retention_seconds` (also in `policy`), for the same payment to be sent again; 0 keeps none. It is sealed
@@ -80,7 +82,7 @@ class Paywall:
         app: App,
         *,
         pay_to: str | Mapping[str, str],
-        facilitator: str | Facilitator,
+        facilitator: str | Facilitator | Sequence[str | Facilitator],
         facilitator_api_key: str = "",
         routes: Mapping[str, PriceRule] | None = None,
         network: str | Sequence[str] | None = None,
@@ -107,8 +109,9 @@ class Paywall:
             quote_keys=tuple(quote_keys) or (secrets.token_bytes(32),),
         )
         self._owned: list[Any] = []
-        known = self._facilitator(facilitator, facilitator_api_key)
+        known = self._facilitators(facilitator, facilitator_api_key, clock, telemetry)
         offers = Offers(known, seller, clock=clock)
+        known.on_change = offers.kinds.forget
         nodes = nodes or Nodes()
         self._owned.append(nodes)
         register = Register(
@@ -136,14 +139,25 @@ class Paywall:
         self.reconciled = asyncio.Event()
         """Set when everything that an earlier process left open was looked at once."""
 
-    def _facilitator(self, facilitator: str | Facilitator, api_key: str) -> Facilitator:
-        if not isinstance(facilitator, str):
-            return facilitator
+    def _facilitators(
+        self,
+        wanted: str | Facilitator | Sequence[str | Facilitator],
+        api_keys: str,
+        clock: Clock,
+        telemetry: Telemetry | None,
+    ) -> Facilitators:
         from x402.facilitator.remote import RemoteFacilitator
 
-        remote = RemoteFacilitator(facilitator, api_key=api_key)
-        self._owned.append(remote)
-        return remote
+        keys = iter(api_keys.split(","))
+        found: list[Facilitator] = []
+        for one in wanted if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]:
+            if isinstance(one, str):
+                remote = RemoteFacilitator(one, api_key=next(keys, "").strip())
+                self._owned.append(remote)
+                found.append(remote)
+            else:
+                found.append(one)
+        return Facilitators(found, clock=clock, telemetry=telemetry)
 
     def _ledger(self, ledger: Ledger | str | Path | None) -> Ledger:
         if ledger is not None and not isinstance(ledger, str | Path):
@@ -253,14 +267,14 @@ class Paywall:
             return
         headers = asgi.headers_of(scope)
         if is_preflight(scope["method"], headers):
-            await _send_plain(send, PREFLIGHT)
+            await asgi.send_plain(send, PREFLIGHT)
             return
         try:
             body = await asgi.read_body(scope, receive, limit=self._body_limit)
         except asgi.ClientGone:
             return
         except X402Error as error:
-            await _send_plain(send, error_reply(error))
+            await asgi.send_plain(send, error_reply(error))
             return
         request = PaidRequest(scope["method"], asgi.target_of(scope), headers, body, scope.get("path_params", {}))
         try:
@@ -269,9 +283,9 @@ class Paywall:
             await app({**scope, _FREE_MARK: True}, asgi.again(body, receive), send)
             return
         if isinstance(reply, Reply):
-            await _send_reply(send, reply)
+            await asgi.send_reply(send, reply)
         else:
-            await _send_plain(send, reply)
+            await asgi.send_plain(send, reply)
 
     def _url(self, scope: Scope) -> str:
         path = asgi.target_of(scope).partition("?")[0]
@@ -327,17 +341,3 @@ def _innermost(app: Any) -> Any:
     while not hasattr(app, "routes") and hasattr(app, "app"):
         app = app.app
     return app
-
-
-async def _send_plain(send: Send, plain: Plain) -> None:
-    status, headers, body = plain
-    await asgi.send_head(send, status, headers)
-    await asgi.send_piece(send, body, more=False)
-
-
-async def _send_reply(send: Send, reply: Reply) -> None:
-    async with aclosing(reply.chunks) as chunks:
-        await asgi.send_head(send, reply.status, paid_headers(reply))
-        async for chunk in chunks:
-            await asgi.send_piece(send, chunk, more=True)
-    await asgi.send_piece(send, b"", more=False)

@@ -92,14 +92,13 @@ class Refunds:
             raise
 
     async def _settle(self, entry: Entry, refunding: Refunding) -> bool:
-        register, facilitator = self.register, self.register.facilitator
-        payment = _presented(refunding)
+        register, payment = self.register, _presented(refunding)
         accepted = payment.accepted
         if accepted is None:
             raise MalformedError("invalid_payload", "the ledger holds a refund that names no offer")
         # The refund as a payment of its own, whose life began when its row was last written.
         twin = Entry(ME, subject_of(payment, accepted), refunding, entry.updated_at, entry.updated_at)
-        verdict: Verdict = await register.belief.look(facilitator, twin)
+        verdict: Verdict = await register.belief.look(register.facilitators.of(accepted), twin)
         if verdict is None:
             verdict = await self._ask(payment, accepted, twin)
         if isinstance(verdict, Settled):
@@ -109,20 +108,20 @@ class Refunds:
             return True
         register.emit("sale.refund_pending", entry.subject)
         if register.clock() >= entry.updated_at + _AGAIN_AFTER_SECONDS:
-            await self._again(entry, refunding, twin, verdict)
+            dead = isinstance(verdict, Refused) and await self._is_proven(accepted, twin)
+            await self._again(entry, refunding, twin, dead=dead)
         return False
 
     async def _ask(self, payment: Payment, accepted: Requirement, twin: Entry) -> Verdict:
-        subject = twin.subject
+        subject, facilitator = twin.subject, self.register.facilitators.of(accepted)
         try:
-            receipt = await self.register.facilitator.settle(payment, accepted)
+            receipt = await facilitator.settle(payment, accepted)
         except Exception as error:  # noqa: BLE001 - whatever failed, the refund may land: it stays under way
             receipt = Receipt.pending("", subject.network, subject.payer, f"{type(error).__name__} while refunding")
-        return await self.register.belief.verdict(self.register.facilitator, twin, receipt)
+        return await self.register.belief.verdict(facilitator, twin, receipt)
 
-    async def _again(self, entry: Entry, refunding: Refunding, twin: Entry, verdict: Verdict) -> None:
+    async def _again(self, entry: Entry, refunding: Refunding, twin: Entry, *, dead: bool) -> None:
         """Sign once more, when no chain can take both: those before are proven dead, or share their nonce."""
-        dead = isinstance(verdict, Refused) and await self._is_proven(twin)
         expired = self.register.clock() >= dead_at(twin)
         attempt = refunding.attempt + 1
         if twin.subject.network.startswith(networks.EIP155):
@@ -137,9 +136,9 @@ class Refunds:
         stage = Refunding(refunding.transaction, payment.as_header(), identity_of(payment), attempt)
         await self.register.ledger.advance(ME, entry.subject.pay_id, Event.REPLACE, stage)
 
-    async def _is_proven(self, twin: Entry) -> bool:
+    async def _is_proven(self, accepted: Requirement, twin: Entry) -> bool:
         """Whether a refused refund can never land: a foreign facilitator's word is no proof of that."""
-        facilitator = self.register.facilitator
+        facilitator = self.register.facilitators.of(accepted)
         return in_process(facilitator) or isinstance(await self.register.belief.look(facilitator, twin), Refused)
 
     async def _sign(self, owed: Subject, *, attempt: int, like: str = "") -> Payment:

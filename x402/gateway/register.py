@@ -15,7 +15,8 @@ from x402.errors import ConflictError, MalformedError, PendingError, RefusedErro
 from x402.evidence import Verdict, Witnesses
 from x402.gateway.answers import Answers
 from x402.gateway.belief import Belief
-from x402.gateway.claim import FLOW, Claims
+from x402.gateway.claim import FACILITATOR, FLOW, Claims
+from x402.gateway.facilitators import Facilitators
 from x402.gateway.lease import Leases
 from x402.gateway.offers import flow_of
 from x402.gateway.policy import Policy
@@ -25,7 +26,7 @@ from x402.gateway.terms import Flow
 from x402.lifecycle import Entry, Event, Party, Subject, open_states
 from x402.ports import Answer, Clock, Ledger
 from x402.schemes.subject import is_same_payment, recall, subject_of
-from x402.stages import Delivered, Owed, Refused, Settling, Stage, State
+from x402.stages import Delivered, Owed, Refused, Settled, Settling, Stage, State
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Facilitation, Facilitator
@@ -72,7 +73,7 @@ class Job:
 
 
 class Register:
-    """One seller's memory of payments, and its facilitator.
+    """One seller's memory of payments, and its facilitator, or several.
 
     `witnesses` check the word of a facilitator that is not in this process; `answer_keys` seal what is kept.
     """
@@ -81,7 +82,7 @@ class Register:
 
     def __init__(
         self,
-        facilitator: Facilitator,
+        facilitator: Facilitator | Facilitators,
         ledger: Ledger,
         *,
         clock: Clock,
@@ -90,7 +91,11 @@ class Register:
         witnesses: Witnesses | None = None,
         answer_keys: Sequence[bytes] = (),
     ) -> None:
-        self.facilitator = facilitator
+        self.facilitators = (
+            facilitator
+            if isinstance(facilitator, Facilitators)
+            else Facilitators([facilitator], clock=clock, telemetry=telemetry)
+        )
         self.ledger = ledger
         self.clock = clock
         self.policy = policy or Policy()
@@ -115,7 +120,7 @@ class Register:
         Raises what `Claims.claim` raises, and `ConflictError` when another request was faster.
         """
         claims = Claims(self.ledger, self.clock, self.policy, self.belief.witnesses, self.telemetry)
-        entry, won = await claims.claim(self.facilitator, payment, requirement, fingerprint=fingerprint)
+        entry, won = await claims.claim(self.facilitators, payment, requirement, fingerprint=fingerprint)
         self.check_same(entry, payment, fingerprint)
         if not won:
             return await self._taken_up(entry)
@@ -158,7 +163,7 @@ class Register:
             await self.advance(job, Event.SUBMIT, Settling())
         else:
             # It was handed over before: where the chain can tell by now, nobody is asked to send it again.
-            verdict = await self.belief.look(self.facilitator, job.entry)
+            verdict = await self.belief.look(self.facilitator_of(job.entry), job.entry)
         if verdict is None:
             transaction, verdict = await self._hand_over(job)
         if isinstance(verdict, Refused):
@@ -174,12 +179,18 @@ class Register:
         return verdict.transaction
 
     async def _hand_over(self, job: Job) -> tuple[str, Verdict]:
-        subject = job.entry.subject
+        subject, facilitator = job.entry.subject, self.facilitator_of(job.entry)
         try:
-            receipt = await self.facilitator.settle(job.taken.payment, job.taken.requirement)
+            receipt = await facilitator.settle(job.taken.payment, job.taken.requirement)
         except Exception as error:  # noqa: BLE001 - whatever failed, a transaction may land: pending (fault A09)
             receipt = Receipt.pending("", subject.network, subject.payer, f"{type(error).__name__} while settling")
-        return receipt.transaction, await self.belief.verdict(self.facilitator, job.entry, receipt)
+        verdict = await self.belief.verdict(facilitator, job.entry, receipt)
+        self.facilitators.note_settlement(_name_of(job.entry), settled=isinstance(verdict, Settled))
+        return receipt.transaction, verdict
+
+    def facilitator_of(self, entry: Entry) -> Facilitator:
+        """The one facilitator that a payment was ever handed to (fault E13). Raises `UnavailableError`."""
+        return self.facilitators.named(_name_of(entry))
 
     async def _refused(self, job: Job, refused: Refused) -> Refusal:
         subject = job.entry.subject
@@ -229,6 +240,10 @@ class Register:
     def emit(self, name: str, subject: Subject) -> None:
         """Tell a fact about a payment."""
         self.telemetry.emit(name, network=subject.network, amount_units=subject.amount)
+
+
+def _name_of(entry: Entry) -> str:
+    return str(entry.subject.record.get(FACILITATOR, ""))
 
 
 def in_use(*, same_request: bool) -> ConflictError:

@@ -6,31 +6,37 @@ a row is trusted. The invariants are those of faults page §2:
     I1   one payment is paid by one transaction, and one transaction pays one payment
     I4   who has paid is served, or stands visibly among those who are owed, and can be served by the same payment
     I5   the books add up: every row is what its events say, to the byte
+    I8   no EVM nonce is held by two payments
     I10  amounts are integers
+    I11  what was refunded was owed, and a refund pays back one payment
     I12  states follow the law, and only forward
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
 
 from x402 import networks
 from x402.errors import MalformedError
 from x402.lifecycle import BEGINNING, LAW, Event, Party
 from x402.money import parse_atomic
+from x402.ports.ledger_text import (
+    BEGIN,
+    SUBJECT,
+    EventRow,
+    History,
+    PaymentRow,
+    digest_of,
+    members_of,
+    stage_of,
+    transaction_of,
+)
 from x402.stages import STAGES, State
 
-BEGIN = "begin"
-"""The event that no arrow stands for: the first memory of a payment."""
-
 OVERDUE_SECONDS = 600
-_SUBJECT = "subject"
-CONSTANTS = ("network", "asset", "payer", "payee", "amount", "expires_at", "fingerprint", "record")
-_PAID = frozenset({State.SETTLED, State.DELIVERED, State.FINAL, State.OWED, State.REFUNDING, State.REFUNDED})
+PAID = frozenset({State.SETTLED, State.DELIVERED, State.FINAL, State.OWED, State.REFUNDING, State.REFUNDED})
 """States in which a transaction has moved the money, for good as far as the party knows."""
 _OPEN = {
     Party.GATEWAY: frozenset({State.SETTLING, State.SETTLED, State.OWED, State.REFUNDING, State.REVERSED}),
@@ -40,41 +46,9 @@ _OPEN = {
 }
 _AT_ONCE = frozenset({State.SETTLED, State.OWED, State.REFUNDING, State.REVERSED})
 """Open from their first second on: the money has moved, or moved back. The others only once they take too long."""
+_HOLDING = frozenset({State.INTENDED, State.SETTLED, State.REVERSED, State.FINAL})
 _UNSERVED = frozenset({State.SETTLED, State.OWED})
 """States of a gateway in which the same payment is still to be served."""
-
-
-@dataclass(frozen=True, slots=True)
-class PaymentRow:
-    """A row of `payments`; `constants` are its columns that never change, by name."""
-
-    party: str
-    pay_id: str
-    state: str
-    stage: str
-    created_at: int
-    updated_at: int
-    constants: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class EventRow:
-    """A row of `events`."""
-
-    event: str
-    after: str
-    stage: str
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """A payment with its events, oldest first; no payment when only events are left of it."""
-
-    party: str
-    pay_id: str
-    payment: PaymentRow | None
-    events: tuple[EventRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +98,6 @@ class Audit:
     totals: dict[tuple[str, str, str, str], Total] = field(default_factory=dict)
 
 
-def attest(stage: str, constants: Mapping[str, Any]) -> str:
-    """The first event's text: the stage, and what never changes about the payment, its record as a digest."""
-    repeated = {name: constants[name] for name in CONSTANTS if name != "record"}
-    repeated["record_sha256"] = _digest(constants["record"])
-    return json.dumps({**json.loads(stage), _SUBJECT: repeated}, separators=(",", ":"))
-
-
 def audit(
     histories: Iterable[History], *, now: int, overdue_seconds: int = OVERDUE_SECONDS, batched: bool = False
 ) -> Audit:
@@ -141,6 +108,7 @@ def audit(
     """
     found = Audit()
     paid: dict[tuple[str, str, str], str] = {}
+    once: dict[tuple[str, ...], str] = {}
     payers: dict[tuple[str, str], tuple[str, str]] = {}
     for history in histories:
         found.events += len(history.events)
@@ -149,24 +117,12 @@ def audit(
             found.unattested += not _attested(history)
         wrong = [*_lawless(history), *_unlike(history), *_amount(history), *_unserved(history, now, overdue_seconds)]
         wrong += _paid_twice(history, paid, payers, batched=batched)
+        wrong += _shared(history, once, batched=batched)
         found.violations += [Violation(invariant, history.party, history.pay_id, words) for invariant, words in wrong]
         if history.payment is not None:
             _count(found.totals, history.payment)
             found.obligations += _owed(history.payment, now, overdue_seconds)
     return found
-
-
-def transaction_of(stage: str) -> str:
-    """The transaction that a stage names, or `""`."""
-    return str(_members(stage).get("transaction") or "")
-
-
-def stage_of(stage: str) -> str:
-    """The stage that an event's text tells, without what the first one repeats: as it stands in the row."""
-    members = _members(stage)
-    if _SUBJECT not in members:
-        return stage
-    return json.dumps({name: value for name, value in members.items() if name != _SUBJECT}, separators=(",", ":"))
 
 
 _Wrong = Iterator[tuple[str, str]]
@@ -212,9 +168,9 @@ def _unlike(history: History) -> _Wrong:
     for name, value in rebuilt.items():
         if getattr(row, name) != value:
             yield "I5", f"{name} is {getattr(row, name)!r}, and the events make it {value!r}"
-    subject = _members(begun.stage).get(_SUBJECT)
+    subject = members_of(begun.stage).get(SUBJECT)
     for name, value in subject.items() if isinstance(subject, dict) else ():
-        held = _digest(row.constants["record"]) if name == "record_sha256" else row.constants.get(name)
+        held = digest_of(row.constants["record"]) if name == "record_sha256" else row.constants.get(name)
         if held != value:
             yield "I5", f"{name} is {held!r}, and was {value!r} when the payment began"
     for one in history.events:
@@ -238,7 +194,7 @@ def _unserved(history: History, now: int, overdue_seconds: int) -> _Wrong:
         return
     if row.state == State.SETTLED and now - row.updated_at > overdue_seconds:
         yield "I4", f"settled for {now - row.updated_at} seconds, and neither delivered nor owed"
-    if not _members(row.constants["record"]):
+    if not members_of(row.constants["record"]):
         yield "I4", "the record of what was paid for can't be read, so the same payment can't be served"
 
 
@@ -253,21 +209,21 @@ def _paid_twice(
     row = history.payment
     told: set[str] = set()
     for one in history.events:
-        if one.after in _PAID:
+        if one.after in PAID:
             told.add(transaction_of(one.stage))
         elif one.after == State.REVERSED:
             # What a reorganisation undid has paid nothing, and may land in another transaction.
             told.clear()
-    if row is None or (row.state not in _PAID and not told):
+    if row is None or (row.state not in PAID and not told):
         return
     network = str(row.constants["network"])
-    if row.state in _PAID:
+    if row.state in PAID:
         told.add(transaction_of(row.stage))
     if "" in told:
         yield "I1", "paid, and no transaction is named"
     if len(told) > 1:
         yield "I1", f"paid by {len(told)} transactions: {', '.join(sorted(told))}"
-    if row.state not in _PAID:
+    if row.state not in PAID:
         return
     transaction = transaction_of(row.stage)
     other = paid.setdefault((row.party, network, transaction), row.pay_id)
@@ -277,6 +233,31 @@ def _paid_twice(
     party, theirs = payers.setdefault((network, row.pay_id), (row.party, transaction))
     if theirs != transaction:
         yield "I1", f"paid by {transaction}, and the {party} says by {theirs}"
+
+
+def _shared(history: History, once: dict[tuple[str, ...], str], *, batched: bool) -> _Wrong:
+    """I8 and I11: what belongs to one payment only, a sender's nonce and a refund's transaction."""
+    row = history.payment
+    if row is None:
+        return
+    network, names = str(row.constants["network"]), members_of(row.stage)
+    held: list[tuple[str, tuple[str, ...], str]] = []
+    if row.party == Party.FACILITATOR and row.state in _HOLDING:
+        for one in history.events:
+            told = members_of(one.stage)
+            if told.get("transaction") == names.get("transaction") and isinstance(told.get("nonce"), int):
+                what = f"nonce {told['nonce']} of {told.get('sender')}"
+                # Payments that share a transaction share its nonce.
+                shared = (str(names.get("transaction")),) if batched else ()
+                held.append(("I8", ("nonce", network, what, *shared), what))
+    if row.state == State.REFUNDED:
+        held.append(("I11", ("refund", network, str(names.get("refund"))), f"refund {names.get('refund')}"))
+        if not names.get("refund") or names.get("refund") == names.get("transaction"):
+            yield "I11", "refunded, and no transaction of its own is named"
+    for invariant, key, what in held:
+        other = once.setdefault((row.party, *key), row.pay_id)
+        if other != row.pay_id:
+            yield invariant, f"{what} is that of {other} too"
 
 
 def _count(totals: dict[tuple[str, str, str, str], Total], row: PaymentRow) -> None:
@@ -299,30 +280,17 @@ def _owed(row: PaymentRow, now: int, overdue_seconds: int) -> Iterator[Obligatio
 
 
 def _attested(history: History) -> bool:
-    return bool(history.events) and _SUBJECT in _members(history.events[0].stage)
+    return bool(history.events) and SUBJECT in members_of(history.events[0].stage)
 
 
 def _readable(one: EventRow) -> bool:
     if one.after not in set(State):
         return False
     try:
-        told = set(json.loads(one.stage)) - {_SUBJECT}
+        told = set(json.loads(one.stage)) - {SUBJECT}
     except (ValueError, TypeError):
         return False
     # Signed bytes stand beside the row and in no event.
     members = [member for member in fields(STAGES[State(one.after)]) if member.name != "raw"]
     needed = {member.name for member in members if member.default is MISSING}
     return needed <= told <= {member.name for member in members}
-
-
-def _members(text: object) -> dict[str, Any]:
-    """A JSON object, or an empty one for whatever else stands there."""
-    try:
-        value = json.loads(text) if isinstance(text, str) else None
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _digest(text: object) -> str:
-    return hashlib.sha256(str(text).encode("utf-8", "surrogatepass")).hexdigest()

@@ -74,7 +74,7 @@ def engine_of(url: URL) -> Engine:
         )
     except ImportError as error:
         raise MisconfiguredError(
-            "missing_extra", "a ledger on PostgreSQL needs the extra postgres: pip install 'x402-engine[postgres]'"
+            "extra_missing", "a ledger on PostgreSQL needs the extra postgres: pip install 'x402-engine[postgres]'"
         ) from error
 
 

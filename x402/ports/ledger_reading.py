@@ -17,8 +17,8 @@ from sqlalchemy import Connection, Engine, Row, and_, create_engine, event, exis
 from sqlalchemy.pool import StaticPool
 
 from x402.errors import MalformedError, MisconfiguredError, UnavailableError
-from x402.ports.audit import CONSTANTS, EventRow, History, PaymentRow
 from x402.ports.ledger_database import DATABASE_ERRORS, address_of, engine_of
+from x402.ports.ledger_text import CONSTANTS, EventRow, History, PaymentRow
 from x402.ports.schema import SCHEMA_VERSION, events, payments, versions
 
 _COLUMNS = [payments.c[name] for name in

@@ -11,13 +11,13 @@ from contextlib import nullcontext
 from dataclasses import fields, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 
 from x402.errors import UnavailableError
 from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, advance, begin
 from x402.ports import NoRoom, Room, Sign, nonce_book
-from x402.ports.audit import BEGIN, attest
 from x402.ports.leases import Lease
+from x402.ports.ledger_text import BEGIN, attest
 from x402.ports.schema import events, payments, upsert
 from x402.stages import STAGES, Intended, Settled, Stage, State
 
@@ -169,9 +169,11 @@ def _check_room(connection: Connection, entry: Entry, room: Room) -> None:
         & (payments.c.asset == subject.asset)
         & (payments.c.pay_id != subject.pay_id)
     )
-    since = 2**62 if room.since is None else room.since
-    lately = payments.c.state.in_([str(state) for state in _PAID]) & (payments.c.updated_at >= since)
-    of_payer = mine & (unsettled | lately) & (payments.c.payer == subject.payer)
+    open_to_payer: ColumnElement[bool] = unsettled
+    if room.since is not None:
+        lately = payments.c.state.in_([str(state) for state in _PAID]) & (payments.c.updated_at >= room.since)
+        open_to_payer = unsettled | lately
+    of_payer = mine & open_to_payer & (payments.c.payer == subject.payer)
     scopes = (("payer", room.payer, of_payer), ("total", room.total, mine & unsettled))
     for scope, limit, rows in scopes:
         if limit is None:

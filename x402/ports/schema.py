@@ -53,7 +53,7 @@ payments = Table(
     Column("turn", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("party", "pay_id"),
     Index("payments_by_state", "party", "state", "created_at"),
-    Index("payments_by_payer", "party", "payer", "state"),
+    Index("payments_by_payer", "party", "payer", "state", "updated_at"),
     Index("payments_by_sender", "sender", "state"),
 )
 

@@ -24,7 +24,7 @@ def upgrade() -> None:
     op.add_column("payments", sa.Column("leased_until", sa.BigInteger, nullable=False, server_default="0"))
     op.add_column("payments", sa.Column("turn", sa.BigInteger, nullable=False, server_default="0"))
     _remember_nonces(op.get_bind())
-    op.create_index("payments_by_payer", "payments", ["party", "payer", "state"])
+    op.create_index("payments_by_payer", "payments", ["party", "payer", "state", "updated_at"])
     op.create_index("payments_by_sender", "payments", ["sender", "state"])
     op.create_table(
         "spending",

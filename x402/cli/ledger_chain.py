@@ -1,0 +1,72 @@
+"""The nodes that an audit of the books asks: those that are named, else the public ones."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from x402 import networks
+from x402.errors import MalformedError, MisconfiguredError
+from x402.evidence.books import EvmIncome, IncomeReader, SvmIncome
+from x402.ports.evm import RpcEvmChain
+from x402.ports.svm import RpcSvmChain
+from x402.settings import FacilitatorSettings
+
+
+@asynccontextmanager
+async def readers_of(
+    wanted: Collection[str], stated: Sequence[str], *, everywhere: bool
+) -> AsyncIterator[Mapping[str, IncomeReader]]:
+    """Readers by network, of those `wanted` that have a node: stated as `NETWORK=URL`, or any with `everywhere`.
+
+    Raises `MalformedError` for what names no node, `MisconfiguredError` for a node of another chain (fault D14), and
+    `UnavailableError` when one can't be reached.
+    """
+    nodes = _stated(stated)
+    if everywhere:
+        nodes = _configured(wanted) | nodes
+    async with AsyncExitStack() as stack:
+        readers: dict[str, IncomeReader] = {}
+        for network in sorted(wanted & nodes.keys()):
+            if network.startswith(networks.EIP155 + ":"):
+                chain = RpcEvmChain(nodes[network], networks.get(network).chain_id)
+                stack.push_async_callback(chain.aclose)
+                await chain.check_chain_id()
+                readers[network] = EvmIncome(network, chain)
+            else:
+                cluster = RpcSvmChain(nodes[network])
+                stack.push_async_callback(cluster.aclose)
+                await cluster.check_cluster(network)
+                readers[network] = SvmIncome(network, cluster)
+        yield readers
+
+
+def _stated(stated: Sequence[str]) -> dict[str, str]:
+    nodes: dict[str, str] = {}
+    for one in stated:
+        name, equals, url = one.partition("=")
+        known = networks.find(name)
+        if not equals or known is None or not url.startswith(("http://", "https://")):
+            raise MalformedError("invalid_node", "--rpc-url takes NETWORK=URL, such as eip155:8453=https://node.test")
+        nodes[known.id] = url
+    return nodes
+
+
+def _configured(wanted: Collection[str]) -> dict[str, str]:
+    settings = FacilitatorSettings.read()
+    given = {
+        known.id: url
+        for name, url in (
+            (settings.evm_network, settings.evm_rpc_url),
+            (settings.svm_network, settings.svm_rpc_url),
+        )
+        if url and (known := networks.find(name)) is not None
+    }
+    nodes: dict[str, str] = {}
+    for network in wanted:
+        known = networks.find(network)
+        url = given.get(network) or (known.rpc_url if known is not None else "")
+        if not url:
+            raise MisconfiguredError("no_rpc", f"{network} has no public node; name one with --rpc-url")
+        nodes[network] = url
+    return nodes
