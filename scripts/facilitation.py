@@ -99,7 +99,7 @@ async def facilitator(typed: argparse.Namespace, what: Facilitation, *, ledger: 
         mainnet=typed.mainnet,
     )
     async with SqlLedger(ledger or settings.ledger) as memory:
-        rails = build_rails(settings, memory)
+        rails = build_rails(settings)
         for rail in rails:
             await rail.start()
         yield LocalFacilitator(rails, memory, settle_timeout_seconds=settings.settle_timeout_seconds)

@@ -1,7 +1,8 @@
 """Small wrongs done to a module, one at a time: what mutation testing tries on our guards.
 
 The operators are cosmic-ray's, and four of our own: a guard's `raise` or call is left out, a function returns
-nothing, `in` is turned round, an `except` catches nothing. Left alone are annotations, which nothing evaluates, and the arguments of `@dataclass`.
+nothing, `in` is turned round, an `except` catches nothing. Left alone are annotations, which nothing evaluates, and
+the arguments of `@dataclass`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ ROW_1 = {
 }  # fmt: skip
 ROW_2 = {"schemes", "ports", "evidence"}
 PARTIES = {"client", "gateway", "facilitator"}
-ROW_4 = {"devnet", "cli", "__main__"}
+ROW_4 = {"devnet", "cli", "request_head", "__main__"}
 SEATS = {
     "client.auth", "client.chat", "client.proxy",
     "gateway.paywall", "gateway.app",

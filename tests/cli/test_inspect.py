@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import httpx
 import pytest
 
 from tests.cli.conftest import LiveTown, run
+from x402.cli import visit
 
 QUESTION = json.dumps({"model": "demo/echo-1", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8})
 
@@ -63,3 +65,11 @@ def test_what_others_wrote_is_shown_and_not_obeyed() -> None:
     assert "[bold red]x[/]" in result.stdout
     assert "\x1b" not in result.stdout
     assert "\x07" not in result.stdout
+
+
+def test_a_seller_that_names_no_url_is_still_explained() -> None:
+    offer = {"network": "base", "maxAmountRequired": "1", "payTo": "p", "maxTimeoutSeconds": 1, "asset": "a"}
+    challenge = {"x402Version": 2, "accepts": [offer], "resource": {"url": "http://[::1"}}
+    response = httpx.Response(402, json=challenge, request=httpx.Request("GET", "http://shop.test/"))
+    told = visit._explain(response, response.content, 0)
+    assert any("another host" in problem for problem in told.problems)

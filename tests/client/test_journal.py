@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -182,7 +183,8 @@ class TestOwnership:
             other.stdin.close()
             other.wait()
             assert not is_live(f"{other.pid}.{started}/1")
-        assert not is_live("junk")
+        for junk in ("junk", "9" * 5_000, str(2**40), "-1", "٣", "4611686018427387904.1/1", ""):
+            assert not is_live(junk)
 
 
 class TestLimits:
@@ -343,6 +345,34 @@ class TestTrouble:
             db.execute("PRAGMA user_version = 99")
         with pytest.raises(MisconfiguredError, match="later version"):
             hold(Journal(path, clock=clock), Call())
+
+    @pytest.mark.parametrize(
+        ("column", "value"),
+        [
+            ("amount", "ten"),
+            ("state", "nowhere"),
+            ("stage", "{"),
+            ("stage", '{"other":1}'),
+            ("stage", "[" * 3_000),
+            ("record", "x"),
+            ("receipt", "{}"),
+            ("usd_micros", "1-"),
+        ],
+    )
+    def test_a_row_that_something_else_wrote_is_told_as_damage(
+        self, tmp_path: Path, clock: Clock, column: str, value: str
+    ) -> None:
+        journal = Journal(tmp_path / "journal.sqlite", clock=clock)
+        expose(journal, Call())
+        assert journal.find("p1") is not None
+        with sqlite3.connect(journal.path) as db:
+            db.execute(f"UPDATE payments SET {column} = ?", (value,))
+        with pytest.raises(UnavailableError, match="X402_JOURNAL") as told:
+            journal.find("p1")
+        assert told.value.code == "journal_damaged"
+        for ask in (journal.totals, lambda: journal.spent(60), journal.history):
+            with suppress(UnavailableError):
+                ask()
 
     def test_a_failed_hold_leaves_no_transaction_open(self, journal: Journal) -> None:
         hold(journal, Call(), "p1")

@@ -133,6 +133,17 @@ class TestRedirects:
         heard = hear(307, {"Location": "/v2"})
         assert (heard.error, heard.delivers) == (None, False)
 
+    @pytest.mark.parametrize(
+        "location", ["http://[", "https://shop.test:bad/", "//[::1", "https://shop.test:99999999/"]
+    )
+    def test_B05_an_address_that_is_none_was_not_paid_either(self, location: str) -> None:
+        """`urlsplit` raises for these, and a payment that was presented must not end in a ValueError."""
+        heard = hear(302, {"Location": location})
+        assert heard.error is not None
+        assert heard.error.code == "redirected_after_payment"
+        assert (heard.event, heard.delivers) == (None, False)
+        assert origin(location) == ""
+
     def test_origins(self) -> None:
         assert origin("HTTPS://A.test/x") == origin("https://a.TEST:443/y?z")
         assert origin("http://a.test") != origin("https://a.test")

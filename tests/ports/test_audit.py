@@ -18,7 +18,7 @@ from x402.ports import Sign
 from x402.ports.audit import Audit, Obligation, Total, audit
 from x402.ports.ledger import SqlLedger
 from x402.ports.ledger_reading import read_ledger
-from x402.ports.ledger_text import History, transaction_of
+from x402.ports.ledger_text import CONSTANTS, EventRow, History, PaymentRow, transaction_of
 from x402.stages import (
     Claimed,
     Delivered,
@@ -254,6 +254,10 @@ def test_rows_of_nobody_are_judged_and_do_not_crash() -> None:
     def nothing() -> Iterator[History]:
         yield History("", "", None, ())
 
+    deep = '{"transaction":' + "[" * 5_000
+    row = PaymentRow("gateway", "p", "settled", deep, 1, 1, dict.fromkeys(CONSTANTS, deep))
+    walk = (EventRow("begin", "claimed", deep, 1), EventRow("settle", "settled", deep, 1))
+    assert audit([History("gateway", "p", row, walk)], now=0).violations
     assert {one.invariant for one in audit(nothing(), now=0).violations} == {"I5", "I12"}
     assert [transaction_of(text) for text in ("", "[]", "null", '{"transaction":null}')] == [""] * 4
 

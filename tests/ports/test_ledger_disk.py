@@ -7,7 +7,7 @@ import resource
 import signal
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from tests.ports.ledgers import ME, child, intended, logged, nonce_of, subject, 
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.lifecycle import Event
 from x402.ports.ledger import SqlLedger
+from x402.ports.ledger_reading import read_ledger
 from x402.stages import Settled
 
 
@@ -174,3 +175,30 @@ async def test_files_that_are_no_ledger(tmp_path: Path) -> None:
         with pytest.raises(MisconfiguredError) as refused:
             await SqlLedger(other).start()
         assert "canary" not in str(refused.value)
+
+
+async def test_a_schema_that_is_no_text_is_told_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """sqlite3 raises a UnicodeDecodeError here, which ended the ledger's thread before anybody was told."""
+    async with SqlLedger(url(tmp_path)):
+        pass
+    file = tmp_path / "ledger.sqlite"
+    file.write_bytes(file.read_bytes().replace(b"CREATE TABLE payments", b"CREATE TAB\xffE payments"))
+    with pytest.raises(UnavailableError):
+        await asyncio.wait_for(SqlLedger(url(tmp_path)).start(), 5)
+    with pytest.raises(UnavailableError), read_ledger(str(file)):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("state", "no"), ("stage", "{"), ("stage", '{"other":1}'), ("stage", "7"), ("amount", "ten"), ("record", "x")],
+)
+async def test_a_row_that_something_else_wrote_is_told_as_damage(tmp_path: Path, column: str, value: str) -> None:
+    async with SqlLedger(url(tmp_path)) as ledger:
+        await ledger.begin(intended("p1"))
+        assert await ledger.find(ME, "p1") is not None
+        with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as raw, raw:
+            raw.execute(f"UPDATE payments SET {column} = ?", (value,))
+        with pytest.raises(UnavailableError, match="x402 ledger audit") as told:
+            await ledger.find(ME, "p1")
+        assert told.value.code == "ledger_damaged"

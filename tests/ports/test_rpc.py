@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -88,6 +89,8 @@ async def test_E03_no_answer_is_unavailable_and_names_no_url(failure: type[Excep
         b"[[]]",
         b"7",
         b'{"id":[],"result":1}',
+        b'{"id":99,"result":1}',
+        b'{"id":true,"result":1}',
         b'[{"id":{},"result":1},{"id":[1]}]',
         b'{"jsonrpc":"2.0","id":1}',
         b"[" * 100_000,
@@ -101,6 +104,8 @@ async def test_E03_no_answer_is_unavailable_and_names_no_url(failure: type[Excep
     ],
 )
 async def test_answers_that_are_none(raw: bytes) -> None:
+    unheard: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: unheard.append(told))
     node = Node()
     node.raw = raw
     for calls in (1, 2):
@@ -109,6 +114,9 @@ async def test_answers_that_are_none(raw: bytes) -> None:
         for result in results:
             # A lone reply may lack the id; then a null error beside no result is a null result, and nothing worse.
             assert isinstance(result, UnavailableError | RpcError) or (result is None and raw == b'{"error":null}')
+    gc.collect()
+    await asyncio.sleep(0)
+    assert unheard == [], "a task failed and nobody was told"
 
 
 @settings(max_examples=300, deadline=None)

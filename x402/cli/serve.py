@@ -12,7 +12,9 @@ from x402.errors import MalformedError, MisconfiguredError
 
 _Host = Annotated[str | None, typer.Option("--host", help="Address to listen on.")]
 _Port = Annotated[int | None, typer.Option("--port", "-p", min=0, max=65535, help="Port to listen on.")]
-_Ledger = Annotated[str | None, typer.Option("--ledger", help="The ledger: sqlite:///file or postgresql://user@host/database.")]
+_Ledger = Annotated[
+    str | None, typer.Option("--ledger", help="The ledger: sqlite:///file or postgresql://user@host/database.")
+]
 _Mainnet = Annotated[bool, typer.Option("--mainnet", help="Allow networks with real money.")]
 _Open = Annotated[bool, typer.Option("--open", help="Serve anybody on networks with real money, at your cost.")]
 
@@ -133,8 +135,10 @@ def _run(app: Any, host: str, port: int, what: str) -> None:
     import uvicorn
 
     from x402.devnet.town_serving import listen
+    from x402.request_head import BoundedHead
 
     listener = listen(port, host)
     bound = listener.getsockname()[1]
     err().print(f"[bold]{what}[/] at http://{host}:{bound}  [dim](Ctrl-C ends it)[/]", soft_wrap=True)
-    uvicorn.Server(uvicorn.Config(app, log_level="info", access_log=False)).run(sockets=[listener])
+    config = uvicorn.Config(app, http=BoundedHead, log_level="info", access_log=False)
+    uvicorn.Server(config).run(sockets=[listener])

@@ -73,12 +73,20 @@ def _explain(response: httpx.Response, body: bytes, now: int) -> Explanation:
     message = decode_header(header, code=_CODE) if header is not None else parse_object(body, code=_CODE)
     explanation = explain_message(message, now=now)
     problems = list(explanation.problems)
-    if heard.resource is not None and urlsplit(heard.resource.url).netloc not in ("", response.url.netloc.decode()):
+    if heard.resource is not None and _netloc(heard.resource.url) not in ("", response.url.netloc.decode()):
         problems.append(f"it names {heard.resource.url} as what is sold, which is another host than the one asked")
     where = "header PAYMENT-REQUIRED" if header is not None else "body"
     answer = Section("Answer", (asked, ("status", "402, payment required"), ("challenge in", where)))
     sections = (answer, *explanation.sections)
     return Explanation(explanation.kind, explanation.summary, sections, tuple(problems), explanation.message)
+
+
+def _netloc(url: str) -> str | None:
+    """Host and port of a URL that somebody else wrote; None when it is no URL."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return None
 
 
 def _unpriced(response: httpx.Response, body: bytes, asked: tuple[str, str], now: int) -> Explanation:

@@ -27,8 +27,8 @@ class Watch(Protocol):
 class Arrival:
     """Tells whether a paid answer arrived whole. Until it has, the payment for it is not closed.
 
-    A stream of server-sent events is whole at its `[DONE]`, for that is where readers stop reading; one who reads on and
-    meets an error there may make the call again, and has to find the same payment (fault A22). Nothing at all is
+    A stream of server-sent events is whole at its `[DONE]`, for that is where readers stop reading; one who reads on
+    and meets an error there may make the call again, and has to find the same payment (fault A22). Nothing at all is
     no answer, unless it is `bodiless` by its kind; `left` hears of a reader who stops in the midst of one.
     """
 

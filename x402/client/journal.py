@@ -19,7 +19,7 @@ from x402.client.budget import HOUR_SECONDS, Limits
 from x402.client.journal_file import IN_MEMORY as IN_MEMORY
 from x402.client.journal_file import JournalFile
 from x402.client.owner import Call, is_live
-from x402.client.record import Check, Record, dollars, micros, record_of
+from x402.client.record import Check, Record, damaged, dollars, micros, record_of
 from x402.client.trust import Payee, remembered
 from x402.lifecycle import Event, Party, Subject
 from x402.stages import Exposed, Held, Released, Stage, State
@@ -213,7 +213,10 @@ class Journal:
         """US dollars by state, over all time."""
         with self._reading() as db:
             rows = db.execute("SELECT state, SUM(usd_micros) AS micros FROM payments GROUP BY state")
-            return {State(row["state"]): dollars(row["micros"]) for row in rows}
+            try:
+                return {State(row["state"]): dollars(row["micros"]) for row in rows}
+            except ValueError as error:
+                raise damaged("a payment's state") from error
 
     def bury(self) -> Sequence[Record]:
         """Release what was only held by calls that have died, and return it: it never left this machine."""

@@ -11,6 +11,8 @@ import weakref
 from functools import lru_cache
 from itertools import count
 
+_PID_DIGITS = 10
+
 
 class Call:
     """One logical call, which goes on for as long as somebody holds this object.
@@ -59,12 +61,12 @@ def _started(pid: int) -> str:
 
 def _is_running(process: str) -> bool:
     number = process.partition(".")[0]
-    if not number.isdecimal():
+    if not (number.isascii() and number.isdecimal() and len(number) <= _PID_DIGITS):
         return False
     pid = int(number)
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         pass  # It is there and belongs to somebody else.

@@ -9,6 +9,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
+from x402.errors import MalformedError, Mender, UnavailableError
 from x402.lifecycle import Entry, Party, Subject
 from x402.money import EXACT_CONTEXT, round_up
 from x402.stages import STAGES, State
@@ -77,7 +78,25 @@ class Record:
 
 
 def record_of(row: Any) -> Record:
-    """The record in a row of the table `payments`."""
+    """The record in a row of the table `payments`. Raises `UnavailableError("journal_damaged")` for one that nobody
+    here wrote."""
+    try:
+        return _parsed(row)
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, MalformedError) as error:
+        raise damaged(f"payment {row['pay_id']!s:.200}") from error
+
+
+def damaged(what: str) -> UnavailableError:
+    """The error for what stands in the journal and was written by something else."""
+    return UnavailableError(
+        "journal_damaged",
+        f"{what} in the journal can't be read: something else wrote to its file. Put a copy from before that back, or"
+        " name another file in X402_JOURNAL",
+        mender=Mender.OPERATOR,
+    )
+
+
+def _parsed(row: Any) -> Record:
     subject = Subject(
         pay_id=row["pay_id"], network=row["network"], asset=row["asset"], payer=row["payer"], payee=row["payee"],
         amount=int(row["amount"]), expires_at=row["expires_at"], fingerprint=row["fingerprint"],
@@ -101,8 +120,10 @@ def _check_of(members: Mapping[str, Any]) -> Check:
     return Check(Finding(members["finding"]), members["words"], members["at"])
 
 
-def dollars(micros: int) -> Decimal:
-    """US dollars from millionths."""
+def dollars(micros: object) -> Decimal:
+    """US dollars from millionths, as a row has them. Raises `UnavailableError("journal_damaged")`."""
+    if type(micros) is not int:
+        raise damaged("an amount")
     return Decimal(micros).scaleb(-6, EXACT_CONTEXT)
 
 

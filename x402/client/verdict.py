@@ -98,9 +98,12 @@ def judge(reply: Reply, subject: Subject, *, sent_to: str) -> Verdict:
 
 
 def origin(url: str) -> str:
-    """Scheme, host and port of a URL, in one spelling."""
-    parts = urlsplit(url)
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme.lower(), 0)
+    """Scheme, host and port of a URL, in one spelling; `""` for what is no URL, which is nobody's origin."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme.lower(), 0)
+    except ValueError:
+        return ""
     return f"{parts.scheme.lower()}://{(parts.hostname or '').lower()}:{port}"
 
 
@@ -109,16 +112,25 @@ def _astray(reply: Reply, sent_to: str) -> UnpaidError | None:
 
     The payment itself does not travel with a redirect, so whoever answers was not paid.
     """
-    target = reply.url
-    if 300 <= reply.status < 400:
-        target = urljoin(reply.url, next(iter(values(reply.headers, "Location")), ""))
-    if origin(target) == origin(sent_to) and not (reply.hops and reply.status == 402):
+    target = origin(_target(reply))
+    if target == origin(sent_to) and not (reply.hops and reply.status == 402):
         return None
     return UnpaidError(
         "redirected_after_payment",
-        f"{origin(sent_to)} answered the payment with a redirect to {origin(target)}, which was not paid",
-        details={"redirect": origin(target)},
+        f"{origin(sent_to)} answered the payment with a redirect to {target or 'no address'}, which was not paid",
+        details={"redirect": target},
     )
+
+
+def _target(reply: Reply) -> str:
+    """Whose answer this is, or where it points."""
+    if not 300 <= reply.status < 400:
+        return reply.url
+    location = next(iter(values(reply.headers, "Location")), "")
+    try:
+        return urljoin(reply.url, location)
+    except ValueError:
+        return location
 
 
 def heard_receipt(reply: Reply, subject: Subject, *, sent_to: str) -> Receipt | None:

@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from x402.errors import UnavailableError
+from x402.request_head import BoundedHead
 
 HOST = "127.0.0.1"
 _GRACE_SECONDS = 2
@@ -48,7 +49,12 @@ async def serving(app: App, listener: socket.socket) -> AsyncIterator[str]:
     """
     host, port = listener.getsockname()
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=_GRACE_SECONDS
+        app,
+        http=BoundedHead,
+        log_level="warning",
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))

@@ -117,7 +117,8 @@ def _check_messages(messages: Any) -> None:
         where = f"messages.{index}"
         if not isinstance(message, dict):
             raise refused(where, f"{where}: an object with role and content is required")
-        if message.get("role") not in _ROLES:
+        role = message.get("role")
+        if not isinstance(role, str) or role not in _ROLES:
             raise refused(f"{where}.role", f"{where}.role: one of {', '.join(sorted(_ROLES))} is required")
         content = message.get("content")
         if content is None and not (message.get("tool_calls") or message.get("function_call")):

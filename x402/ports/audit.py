@@ -288,7 +288,7 @@ def _readable(one: EventRow) -> bool:
         return False
     try:
         told = set(json.loads(one.stage)) - {SUBJECT}
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return False
     # Signed bytes stand beside the row and in no event.
     members = [member for member in fields(STAGES[State(one.after)]) if member.name != "raw"]

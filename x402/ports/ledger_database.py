@@ -21,8 +21,8 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 from x402.errors import MisconfiguredError
 
-DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error)
-"""What a statement may raise."""
+DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, UnicodeError)
+"""What a statement may raise: Python's sqlite3 can't even say what is wrong with a schema whose bytes are no text."""
 
 _POSTGRES = ("postgresql", "postgres", "postgresql+psycopg")
 _PATIENCE = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 
-from x402.errors import UnavailableError
+from x402.errors import Mender, UnavailableError
 from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, advance, begin
 from x402.ports import NoRoom, Room, Sign, nonce_book
 from x402.ports.leases import Lease
@@ -94,7 +94,18 @@ def move(connection: Connection, party: Party, pay_id: str, what: Event, stage: 
 
 
 def entry_of(row: Row[Any]) -> Entry:
-    """A row as the memory that it is."""
+    """A row as the memory that it is. Raises `UnavailableError("ledger_damaged")` for one that nobody here wrote."""
+    try:
+        return _parsed(row)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UnavailableError(
+            "ledger_damaged",
+            f"the ledger's row of payment {row.pay_id!s:.200} can't be read: `x402 ledger audit` says what is wrong",
+            mender=Mender.OPERATOR,
+        ) from error
+
+
+def _parsed(row: Row[Any]) -> Entry:
     told: dict[str, Any] = json.loads(row.stage)
     members: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
     kind = STAGES[State(row.state)]

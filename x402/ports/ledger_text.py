@@ -84,7 +84,7 @@ def members_of(text: object) -> dict[str, Any]:
     """A JSON object, or an empty one for whatever else stands there."""
     try:
         value = json.loads(text) if isinstance(text, str) else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

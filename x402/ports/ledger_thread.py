@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
 
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.ports.ledger_database import DATABASE_ERRORS, LedgerDatabase, is_conflict, is_lost
@@ -140,7 +139,7 @@ class _Attempt:
             for job in self._batch:
                 try:
                     self.outcomes.append((job.future, job.work(connection), None))
-                except SQLAlchemyError:
+                except DATABASE_ERRORS:
                     self.job_failed = True
                     raise
                 except Exception as error:  # noqa: BLE001 - whatever it is belongs to the caller, not to this thread

@@ -89,7 +89,7 @@ class JsonRpc:
         for body, future in batch:
             _resolve(future, replies.get(body["id"]), self._secrets)
 
-    async def _post(self, bodies: list[dict[str, Any]]) -> dict[Any, Any]:
+    async def _post(self, bodies: list[dict[str, Any]]) -> dict[int, Any]:
         content = json.dumps(bodies[0] if len(bodies) == 1 else bodies, separators=(",", ":"))
         try:
             response = await self._client.post(self._url, content=content, headers={"content-type": "application/json"})
@@ -104,9 +104,10 @@ class JsonRpc:
                 "rpc_unavailable", f"the node answered HTTP {response.status_code} without JSON"
             ) from None
         replies = value if isinstance(value, list) else [value]
-        found = {reply.get("id"): reply for reply in replies if isinstance(reply, dict)}
-        if len(bodies) == 1 and len(replies) == 1 and isinstance(replies[0], dict):
-            # A lone error may come without the request's id; it can only be ours.
+        # Our ids are numbers; an id of any other kind, a list above all, is nobody's.
+        found = {reply["id"]: reply for reply in replies if isinstance(reply, dict) and type(reply.get("id")) is int}
+        if len(bodies) == 1 and len(replies) == 1 and isinstance(replies[0], dict) and replies[0].get("id") is None:
+            # A lone error may come without the request's id; it can only be ours. Another's id is another's answer.
             found[bodies[0]["id"]] = replies[0]
         return found
 

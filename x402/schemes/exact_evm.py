@@ -150,7 +150,7 @@ def payable_asset(requirement: Requirement) -> Asset:
     if stated != (asset.eip712_name, asset.eip712_version):
         raise DeclinedError(
             "eip712_domain_mismatch",
-            f"the offer names the token {stated}, it is {asset.eip712_name!r} {asset.eip712_version!r}",
+            f"the offer names the token {str(stated)[:120]}, it is {asset.eip712_name!r} {asset.eip712_version!r}",
         )
     return asset
 
