@@ -15,7 +15,12 @@ from x402.ports.schema import SCHEMA_VERSION, metadata, revisions
 from x402.ports.schema import versions as version_rows
 
 _HERE = Path(__file__).parent
-_ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(402402402)")
+_ONE_AT_A_TIME = (
+    # A step over many rows takes as long as it takes, and whoever starts meanwhile waits for it.
+    text("SET LOCAL statement_timeout = 0"),
+    text("SET LOCAL lock_timeout = 0"),
+    text("SELECT pg_advisory_xact_lock(402402402)"),
+)
 
 
 def migrate(connection: Connection) -> None:
@@ -25,7 +30,8 @@ def migrate(connection: Connection) -> None:
     """
     with connection.begin():
         if connection.dialect.name == "postgresql":
-            connection.execute(_ONE_AT_A_TIME)
+            for statement in _ONE_AT_A_TIME:
+                connection.execute(statement)
         present = set(inspect(connection).get_table_names())
         if version_rows.name not in present:
             _create(connection, present)
