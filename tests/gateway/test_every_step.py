@@ -26,7 +26,7 @@ class Story:
 
     def __init__(self, shop: Any) -> None:
         self.at = -1
-        self.do: Callable[[], None] = lambda: None
+        self.do: Callable[[], object] = lambda: None
         self.told = 0
 
         @shop.app.get("/story")
