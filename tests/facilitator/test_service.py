@@ -307,5 +307,5 @@ async def test_metrics_of_a_facilitator_that_was_given(evm: EvmShop, ledger: Sql
 
 
 def test_a_ledger_of_another_kind_is_refused_before_anything_starts() -> None:
-    with pytest.raises(MisconfiguredError, match="SQLite"):
-        SqlLedger("postgresql://somewhere/else")
+    with pytest.raises(MisconfiguredError, match="SQLite or PostgreSQL"):
+        SqlLedger("mysql://somewhere/else")
