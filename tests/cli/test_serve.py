@@ -17,6 +17,7 @@ from solders.keypair import Keypair
 
 from tests.cli.conftest import LiveTown, end, run, spawn
 from tests.postgres import Postgres
+from x402.facilitator.callers import Callers
 
 READY_SECONDS = 40
 SELLER = "0x" + "11" * 20
@@ -117,3 +118,25 @@ def test_a_taken_port_is_a_sentence(tmp_path: Path) -> None:
         result = run("facilitator", "--port", port, "--ledger", "sqlite://", X402_FACILITATOR_EVM_PRIVATE_KEY="11" * 32)
     assert result.exit_code == 7
     assert "--port" in result.stderr
+
+
+def test_keygen_makes_an_entry_that_the_facilitator_takes(tmp_path: Path) -> None:
+    """The key is told once, apart from the lines for the file, and only its holder is let in."""
+    made = run("facilitator", "keygen", "bakery", "--pay-to", f"base-sepolia={SELLER}")
+    assert made.exit_code == 0, made.output
+    key = made.stderr.split()[-1]
+    assert key not in made.stdout
+    bakery = Callers.parse(made.stdout).identify([f"Bearer {key}"])
+    assert (bakery.name, dict(bakery.pay_to or {})) == ("bakery", {"eip155:84532": frozenset({SELLER})})
+    told = json.loads(run("facilitator", "keygen", "smithy", "--pay-to", f"base={SELLER}", "--json").stdout)
+    assert Callers.parse(made.stdout + told["entry"]).identify([f"Bearer {told['key']}"]).name == "smithy"
+    for arguments in (("a b", f"base={SELLER}"), ("bakery", "moon=0x"), ("bakery", "base=0x12"), ("bakery", "base")):
+        refused = run("facilitator", "keygen", arguments[0], "--pay-to", arguments[1])
+        assert (refused.exit_code, refused.stdout) == (2, "")
+
+
+def test_real_money_needs_callers(tmp_path: Path) -> None:
+    settings = {"X402_FACILITATOR_EVM_PRIVATE_KEY": "11" * 32, "X402_EVM_NETWORK": "base"}
+    result = run("facilitator", "--port", "0", "--mainnet", "--ledger", "sqlite://", **settings)
+    assert result.exit_code == 3, result.output
+    assert "X402_FACILITATOR_CALLERS" in " ".join(result.stderr.split())

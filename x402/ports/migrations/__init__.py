@@ -11,7 +11,8 @@ from pathlib import Path
 from sqlalchemy import Connection, func, insert, inspect, select, text
 
 from x402.errors import MisconfiguredError
-from x402.ports.schema import SCHEMA_VERSION, metadata, revisions, versions
+from x402.ports.schema import SCHEMA_VERSION, metadata, revisions
+from x402.ports.schema import versions as version_rows
 
 _HERE = Path(__file__).parent
 _ONE_AT_A_TIME = (
@@ -32,10 +33,10 @@ def migrate(connection: Connection) -> None:
             for statement in _ONE_AT_A_TIME:
                 connection.execute(statement)
         present = set(inspect(connection).get_table_names())
-        if versions.name not in present:
+        if version_rows.name not in present:
             _create(connection, present)
             return
-        version = connection.execute(select(func.max(versions.c.version))).scalar()
+        version = connection.execute(select(func.max(version_rows.c.version))).scalar()
         if version is not None and version > SCHEMA_VERSION:
             raise MisconfiguredError(
                 "ledger_version", f"the ledger has schema {version}, this program writes {SCHEMA_VERSION}"
@@ -71,5 +72,5 @@ def _create(connection: Connection, present: set[str]) -> None:
             "foreign_tables", f"this database has tables of another program ({foreign}); give the ledger one of its own"
         )
     metadata.create_all(connection)
-    connection.execute(insert(versions).values(version=SCHEMA_VERSION))
+    connection.execute(insert(version_rows).values(version=SCHEMA_VERSION))
     connection.execute(insert(revisions).values(version_num=revision_of(SCHEMA_VERSION)))
