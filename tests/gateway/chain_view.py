@@ -23,6 +23,7 @@ class View:
         self.away = False
         self.final = False
         self.asked = 0
+        self.depth = 1
 
     async def judge(
         self,
@@ -46,7 +47,7 @@ class View:
     async def standing(self, subject: Subject, settled: Settled) -> Standing | None:
         if self.away:
             return None
-        return Standing(1, final=self.final) if subject.pay_id in self.bank.moved else Standing(0)
+        return Standing(self.depth, final=self.final) if subject.pay_id in self.bank.moved else Standing(0)
 
     async def balance(self, owner: str, asset: str) -> int:
         if self.away:
