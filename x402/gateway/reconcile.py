@@ -61,6 +61,7 @@ class Reconciler:
             entry.subject.pay_id not in seen and entry.subject.pay_id not in self.left_alone
             for entry in await ledger.unresolved(ME)
         )
+        await self.register.watch.look()
         await self.register.answers.forget()
         return undecided
 
