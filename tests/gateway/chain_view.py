@@ -22,6 +22,7 @@ class View:
         self.dead: set[str] = set()
         self.away = False
         self.asked = 0
+        self.depth = 1
 
     async def judge(
         self,
@@ -43,7 +44,7 @@ class View:
         return await self.judge(subject)
 
     async def standing(self, subject: Subject, settled: Settled) -> Standing | None:
-        return Standing(1) if subject.pay_id in self.bank.moved else Standing(0)
+        return Standing(self.depth) if subject.pay_id in self.bank.moved else Standing(0)
 
     async def balance(self, owner: str, asset: str) -> int:
         if self.away:
