@@ -63,7 +63,7 @@ class Keys:
     seller_svm: str
     signers: tuple[EvmSigner, ...]
     fee_payer: SvmSigner
-    purse: Purse
+    purses: dict[str, Purse]
 
 
 @cache
@@ -81,7 +81,10 @@ def keys() -> Keys:
         seller_svm=str(Keypair.from_seed(secret("seller")).pubkey()),
         signers=signers,
         fee_payer=SvmSigner(Keypair.from_seed(secret("fee payer"))),
-        purse=Purse(evm="0x" + secret("purse").hex(), svm=str(Keypair.from_seed(secret("purse")))),
+        purses={
+            EVM: Purse(evm="0x" + secret("purse").hex()),
+            SVM: Purse(svm=str(Keypair.from_seed(secret("purse")))),
+        },
     )
 
 
@@ -114,11 +117,14 @@ class Cast:
         wei = {signer.address: 10**18 for signer in mine.signers}
         wei |= {mine.buyer.evm_address: 10**18, STRANGER: 10**18}
         self.evm = SimulatedEvm(
-            world, EVM, {mine.buyer.evm_address: money, mine.seller_evm: 0, mine.purse.address(EVM): money}, wei
+            world, EVM, {mine.buyer.evm_address: money, mine.seller_evm: 0, mine.purses[EVM].address(EVM): money}, wei
         )
         lamports = {mine.fee_payer.address: 10**9}
         self.svm = SimulatedSvm(
-            world, SVM, {mine.buyer.svm_address: money, mine.seller_svm: 0, mine.purse.address(SVM): money}, lamports
+            world,
+            SVM,
+            {mine.buyer.svm_address: money, mine.seller_svm: 0, mine.purses[SVM].address(SVM): money},
+            lamports,
         )
         self.network.nodes[SVM_NODE] = self._answer_node
         self.purchases = [
@@ -213,7 +219,7 @@ class Cast:
             quote_keys=(bytes(32),),
             policy=Risk(refund_after_seconds=_REFUND_SECONDS),
             nodes=self._nodes(),
-            purse=mine.purse if scenario.refunds else None,
+            purse=mine.purses[scenario.network] if scenario.refunds else None,
             reconcile_seconds=_RECONCILE_SECONDS,
             clock=world.clock,
         )
