@@ -22,7 +22,7 @@ ROW_2 = {"schemes", "ports", "evidence"}
 PARTIES = {"client", "gateway", "facilitator"}
 ROW_4 = {"devnet", "cli", "request_head", "__main__"}
 SEATS = {
-    "client.auth", "client.chat", "client.proxy",
+    "client.auth", "client.chat", "client.proxy", "client.stream",
     "gateway.paywall", "gateway.app",
     "facilitator.service", "facilitator.remote",
 }  # fmt: skip

@@ -178,8 +178,9 @@ class GatewaySettings(Settings):
     facilitator_url: str = Field(
         "http://127.0.0.1:4022", validation_alias=_named("X402_FACILITATOR_URL", "FACILITATOR_URL")
     )
+    """Several separated by commas, the preferred one first: new offers name the next when one fails."""
     facilitator_api_key: SecretStr | None = Field(None, validation_alias=_named("X402_FACILITATOR_API_KEY"))
-    """Goes with every request to the facilitator, as `Authorization: Bearer`."""
+    """Goes with every request to the facilitator, as `Authorization: Bearer`; of several, each has its own in turn."""
     price_file: Path | None = Field(None, validation_alias=_named("X402_PRICES"))
     """TOML with models, prices and upstreams."""
     upstream_url: str = Field("", validation_alias=_named("X402_UPSTREAM_URL", "OPENAI_BASE_URL"))

@@ -39,9 +39,8 @@ class View:
             return Settled(self.bank.moved[subject.pay_id], 7)
         return Refused("expired", "the chain proves it") if subject.pay_id in self.dead else None
 
-    async def find_settled(self, subject: Subject, *, since: int = 0) -> Settled | None:
-        verdict = await self.judge(subject)
-        return verdict if isinstance(verdict, Settled) else None
+    async def spent_by(self, subject: Subject, *, since: int = 0) -> Verdict:
+        return await self.judge(subject)
 
     async def standing(self, subject: Subject, settled: Settled) -> Standing | None:
         return Standing(1) if subject.pay_id in self.bank.moved else Standing(0)

@@ -138,6 +138,21 @@ async def test_A09_without_a_witness_a_refusal_counts_once_the_payment_is_dead(
     assert (await client.get("/report", headers=header)).status_code == 402
 
 
+async def test_A09_with_a_witness_only_the_chain_buries_a_payment(foreign: Any) -> None:
+    """However old it is: the facilitator may have settled it, and the node that would show it is away."""
+    view = View(foreign.bank, EVM)
+    client = foreign.open(PRICED, nodes=nodes_of(view))
+    header = foreign.payer.pay(await foreign.challenge())
+    view.away = True
+    foreign.bank.script = [failed_after_broadcast(foreign), *[refused("insufficient_funds")] * 2]
+    assert (await client.get("/report", headers=header)).status_code == 503
+    foreign.now += 100_000
+    assert (await client.get("/report", headers=header)).status_code == 503
+    assert await foreign.paywall.till.reconcile() == 1
+    view.away = False
+    assert (await client.get("/report", headers=header)).status_code == 200
+
+
 async def test_E12_a_dear_success_that_no_block_shows_is_withheld(foreign: Any) -> None:
     facts: list[Fact] = []
     view = View(foreign.bank, EVM)

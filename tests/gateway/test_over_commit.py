@@ -132,3 +132,30 @@ async def test_A16_D11_who_failed_before_is_settled_first(shop: Any) -> None:
     assert await shop.ledger.totals(Party.GATEWAY, State.REFUSED) != {}
     # Control: it is still served once it pays, and another payer is served first.
     assert (await client.get("/report", headers=shop.payer.pay(await shop.challenge()))).status_code == 200
+
+
+async def test_A08_a_balance_read_before_another_payment_settled_covers_no_second_one(
+    poor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the balance and the claim, the payer's only coin goes elsewhere."""
+    looked, go_on = asyncio.Event(), asyncio.Event()
+    verify = poor.bank.verify
+    slow: list[bool] = [True]
+
+    async def verify_slowly(payment: Any, requirement: Any) -> Any:
+        verdict = await verify(payment, requirement)
+        if slow.pop() if slow else False:
+            looked.set()
+            await go_on.wait()
+        return verdict
+
+    client = poor.open(PRICED)
+    challenge = await poor.challenge()
+    monkeypatch.setattr(poor.bank, "verify", verify_slowly)
+    late = asyncio.create_task(client.get("/report", headers=poor.payer.pay(challenge)))
+    await looked.wait()
+    assert (await client.get("/report", headers=poor.payer.pay(challenge))).status_code == 200
+    go_on.set()
+    response = await late
+    assert (response.status_code, response.json()["error"]) == (402, "over_committed")
+    assert len(poor.runs) == 1
