@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.simulation.evm_chain import Included
-from tests.simulation.parties import SHOP, Cast, keys
+from tests.simulation.parties import Cast
+from tests.simulation.people import SHOP, keys
 from tests.simulation.scenarios import EVM, PRICE_UNITS
 from tests.simulation.svm_chain import Landed
 from tests.simulation.token import Move

@@ -7,7 +7,8 @@ import httpx
 from tests.simulation.evm_chain import REORG_DEPTH_MAX, THIEF, Included
 from tests.simulation.faults import Fate
 from tests.simulation.invariants import Watchman
-from tests.simulation.parties import SHOP, STRANGER, Cast, keys
+from tests.simulation.parties import Cast
+from tests.simulation.people import SHOP, STRANGER, keys
 from tests.simulation.scenarios import EVM
 from tests.simulation.token import cancel_call, transfer_call
 from tests.simulation.wire import Exchange

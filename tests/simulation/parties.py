@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
-from functools import cache
-from hashlib import sha256
 from typing import Any
 
 import httpx
-from solders.keypair import Keypair
 
 from tests.simulation.disk import Disk, JournalFile, SimulatedLedger
 from tests.simulation.evm_chain import SimulatedEvm
 from tests.simulation.evm_node import SimulatedEvmNode
 from tests.simulation.loop import Life
+from tests.simulation.people import SETTLER, SHOP, STRANGER, SVM_NODE, keys
 from tests.simulation.proof import prove_frozen
 from tests.simulation.scenarios import EVM, PRICE, PRICE_UNITS, SVM, Scenario
 from tests.simulation.svm_chain import SimulatedSvm
@@ -26,7 +24,6 @@ from x402.client.auth import X402Auth
 from x402.client.breaker import Breaker
 from x402.client.budget import Limits
 from x402.client.choose import Policy
-from x402.client.wallet import Wallet
 from x402.confirmation import parse_confirmations
 from x402.errors import X402Error
 from x402.evidence.evm import EvmWitness
@@ -37,55 +34,18 @@ from x402.facilitator.rail import Rail
 from x402.facilitator.remote import RemoteFacilitator
 from x402.facilitator.service import create_app
 from x402.facilitator.settle import LocalFacilitator
-from x402.facilitator.signer import EvmSigner, SvmSigner
 from x402.facilitator.svm_rail import SvmRail
 from x402.gateway.nodes import Nodes
 from x402.gateway.paywall import Paywall
 from x402.gateway.policy import Policy as Risk
-from x402.gateway.purse import Purse
 from x402.gateway.sale import Sale
 from x402.ports import Chains
 from x402.settings import ClientSettings, FacilitatorSettings
 
-SHOP, SETTLER, SVM_NODE = "shop.test", "settler.test", "node.test"
 _RECONCILE_SECONDS = 20.0
 _READ_TIMEOUT_SECONDS = 15.0
 _RETRY_SECONDS = 2.0
 _REFUND_SECONDS = 60
-
-
-@dataclass(frozen=True)
-class Keys:
-    """Everybody's keys. They are worth nothing and the same in every run."""
-
-    buyer: Wallet
-    seller_evm: str
-    seller_svm: str
-    signers: tuple[EvmSigner, ...]
-    fee_payer: SvmSigner
-    purses: dict[str, Purse]
-
-
-@cache
-def keys() -> Keys:
-    """Made once, because keys are slow."""
-
-    def secret(name: str) -> bytes:
-        return sha256(f"x402 simulation {name}".encode()).digest()
-
-    buyer = Wallet(evm="0x" + secret("buyer").hex(), svm=str(Keypair.from_seed(secret("buyer"))), testnet_only=True)
-    signers = tuple(EvmSigner(secret(f"signer {number}").hex()) for number in range(3))
-    return Keys(
-        buyer=buyer,
-        seller_evm=EvmSigner(secret("seller").hex()).address,
-        seller_svm=str(Keypair.from_seed(secret("seller")).pubkey()),
-        signers=signers,
-        fee_payer=SvmSigner(Keypair.from_seed(secret("fee payer"))),
-        purses={
-            EVM: Purse(evm="0x" + secret("purse").hex()),
-            SVM: Purse(svm=str(Keypair.from_seed(secret("purse")))),
-        },
-    )
 
 
 @dataclass
@@ -358,6 +318,3 @@ def _said(response: httpx.Response) -> str:
         return f"{response.status_code} {response.json()['error']['code']}"
     except (ValueError, KeyError, TypeError):
         return str(response.status_code)
-
-
-STRANGER = "0x57A2e8Bb4fC9bE8a0A3F3d4b3E5b1f60a1B2C3D4"
