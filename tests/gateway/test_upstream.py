@@ -169,7 +169,7 @@ async def test_what_reaches_the_upstream(shop: Any, town: Any, make: Make) -> No
     assert not any(name.startswith(("payment", "x-payment")) for name in headers)
 
 
-async def test_failover_happens_inside_one_payment(shop: Any, town: Any, make: Make) -> None:
+async def test_G05_failover_happens_inside_one_payment(shop: Any, town: Any, make: Make) -> None:
     base = demo_catalogue("http://model.test/v1").resolve(ECHO)
     dead = Provider("dead", "Dead", replace(base.price, model=f"dead:{ECHO}"), Upstream("x", "http://dead.test/v1"))
     catalogue = Catalogue([replace(base, providers=(dead, *base.providers))], version="1")
