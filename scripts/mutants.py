@@ -40,7 +40,7 @@ Position = tuple[tuple[int, int], tuple[int, int]]
 """Line (from 1) and column (from 0), of the first character and of the one after the last."""
 
 
-class _OurOperator(Operator):  # type: ignore[misc]
+class _OurOperator(Operator):
     @classmethod
     def examples(cls) -> tuple[()]:
         return ()

@@ -72,9 +72,6 @@ class SvmWitness:
             if await self._chain.status(transaction, timeout=1.0) is not None:
                 return None
             return _EXPIRED
-        if status.error is not None:
-            reason, message = exact_svm_settlement.explain(status.error, landed=True)
-            return Refused(reason, message, transaction)
         landed = await self._chain.transaction(transaction)
         if landed is None or not _carries(landed, signed):
             # A transaction of somebody else, however much it pays, is no evidence about this payment (fault B13).
