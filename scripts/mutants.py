@@ -55,7 +55,7 @@ class LeaveOut(_OurOperator):
 
     def mutate(self, node: Any, index: int) -> Any:
         statement = node.children[0]
-        node.children[0] = parso.parse(statement.get_first_leaf().prefix + "pass").children[0]
+        node.children[0] = parso.parse(statement.get_first_leaf().prefix + "pass")
         return node
 
 

@@ -206,6 +206,9 @@ class GatewaySettings(Settings):
     evm_rpc_url: str = Field("", validation_alias=_named("X402_EVM_RPC_URL", "EVM_RPC_URL"))
     """A node of `evm_network`, to check what the facilitator says; nothing is checked when empty."""
     svm_rpc_url: str = Field("", validation_alias=_named("X402_SVM_RPC_URL", "SVM_RPC_URL"))
+    evm_confirmations: str = Field("0=1,10=12,1000=finalized", validation_alias=_named("X402_EVM_CONFIRMATIONS"))
+    svm_confirmations: str = Field("0=1,100=finalized", validation_alias=_named("X402_SVM_CONFIRMATIONS"))
+    """Under how many blocks our own look at the chain counts a payment, from so many dollars on."""
     check_above: Decimal = Field(Decimal(1), ge=0, validation_alias=_named("X402_CHECK_ABOVE"))
     """US dollars from which every success of a foreign facilitator is looked up on chain."""
     check_percent: int = Field(5, ge=0, le=100, validation_alias=_named("X402_CHECK_PERCENT"))

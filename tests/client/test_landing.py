@@ -147,7 +147,7 @@ async def test_A23_svm_one_call_is_debited_once(svm_devnet: SvmWorld, slots: int
     assert taken in ((world.offer.amount,) if slots <= 100 or signatures == 2 else (0, world.offer.amount))
 
 
-async def test_A23_a_call_asks_the_chain_on_a_thread_of_its_own(self, evm_devnet: EvmWorld) -> None:
+async def test_A23_a_call_asks_the_chain_on_a_thread_of_its_own(evm_devnet: EvmWorld) -> None:
     """Also where an event loop runs already, as here; a node that is away, or none at all, proves nothing."""
     world, journal = await EvmShop.open(evm_devnet), Journal(":memory:", clock=past(700))
     dead = replace(world.payer.authorize(world.offer), valid_before=int(time.time()) - 200)

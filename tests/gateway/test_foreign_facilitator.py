@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.gateway.chain_view import View, nodes_of
+from x402.confirmation import parse_confirmations
 from x402.gateway.belief import BLOCKHASH_SECONDS, EXPIRY_MARGIN_SECONDS, NEVER_SENT
 from x402.gateway.policy import Policy
 from x402.stages import State
@@ -202,3 +203,16 @@ async def test_control_a_facilitator_in_this_process_is_believed(shop: Any) -> N
     assert (await client.get("/report", headers=shop.payer.pay(await shop.challenge()))).status_code == 402
     assert (await client.get("/report", headers=shop.payer.pay(await shop.challenge()))).status_code == 200
     assert view.asked == 0
+
+
+async def test_A16_our_own_look_waits_for_as_many_blocks_as_the_amount_asks_for(foreign: Any) -> None:
+    view = View(foreign.bank, EVM)
+    policy = Policy(confirmations={"eip155": parse_confirmations("0=1,2=3")})
+    client = foreign.open(DEAR, nodes=nodes_of(view), policy=policy)
+    header = foreign.payer.pay(await foreign.challenge())
+    foreign.bank.script = [failed_after_broadcast(foreign)]
+    for view.depth in (1, 2):
+        response = await client.get("/report", headers=header)
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "settlement_pending")
+    view.depth = 3
+    assert (await client.get("/report", headers=header)).status_code == 200

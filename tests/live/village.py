@@ -199,11 +199,12 @@ class Village:
 
     def _gateway(self, name: str) -> dict[str, str]:
         # Replicas of a gateway ask replicas of the facilitator, each its own one first.
-        ours = self.facilitators[int(name.rpartition("-")[2]) % len(self.facilitators)]
+        own = int(name.rpartition("-")[2]) % len(self.facilitators)
+        ours = self.facilitators[own:] + self.facilitators[:own]
         return {
             "X402_EVM_PAY_TO": self.seller.address(BASE_SEPOLIA),
             "X402_SVM_PAY_TO": self.seller.address(SOLANA_DEVNET),
-            "X402_FACILITATOR_URL": self.url_of(ours),
+            "X402_FACILITATOR_URL": ",".join(self.url_of(facilitator) for facilitator in ours),
             "X402_PRICES": str(self.folder / "prices.toml"),
             "X402_GATEWAY_LEDGER": self.ledgers["gateway"],
             "X402_QUOTE_KEY": self._quote_key,

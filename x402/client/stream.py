@@ -45,10 +45,12 @@ class WatchedStream(httpx.SyncByteStream, httpx.AsyncByteStream, httpx2.SyncByte
         await self._end(exhausted=True)
 
     def close(self) -> None:
+        """Stop reading, and tell whoever watches."""
         self._inner.close()
         self._watch.end(exhausted=False)
 
     async def aclose(self) -> None:
+        """As `close`, without blocking the loop."""
         try:
             await self._inner.aclose()
         finally:

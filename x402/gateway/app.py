@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware.cors import CORSMiddleware
 
 from x402 import __version__, networks
+from x402.confirmation import parse_confirmations
 from x402.errors import MisconfiguredError, X402Error
 from x402.gateway import asgi
 from x402.gateway.catalogue import Catalogue
@@ -166,6 +167,10 @@ def _till_options(settings: GatewaySettings, receivers: Mapping[str, str]) -> di
 def _policy(settings: GatewaySettings) -> Policy:
     return Policy(
         answer_retention_seconds=settings.answer_retention_seconds,
+        confirmations={
+            networks.EIP155: parse_confirmations(settings.evm_confirmations),
+            networks.SOLANA: parse_confirmations(settings.svm_confirmations),
+        },
         check_above=settings.check_above,
         check_percent=settings.check_percent,
         max_unsettled=settings.max_unsettled,
