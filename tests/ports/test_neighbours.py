@@ -14,11 +14,11 @@ from tests.ports.ledgers import ME, NETWORK, signing, subject
 from x402.lifecycle import Entry, Event, Party, begin
 from x402.ports import NonceBook
 from x402.ports.ledger import SqlLedger
-from x402.stages import Claimed, Held, Intended, Refused
+from x402.stages import Claimed, Held, Intended, Refused, Stage
 
 NETWORKS = ("eip155:1", NETWORK, "eip155:9")
 SENDERS = ("0xa", "0xsender", "0xz")
-BEGINNINGS = {Party.CLIENT: Held(), Party.GATEWAY: Claimed()}
+BEGINNINGS: dict[Party, Stage] = {Party.CLIENT: Held(), Party.GATEWAY: Claimed()}
 
 
 async def intended_by(ledger: SqlLedger, name: str, network: str, sender: str) -> int:
