@@ -20,8 +20,8 @@ from x402.stages import State
 KILLS = 6
 
 
-@pytest.mark.parametrize(("engine", "replicas"), [("sqlite", 1)])
-def test_A06_A22_whoever_is_killed_no_coin_is_lost(engine: str, replicas: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("engine", "replicas"), [("sqlite", 1), ("postgres", 2)])
+def test_A06_A22_D02_whoever_is_killed_no_coin_is_lost(engine: str, replicas: int, tmp_path: Path) -> None:
     """Six real kills under load; `scripts/killtest --kills 300 --ledger both` is the same at length."""
     with database(engine, tmp_path) as ledgers:
         size = Size(gateways=replicas, facilitators=replicas, customers=2)
@@ -31,7 +31,8 @@ def test_A06_A22_whoever_is_killed_no_coin_is_lost(engine: str, replicas: int, t
     assert report.kills.total() == KILLS
     assert report.hits.total() >= 1, "a kill that meets nobody at work proves nothing"
     assert report.figures is not None
-    assert report.figures.calls == report.figures.answered == report.figures.transfers > 0
+    assert report.figures.calls == report.figures.answered + report.figures.reserved
+    assert report.figures.answered == report.figures.transfers > 0
 
 
 def healthy() -> Facts:
@@ -69,6 +70,16 @@ def test_control_healthy_facts_are_acquitted() -> None:
     assert counted.units == {BASE_SEPOLIA: 100, SOLANA_DEVNET: 70}
     wrong = (counted.difference, counted.doubled, counted.paid_not_served, counted.served_not_paid, counted.open)
     assert wrong == (0, 0, 0, 0, 0)
+
+
+def test_control_a_payment_that_died_unused_is_told_apart() -> None:
+    good = healthy()
+    dead = Exposure("dead", SOLANA_DEVNET, 70, State.REFUSED, "three")
+    facts = replace(good, journals=[*good.journals, dead], calls=[*good.calls, CallRecord("c/2", "three")])
+    assert judge(facts) == []
+    assert (figures(facts).reserved, figures(healthy()).reserved) == (1, 0)
+    alive = replace(facts, journals=[*good.journals, replace(dead, network=BASE_SEPOLIA)])
+    assert any("neither paid nor served" in one for one in judge(alive))
 
 
 def broken() -> list[tuple[str, Facts]]:

@@ -15,7 +15,7 @@ from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET
 GATEWAYS, FACILITATORS = 4, 3
 
 
-@pytest.fixture(scope="module", params=["sqlite"])
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def village(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Village]:
     """Four gateways on one ledger, three facilitators with three keys on another."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -168,7 +168,8 @@ class Customer:
             policy=Policy(networks=(os.environ["CUSTOMER_NETWORK"],), mainnet=False),
             limits=Limits(per_call="0.10", per_day="100000"),
             journal=str(folder / JOURNAL),
-            svm_rpc=os.environ["CUSTOMER_SVM_RPC"],
+            evm_rpc=os.environ["X402_EVM_RPC_URL"],
+            svm_rpc=os.environ["X402_SVM_RPC_URL"],
             # The shop dies every other second, which is no reason to leave it.
             breaker=Breaker(failures=sys.maxsize),
             settings=ClientSettings.model_construct(),

@@ -162,12 +162,12 @@ class Village:
         """SIGKILL, which leaves no time for anything; the status when it had already ended by itself."""
         return self.nursery.kill(self.children.pop(name))
 
-    def wait_ready(self, names: Sequence[str]) -> None:
-        """Wait until these services say that they are ready. Raises `VillageError`."""
+    def wait_ready(self, names: Sequence[str], path: str = "/ready") -> None:
+        """Wait until these services say that they are ready, or at least alive. Raises `VillageError`."""
         deadline = time.monotonic() + READY_SECONDS
         with httpx.Client(trust_env=False, timeout=READY_SECONDS) as http:
             for name in names:
-                while not _answers(http, f"{self.url_of(name)}/ready"):
+                while not _answers(http, f"{self.url_of(name)}{path}"):
                     self._still(self.children[name], deadline)
                     time.sleep(0.02)
 
@@ -199,11 +199,12 @@ class Village:
 
     def _gateway(self, name: str) -> dict[str, str]:
         # Replicas of a gateway ask replicas of the facilitator, each its own one first.
-        ours = self.facilitators[int(name.rpartition("-")[2]) % len(self.facilitators)]
+        own = int(name.rpartition("-")[2]) % len(self.facilitators)
+        ours = self.facilitators[own:] + self.facilitators[:own]
         return {
             "X402_EVM_PAY_TO": self.seller.address(BASE_SEPOLIA),
             "X402_SVM_PAY_TO": self.seller.address(SOLANA_DEVNET),
-            "X402_FACILITATOR_URL": self.url_of(ours),
+            "X402_FACILITATOR_URL": ",".join(self.url_of(facilitator) for facilitator in ours),
             "X402_PRICES": str(self.folder / "prices.toml"),
             "X402_GATEWAY_LEDGER": self.ledgers["gateway"],
             "X402_QUOTE_KEY": self._quote_key,
@@ -226,7 +227,6 @@ class Village:
             "CUSTOMER_NETWORK": self.network_of(name),
             "CUSTOMER_GATEWAYS": ",".join(self.url_of(gateway) for gateway in self.gateways),
             "CUSTOMER_RATE": str(rate),
-            "CUSTOMER_SVM_RPC": self.urls.svm,
             "X402_JOURNAL": str(self.folder / name / customer.JOURNAL),
             "X402_EVM_RPC_URL": self.urls.evm,
             "X402_SVM_RPC_URL": self.urls.svm,

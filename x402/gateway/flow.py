@@ -178,7 +178,6 @@ class Till:
         """Go on from wherever the payment stands. None when the reply has been given on the way."""
         match job.entry.stage:
             case Claimed() | Served():
-                await self._check_alive(job)
                 if job.sale.flow is Flow.AUTHORIZATION:
                     return await self._serve_and_settle(job, running)
                 return await self._deliver(job, running, await self.register.settle(job))
@@ -189,12 +188,6 @@ class Till:
             case Delivered(transaction):
                 return await self._replay(job, transaction)
         raise _ended(job)
-
-    async def _check_alive(self, job: Job) -> None:
-        expires_at = job.entry.subject.expires_at
-        if expires_at and self.register.clock() >= expires_at:
-            await self.register.advance(job, Event.RELEASE, Released("it expired before it was settled"))
-            raise RefusedError("payment_expired", "the payment expired before it was settled; no money moved")
 
     async def _serve_and_settle(self, job: Job, running: Running) -> Reply | None:
         answer = await self.register.answers.find(job.pay_id) if job.entry.state is State.SERVED else None
