@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import parso
-from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.mutating import mutate_code
+from cosmic_ray import ast as trees
+from cosmic_ray import mutating
 from cosmic_ray.operators.operator import Operator
 from cosmic_ray.plugins import get_operator
 
@@ -36,11 +36,14 @@ _OTHERS = (
     "ReplaceUnaryOperator_Delete_Not ReplaceUnaryOperator_USub_UAdd"
 )
 
+_parse: Any = parso.parse
+_operator: Any = get_operator
+
 Position = tuple[tuple[int, int], tuple[int, int]]
 """Line (from 1) and column (from 0), of the first character and of the one after the last."""
 
 
-class _OurOperator(Operator):  # type: ignore[misc]
+class _OurOperator(Operator):
     @classmethod
     def examples(cls) -> tuple[()]:
         return ()
@@ -55,7 +58,7 @@ class LeaveOut(_OurOperator):
 
     def mutate(self, node: Any, index: int) -> Any:
         statement = node.children[0]
-        node.children[0] = parso.parse(statement.get_first_leaf().prefix + "pass").children[0]
+        node.children[0] = _parse(statement.get_first_leaf().prefix + "pass")
         return node
 
 
@@ -67,7 +70,7 @@ class ReturnNothing(_OurOperator):
             yield node.start_pos, node.end_pos
 
     def mutate(self, node: Any, index: int) -> Any:
-        node.children[1] = parso.parse(" None")
+        node.children[1] = _parse(" None")
         return node
 
 
@@ -92,7 +95,7 @@ class CatchNothing(_OurOperator):
             yield node.children[1].start_pos, node.children[1].end_pos
 
     def mutate(self, node: Any, index: int) -> Any:
-        node.children[1] = parso.parse(" ()")
+        node.children[1] = _parse(" ()")
         return node
 
 
@@ -118,7 +121,7 @@ def operators() -> dict[str, Any]:
     """Every operator by its name."""
     names = [f"ReplaceComparisonOperator_{pair}" for pair in _COMPARISONS.split()]
     names += [f"ReplaceBinaryOperator_{pair}" for pair in _BINARY.split()]
-    found = {name: get_operator(f"core/{name}")() for name in [*names, *_OTHERS.split()]}
+    found = {name: _operator(f"core/{name}")() for name in [*names, *_OTHERS.split()]}
     return found | {kind.__name__: kind() for kind in (LeaveOut, ReturnNothing, TurnMembership, CatchNothing)}
 
 
@@ -131,7 +134,7 @@ def mutants(module: str) -> list[Mutant]:
         for occurrence, (start, end) in enumerate(_positions(operator, source)):
             if any(first <= start and end <= last for first, last in spared):
                 continue
-            changed = mutate_code(source, operator, occurrence)
+            changed = _code(source, operator, occurrence)
             if changed is None or changed in seen or not _compiles(changed):
                 continue
             seen.add(changed)
@@ -140,8 +143,15 @@ def mutants(module: str) -> list[Mutant]:
     return sorted(found, key=lambda mutant: (mutant.line, mutant.operator, mutant.becomes))
 
 
+def _code(source: str, operator: Any, occurrence: int) -> str | None:
+    mutate: Any = mutating.mutate_code
+    changed = mutate(source, operator, occurrence)
+    return None if changed is None else str(changed)
+
+
 def _positions(operator: Any, source: str) -> Iterator[Position]:
-    for node in ast_nodes(get_ast(source)):
+    nodes: Any = trees.ast_nodes
+    for node in nodes(trees.get_ast(source)):
         yield from operator.mutation_positions(node)
 
 

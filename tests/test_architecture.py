@@ -22,7 +22,7 @@ ROW_2 = {"schemes", "ports", "evidence"}
 PARTIES = {"client", "gateway", "facilitator"}
 ROW_4 = {"devnet", "cli", "request_head", "__main__"}
 SEATS = {
-    "client.auth", "client.chat", "client.proxy",
+    "client.auth", "client.chat", "client.proxy", "client.stream",
     "gateway.paywall", "gateway.app",
     "facilitator.service", "facilitator.remote",
 }  # fmt: skip
@@ -42,7 +42,7 @@ SAME_ROW = {
 
 WEB = {"fastapi", "starlette", "uvicorn", "httpx", "httpx2", "anyio", "websockets", "requests", "aiohttp", "openai"}
 CHAIN = {"web3", "solana", "solders", "coincurve", "eth_account", "eth_abi", "eth_utils", "eth_keys", "eth", "Crypto"}
-STORE = {"sqlalchemy", "sqlite3", "aiosqlite", "asyncpg", "psycopg"}
+STORE = {"alembic", "sqlalchemy", "sqlite3", "aiosqlite", "asyncpg", "psycopg"}
 CLOCK = {"time", "random"}
 SYSTEM = {
     "os",

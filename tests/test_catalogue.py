@@ -34,13 +34,13 @@ def catalogue() -> ModuleType:
 def test_every_fault_is_proven_or_says_why_not(catalogue: ModuleType) -> None:
     listed = catalogue.read(catalogue.CATALOGUE.read_text(encoding="utf-8"))
     assert len(listed.faults) == 117
-    assert list(catalogue.problems(listed, catalogue.test_names())) == []
+    assert list(catalogue.problems(listed, catalogue.tests_in(ROOT))) == []
 
 
 def test_the_page_is_made_from_the_catalogue(catalogue: ModuleType) -> None:
     listed = catalogue.read(catalogue.CATALOGUE.read_text(encoding="utf-8"))
     text = catalogue.PAGE.read_text(encoding="utf-8")
-    made = catalogue.table(listed, catalogue.test_names())
+    made = catalogue.table(listed, catalogue.tests_in(ROOT))
     assert text == catalogue.page(text, made), "run scripts/catalogue --write"
 
 
@@ -50,7 +50,7 @@ def test_tests_are_found_wherever_they_are(catalogue: ModuleType, tmp_path: Path
         "async def test_A01_B02_two(): ...\nclass TestX:\n    def test_base64_e10(self): ...\ndef helper_C03_(): ...\n"
     )
     (tmp_path / "tests" / "not_a_test.py").write_text("def test_C03_here(): ...\n")
-    found = catalogue.test_names(tmp_path)
+    found = catalogue.tests_in(tmp_path)
     assert found == ["tests/inner/test_a.py::test_A01_B02_two", "tests/inner/test_a.py::test_base64_e10"]
     assert catalogue.proofs(found) == {"A01": [found[0]], "B02": [found[0]]}
 
@@ -84,5 +84,5 @@ def test_control_a_reason_is_a_sentence(catalogue: ModuleType, reason: str, acce
 
 def test_control_ids_that_nobody_knows_are_told(catalogue: ModuleType) -> None:
     listed = catalogue.read(catalogue.CATALOGUE.read_text(encoding="utf-8"))
-    told = list(catalogue.problems(listed, [*catalogue.test_names(), "tests/test_x.py::test_G99_unheard_of"]))
+    told = list(catalogue.problems(listed, [*catalogue.tests_in(ROOT), "tests/test_x.py::test_G99_unheard_of"]))
     assert "G99 is no fault that anybody knows" in told

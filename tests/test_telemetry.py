@@ -83,7 +83,7 @@ async def _settle_some(world: EvmWorld, observers: list[Callable[[Fact], None]])
         await party.verify(bad, shop.offer)
         receipts = [await party.settle(one, shop.offer) for one in (payment, bad, EvmPayer().pay(shop.offer), payment)]
     await shop.chain.aclose()
-    secrets = [payment.payload["signature"], payment.payload["authorization"]["nonce"], shop.signer._key]
+    secrets = [payment.payload["signature"], payment.payload["authorization"]["nonce"], shop.signer._key.secret.hex()]
     secrets += [json.dumps(payment.payload), bad.payload["signature"]]
     return shop, [str(receipt.outcome) for receipt in receipts] + secrets
 

@@ -178,8 +178,9 @@ class GatewaySettings(Settings):
     facilitator_url: str = Field(
         "http://127.0.0.1:4022", validation_alias=_named("X402_FACILITATOR_URL", "FACILITATOR_URL")
     )
+    """Several separated by commas, the preferred one first: new offers name the next when one fails."""
     facilitator_api_key: SecretStr | None = Field(None, validation_alias=_named("X402_FACILITATOR_API_KEY"))
-    """Goes with every request to the facilitator, as `Authorization: Bearer`."""
+    """Goes with every request to the facilitator, as `Authorization: Bearer`; of several, each has its own in turn."""
     price_file: Path | None = Field(None, validation_alias=_named("X402_PRICES"))
     """TOML with models, prices and upstreams."""
     upstream_url: str = Field("", validation_alias=_named("X402_UPSTREAM_URL", "OPENAI_BASE_URL"))
@@ -205,6 +206,9 @@ class GatewaySettings(Settings):
     evm_rpc_url: str = Field("", validation_alias=_named("X402_EVM_RPC_URL", "EVM_RPC_URL"))
     """A node of `evm_network`, to check what the facilitator says; nothing is checked when empty."""
     svm_rpc_url: str = Field("", validation_alias=_named("X402_SVM_RPC_URL", "SVM_RPC_URL"))
+    evm_confirmations: str = Field("0=1,10=12,1000=finalized", validation_alias=_named("X402_EVM_CONFIRMATIONS"))
+    svm_confirmations: str = Field("0=1,100=finalized", validation_alias=_named("X402_SVM_CONFIRMATIONS"))
+    """Under how many blocks our own look at the chain counts a payment, from so many dollars on."""
     check_above: Decimal = Field(Decimal(1), ge=0, validation_alias=_named("X402_CHECK_ABOVE"))
     """US dollars from which every success of a foreign facilitator is looked up on chain."""
     check_percent: int = Field(5, ge=0, le=100, validation_alias=_named("X402_CHECK_PERCENT"))

@@ -67,7 +67,7 @@ def guided(seconds: int, seed: int) -> Guided:
         told = ran.stdout + ran.stderr
         inputs = [path.read_bytes() for path in sorted(found.iterdir())]
     executed, covered = _EXECUTED.findall(told), _COVERED.findall(told)
-    findings = tuple((_chosen(data), data[1:]) for data in inputs if data)
+    findings = tuple((chosen(data), data[1:]) for data in inputs if data)
     return Guided(
         int(executed[-1]) if executed else 0,
         int(covered[-1]) if covered else 0,
@@ -76,15 +76,17 @@ def guided(seconds: int, seed: int) -> Guided:
     )
 
 
-def _names() -> Sequence[str]:
+def plain_targets() -> Sequence[str]:
+    """The targets that coverage can lead, by name."""
     from fuzzing import chain_targets, message_targets, wire_targets
 
     every = [*wire_targets.TARGETS, *chain_targets.TARGETS, *message_targets.TARGETS]
     return [target.name for target in every if target.name.startswith(PREFIXES) and target.name not in STRUCTURED]
 
 
-def _chosen(data: bytes) -> str:
-    names = _names()
+def chosen(data: bytes) -> str:
+    """The target that an input of the child is for."""
+    names = plain_targets()
     return names[data[0] % len(names)]
 
 
@@ -97,7 +99,7 @@ def child(arguments: list[str]) -> None:
     from fuzzing import seeds
 
     every = {one.name: one for one in (*wire_targets.TARGETS, *chain_targets.TARGETS, *message_targets.TARGETS)}
-    targets = [every[name] for name in _names()]
+    targets = [every[name] for name in plain_targets()]
     corpus = Path(arguments[-1])
     for number in range(len(targets)):
         for known in seeds.corpus():

@@ -23,6 +23,7 @@ COMMANDS = [
     ("wallet", "show"),
     ("gateway",),
     ("facilitator",),
+    ("facilitator", "keygen"),
 ]
 
 

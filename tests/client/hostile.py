@@ -155,7 +155,7 @@ def _made(change: dict[str, Any], world: World) -> dict[str, Any]:
 
 
 def _bomb(world: World) -> Answer:
-    return Answer(402, {"Content-Encoding": "gzip"}, gzip.compress(b"0" * 50_000_000))
+    return Answer(402, {"Content-Encoding": "gzip"}, gzip.compress(b"0" * 20_000_000))
 
 
 def _header(text: str) -> Ask:
@@ -288,7 +288,7 @@ TRICKS: dict[str, dict[str, Trick]] = {
         "an identifier that is no object": Trick(
             lambda world: world.asks(extensions={"payment-identifier": {"info": [1]}}), signed=1
         ),
-        "a body that unpacks to 50 MB": Trick(_bomb),
+        "a body that unpacks to 20 MB": Trick(_bomb),
     },
     "amounts": {
         repr(amount): offers({"amount": amount})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -18,15 +19,18 @@ from tests.chains import EvmWorld, SvmWorld
 from tests.facilitator.world import EvmShop, SvmShop, submit, transfer_call
 from x402.client.auth import X402Auth
 from x402.client.journal import Journal
+from x402.client.proof import Proof, by_network
 from x402.client.wallet import Wallet
 from x402.errors import UnavailableError, X402Error
+from x402.networks import BASE_SEPOLIA
 from x402.ports import NotSent
 from x402.schemes import exact_svm
+from x402.stages import State
 from x402.wire.challenge import Challenge, Requirement, Resource
 from x402.wire.payment import Payment, read_payment
 
 from .seller import Answer, Clock, Seller, paying, timeout
-from .test_resolve import land
+from .test_resolve import expose, land, past
 
 URL = "https://seller.test/good"
 LIFETIME_SECONDS = 60
@@ -141,3 +145,18 @@ async def test_A23_svm_one_call_is_debited_once(svm_devnet: SvmWorld, slots: int
     await liar.submit_all()
     taken = await world.received()
     assert taken in ((world.offer.amount,) if slots <= 100 or signatures == 2 else (0, world.offer.amount))
+
+
+async def test_A23_a_call_asks_the_chain_on_a_thread_of_its_own(evm_devnet: EvmWorld) -> None:
+    """Also where an event loop runs already, as here; a node that is away, or none at all, proves nothing."""
+    world, journal = await EvmShop.open(evm_devnet), Journal(":memory:", clock=past(700))
+    dead = replace(world.payer.authorize(world.offer), valid_before=int(time.time()) - 200)
+    pay_id = expose(journal, world.payer.sign(world.offer, dead), world.offer)
+    record = journal.find(pay_id)
+    assert record is not None
+    await evm_devnet.request("evm_mine")
+    for away in ("http://127.0.0.1:9", ""):
+        proof = Proof(journal, evm_rpc={BASE_SEPOLIA: away}, svm_rpc={})
+        assert proof(replace(record, host="127.0.0.1")).state is State.EXPOSED
+    here = Proof(journal, evm_rpc=by_network(evm_devnet.url), svm_rpc={})
+    assert here(record).state is State.RELEASED

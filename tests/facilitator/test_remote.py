@@ -10,15 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.facilitator.serving import ready, serving
 from tests.facilitator.world import EvmShop, SvmShop, facilitator
 from tests.payments import EvmPayer, as_version_1, evm_requirement
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.facilitator.remote import RemoteFacilitator
-from x402.facilitator.service import create_app
 from x402.lifecycle import Outcome
 from x402.networks import BASE_SEPOLIA
 from x402.ports.ledger import SqlLedger
-from x402.settings import FacilitatorSettings
 from x402.wire.facilitation import Verification
 from x402.wire.receipt import Receipt
 
@@ -57,17 +56,16 @@ async def settled(answer: Any) -> Receipt:
 
 async def test_the_same_interface_as_in_process(evm: EvmShop, svm: SvmShop, ledger: SqlLedger) -> None:
     party = facilitator([evm.rail(ledger), svm.rail()], ledger)
-    app = create_app(FacilitatorSettings.read(), facilitator=party)
-    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://f")
-    there = RemoteFacilitator("http://f", client=client)
-    assert await there.supported() == await party.supported()
-    for shop, payment in ((evm, evm.pay()), (svm, await svm.pay())):
-        for spoken in (payment, as_version_1(payment)):
-            assert await there.verify(spoken, shop.offer) == await party.verify(spoken, shop.offer)
-            assert await there.settle(spoken, shop.offer) == await party.settle(spoken, shop.offer)
-    refused = await there.settle(EvmPayer().pay(evm.offer), evm.offer)
-    assert (refused.outcome, refused.error_reason) == (Outcome.REFUSED, "invalid_exact_evm_insufficient_balance")
-    await there.aclose()
+    async with serving(party) as client:
+        await ready(client)
+        there = RemoteFacilitator("http://facilitator", client=client)
+        assert await there.supported() == await party.supported()
+        for shop, payment in ((evm, evm.pay()), (svm, await svm.pay())):
+            for spoken in (payment, as_version_1(payment)):
+                assert await there.verify(spoken, shop.offer) == await party.verify(spoken, shop.offer)
+                assert await there.settle(spoken, shop.offer) == await party.settle(spoken, shop.offer)
+        refused = await there.settle(EvmPayer().pay(evm.offer), evm.offer)
+        assert (refused.outcome, refused.error_reason) == (Outcome.REFUSED, "invalid_exact_evm_insufficient_balance")
 
 
 async def test_A03_control_a_well_formed_success_is_believed() -> None:

@@ -18,7 +18,7 @@ from tests.facilitator.serving import body, ready, serving
 from tests.facilitator.world import EvmShop, Meddled, SvmShop, facilitator, unreachable
 from tests.payments import EvmPayer, as_version_1, evm_requirement, with_payload
 from x402.errors import MisconfiguredError
-from x402.facilitator import service
+from x402.facilitator import reconcile, service
 from x402.facilitator.evm_rail import EvmRail
 from x402.facilitator.service import create_app, unix_now
 from x402.facilitator.signer import EvmSigner
@@ -262,6 +262,22 @@ async def test_E02_a_ledger_that_cannot_write_is_not_ready_until_it_can(
             assert (await ready(client)).status_code == 200
 
 
+async def test_a_service_that_lost_a_part_is_not_ready(
+    evm: EvmShop, ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def defect(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(reconcile, "watch", defect)
+    async with serving(facilitator([evm.rail(ledger)], ledger)) as client:
+        answer = await ready(client, 503)
+        for _ in range(100):
+            if "process" in answer.json()["problems"]:
+                break
+            answer = await client.get("/ready")
+        assert list(answer.json()["problems"]) == ["process"]
+
+
 async def _for_ever() -> None:
     await asyncio.Event().wait()
 
@@ -308,4 +324,4 @@ async def test_metrics_of_a_facilitator_that_was_given(evm: EvmShop, ledger: Sql
 
 def test_a_ledger_of_another_kind_is_refused_before_anything_starts() -> None:
     with pytest.raises(MisconfiguredError, match="SQLite"):
-        SqlLedger("postgresql://somewhere/else")
+        SqlLedger("mysql://somewhere/else")

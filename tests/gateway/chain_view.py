@@ -21,7 +21,9 @@ class View:
         self.bank = bank
         self.dead: set[str] = set()
         self.away = False
+        self.final = False
         self.asked = 0
+        self.depth = 1
 
     async def judge(
         self,
@@ -39,12 +41,13 @@ class View:
             return Settled(self.bank.moved[subject.pay_id], 7)
         return Refused("expired", "the chain proves it") if subject.pay_id in self.dead else None
 
-    async def find_settled(self, subject: Subject, *, since: int = 0) -> Settled | None:
-        verdict = await self.judge(subject)
-        return verdict if isinstance(verdict, Settled) else None
+    async def spent_by(self, subject: Subject, *, since: int = 0) -> Verdict:
+        return await self.judge(subject)
 
     async def standing(self, subject: Subject, settled: Settled) -> Standing | None:
-        return Standing(1) if subject.pay_id in self.bank.moved else Standing(0)
+        if self.away:
+            return None
+        return Standing(self.depth, final=self.final) if subject.pay_id in self.bank.moved else Standing(0)
 
     async def balance(self, owner: str, asset: str) -> int:
         if self.away:

@@ -58,6 +58,7 @@ class Bank:
     kinds: Supported | Exception | None = None
     asked: list[str] = field(default_factory=list)
     in_process: bool = True
+    clock: Callable[[], int] = lambda: 0
     payers: dict[str, str] = field(default_factory=dict)
     payees: dict[str, tuple[str, int]] = field(default_factory=dict)
 
@@ -88,6 +89,8 @@ class Bank:
         self.payers[subject.pay_id], self.payees[subject.pay_id] = subject.payer, (subject.payee, subject.amount)
         if self.balances.get(subject.payer, 10**9) < subject.amount and subject.pay_id not in self.moved:
             truth = Receipt.refused("insufficient_funds", "the balance is too low", subject.network, subject.payer)
+        elif 0 < subject.expires_at <= self.clock() and subject.pay_id not in self.moved:
+            truth = Receipt.refused("payment_expired", "the authorization expired", subject.network, subject.payer)
         else:
             transaction = self.moved.get(subject.pay_id) or f"0x{keccak(subject.pay_id.encode()).hex()}"
             truth = Receipt.settled(transaction, subject.network, subject.payer)
@@ -184,6 +187,7 @@ class Shop:
         given: dict[str, Any] = {"pay_to": PAY_TO, "facilitator": self.bank, "ledger": self.ledger}
         given["answer_keys"] = [b"a key for answers"]
         inner = self.app if app is None else app
+        self.bank.clock = lambda: self.now
         self.paywall = Paywall(inner, routes=routes, clock=lambda: self.now, **(given | options))
         transport = httpx.ASGITransport(self.paywall, raise_app_exceptions=self.strict)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://shop.test")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.gateway.chain_view import View, nodes_of
+from x402.confirmation import parse_confirmations
 from x402.gateway.belief import BLOCKHASH_SECONDS, EXPIRY_MARGIN_SECONDS, NEVER_SENT
 from x402.gateway.policy import Policy
 from x402.stages import State
@@ -138,6 +139,21 @@ async def test_A09_without_a_witness_a_refusal_counts_once_the_payment_is_dead(
     assert (await client.get("/report", headers=header)).status_code == 402
 
 
+async def test_A09_with_a_witness_only_the_chain_buries_a_payment(foreign: Any) -> None:
+    """However old it is: the facilitator may have settled it, and the node that would show it is away."""
+    view = View(foreign.bank, EVM)
+    client = foreign.open(PRICED, nodes=nodes_of(view))
+    header = foreign.payer.pay(await foreign.challenge())
+    view.away = True
+    foreign.bank.script = [failed_after_broadcast(foreign), *[refused("insufficient_funds")] * 2]
+    assert (await client.get("/report", headers=header)).status_code == 503
+    foreign.now += 100_000
+    assert (await client.get("/report", headers=header)).status_code == 503
+    assert await foreign.paywall.till.reconcile() == 1
+    view.away = False
+    assert (await client.get("/report", headers=header)).status_code == 200
+
+
 async def test_E12_a_dear_success_that_no_block_shows_is_withheld(foreign: Any) -> None:
     facts: list[Fact] = []
     view = View(foreign.bank, EVM)
@@ -187,3 +203,16 @@ async def test_control_a_facilitator_in_this_process_is_believed(shop: Any) -> N
     assert (await client.get("/report", headers=shop.payer.pay(await shop.challenge()))).status_code == 402
     assert (await client.get("/report", headers=shop.payer.pay(await shop.challenge()))).status_code == 200
     assert view.asked == 0
+
+
+async def test_A16_our_own_look_waits_for_as_many_blocks_as_the_amount_asks_for(foreign: Any) -> None:
+    view = View(foreign.bank, EVM)
+    policy = Policy(confirmations={"eip155": parse_confirmations("0=1,2=3")})
+    client = foreign.open(DEAR, nodes=nodes_of(view), policy=policy)
+    header = foreign.payer.pay(await foreign.challenge())
+    foreign.bank.script = [failed_after_broadcast(foreign)]
+    for view.depth in (1, 2):
+        response = await client.get("/report", headers=header)
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "settlement_pending")
+    view.depth = 3
+    assert (await client.get("/report", headers=header)).status_code == 200

@@ -14,6 +14,7 @@ from tests.gateway.waiting import until
 from x402.gateway.policy import Policy
 from x402.lifecycle import Party
 from x402.stages import State
+from x402.telemetry import Fact, Telemetry
 from x402.wire.facilitation import Verification
 from x402.wire.receipt import Receipt
 
@@ -132,3 +133,67 @@ async def test_A16_D11_who_failed_before_is_settled_first(shop: Any) -> None:
     assert await shop.ledger.totals(Party.GATEWAY, State.REFUSED) != {}
     # Control: it is still served once it pays, and another payer is served first.
     assert (await client.get("/report", headers=shop.payer.pay(await shop.challenge()))).status_code == 200
+
+
+async def test_A08_a_balance_read_before_another_payment_settled_covers_no_second_one(
+    poor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the balance and the claim, the payer's only coin goes elsewhere."""
+    looked, go_on = asyncio.Event(), asyncio.Event()
+    verify = poor.bank.verify
+    slow: list[bool] = [True]
+
+    async def verify_slowly(payment: Any, requirement: Any) -> Any:
+        verdict = await verify(payment, requirement)
+        if slow.pop() if slow else False:
+            looked.set()
+            await go_on.wait()
+        return verdict
+
+    client = poor.open(PRICED)
+    challenge = await poor.challenge()
+    monkeypatch.setattr(poor.bank, "verify", verify_slowly)
+    late = asyncio.create_task(client.get("/report", headers=poor.payer.pay(challenge)))
+    await looked.wait()
+    assert (await client.get("/report", headers=poor.payer.pay(challenge))).status_code == 200
+    go_on.set()
+    response = await late
+    assert (response.status_code, response.json()["error"]) == (402, "over_committed")
+    assert len(poor.runs) == 1
+
+
+@pytest.mark.parametrize("flow", ["authorization", "upfront"])
+async def test_A16_a_reorganisation_is_seen_told_and_remembered(shop: Any, flow: str) -> None:
+    facts: list[Fact] = []
+    view = View(shop.bank, EVM)
+    client = shop.open(PRICED, flow=flow, nodes=nodes_of(view), telemetry=Telemetry([facts.append]))
+    header = shop.payer.pay(await shop.challenge())
+    assert (await client.get("/report", headers=header)).status_code == 200
+    await shop.paywall.till.reconcile()
+    # A node that is away, or that lags behind, proves nothing.
+    (pay_id,) = shop.bank.moved
+    view.away = True
+    await shop.paywall.till.reconcile()
+    assert await shop.ledger.totals(Party.GATEWAY, State.REVERSED) == {}
+    view.away = False
+    del shop.bank.moved[pay_id]
+    await shop.paywall.till.reconcile()
+    assert await shop.ledger.totals(Party.GATEWAY, State.REVERSED) != {}
+    assert [fact.name for fact in facts].count("sale.reversed") == 1
+    gone = await client.get("/report", headers=header)
+    assert (gone.status_code, gone.json()["error"]) == (402, "payment_reversed")
+    # Its payer is settled first from now on: what cannot be settled is not even made.
+    made = len(shop.runs)
+    shop.bank.script = [lambda _, truth: Receipt.refused("insufficient_funds", "gone", truth.network, truth.payer)]
+    assert (await client.get("/report", headers=shop.payer.pay(await shop.challenge()))).status_code == 402
+    assert len(shop.runs) == made
+
+
+async def test_A16_control_what_is_final_is_watched_no_more(shop: Any) -> None:
+    view = View(shop.bank, EVM)
+    client = shop.open(PRICED, nodes=nodes_of(view))
+    assert (await client.get("/report", headers=shop.payer.pay(await shop.challenge()))).status_code == 200
+    assert await shop.paywall.till.register.watch.look() == 1
+    view.final = True
+    assert await shop.paywall.till.register.watch.look() == 0
+    assert await shop.ledger.totals(Party.GATEWAY, State.DELIVERED) != {}

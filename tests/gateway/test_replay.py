@@ -223,6 +223,27 @@ async def test_A22_reconcile_finishes_what_was_paid_and_releases_what_never_will
     shop.now += 400
     await shop.paywall.till.reconcile()
     assert await shop.ledger.unresolved(Party.GATEWAY) == []
+    assert sum((await shop.ledger.totals(Party.GATEWAY, State.REFUSED)).values()) == 10_000
+
+
+async def test_A11_a_claim_that_a_stranger_settled_is_served_however_late(shop: Any) -> None:
+    """The payer has paid: that our own time to take the money is over changes nothing."""
+    answers = [503, 200, 200]
+
+    @shop.app.get("/shaky")
+    async def shaky() -> Response:
+        return Response("paid for", status_code=answers.pop(0))
+
+    client = shop.open({"GET /shaky": "$0.01"})
+    header = shop.payer.pay(await shop.challenge("/shaky"))
+    assert (await client.get("/shaky", headers=header)).status_code == 503
+    entry = await shop.entry()
+    shop.bank.moved[entry.subject.pay_id] = "0x" + "57" * 32
+    shop.now += 400
+    await shop.paywall.till.reconcile()
+    assert (await shop.entry()).state is State.OWED
+    response = await client.get("/shaky", headers=header)
+    assert (response.status_code, response.text) == (200, "paid for")
 
 
 async def test_a_ledger_that_is_away_takes_no_payment(shop: Any) -> None:

@@ -169,7 +169,7 @@ async def test_what_reaches_the_upstream(shop: Any, town: Any, make: Make) -> No
     assert not any(name.startswith(("payment", "x-payment")) for name in headers)
 
 
-async def test_failover_happens_inside_one_payment(shop: Any, town: Any, make: Make) -> None:
+async def test_G05_failover_happens_inside_one_payment(shop: Any, town: Any, make: Make) -> None:
     base = demo_catalogue("http://model.test/v1").resolve(ECHO)
     dead = Provider("dead", "Dead", replace(base.price, model=f"dead:{ECHO}"), Upstream("x", "http://dead.test/v1"))
     catalogue = Catalogue([replace(base, providers=(dead, *base.providers))], version="1")
@@ -189,3 +189,32 @@ async def test_failover_happens_inside_one_payment(shop: Any, town: Any, make: M
     assert paid.status_code == 200
     assert asked == ["dead.test", "model.test"]
     assert len(shop.bank.moved) == 1
+
+
+async def test_G05_two_fallbacks_upstream_are_one_bill(shop: Any, town: Any, make: Make) -> None:
+    base = demo_catalogue("http://model.test/v1").resolve(ECHO)
+    dead = [
+        Provider(name, name, replace(base.price, model=f"{name}:{ECHO}"), Upstream("x", f"http://{name}.test/v1"))
+        for name in ("first", "second")
+    ]
+    catalogue = Catalogue([replace(base, providers=(*dead, *base.providers))], version="1")
+    asked: list[str] = []
+
+    async def route(scope: Any, receive: Any, send: Any) -> None:
+        host = dict(scope["headers"])[b"host"].decode()
+        asked.append(host)
+        if host == "model.test":
+            await create_model()(scope, receive, send)
+        else:
+            await JSONResponse({"error": "gone"}, 502)(scope, receive, send)
+
+    client = make(route, catalogue=catalogue)
+    challenge = town.challenge_of(await client.post("/api/v1/chat/completions", json=body()))
+    header = shop.payer.pay(challenge)
+    paid = [await client.post("/api/v1/chat/completions", json=body(), headers=header) for _ in range(2)]
+    assert [response.status_code for response in paid] == [200, 200]
+    assert asked == ["first.test", "second.test", "model.test"]
+    assert shop.bank.asked.count("settle") == 1
+    (units,) = (await shop.ledger.totals(Party.GATEWAY, State.DELIVERED)).values()
+    assert units == challenge.accepts[0].amount
+    assert len({town.receipt_of(response).as_header() for response in paid}) == 1

@@ -82,9 +82,10 @@ def first_schema(place: str) -> None:
         connection.execute(text("DROP TABLE alembic_version"))
 
 
-def named(stage: Any, steps: int) -> Stage:
-    paid: Stage = replace(stage, transaction=f"0x{steps}") if hasattr(stage, "transaction") else stage
-    return paid
+def own(stage: Any, steps: int) -> Stage:
+    names = {"transaction": f"0x{steps}", "nonce": steps}
+    one: Stage = replace(stage, **{name: value for name, value in names.items() if hasattr(stage, name)})
+    return one
 
 
 def write_v1(place: str, party: Party, steps: int) -> None:
@@ -95,7 +96,7 @@ def write_v1(place: str, party: Party, steps: int) -> None:
     }  # fmt: skip
     with opened(place) as connection, connection.begin():
         for number, (event, kind) in enumerate(V1[party][: steps + 1]):
-            stage = named(kind, steps)
+            stage = own(kind, steps)
             names = ("transaction", "last_valid", "sender", "nonce", "block", "header", "reason", "message")
             told = json.dumps({name: getattr(stage, name) for name in names if hasattr(stage, name)})
             told = json.dumps(json.loads(told), separators=(",", ":"))
@@ -135,7 +136,7 @@ async def test_rows_in_flight_of_the_first_version_open_and_finish(ledger_url: s
     async with SqlLedger(ledger_url) as ledger:
         entries = await ledger.unresolved(party)
         assert {entry.subject.pay_id: entry.stage for entry in entries} == {
-            f"{steps}": named(stage, steps) for steps, (_, stage) in enumerate(V1[party])
+            f"{steps}": own(stage, steps) for steps, (_, stage) in enumerate(V1[party])
         }
         assert {entry.state for entry in entries} <= open_states(party)
         for entry in entries:

@@ -42,7 +42,7 @@ async def test_D02_returned_nonces_come_back_first_and_once(ledger_url: str) -> 
 async def test_D02_a_nonce_that_is_held_or_unknown_is_not_handed_out_again(ledger_url: str) -> None:
     async with SqlLedger(ledger_url) as ledger:
         assert [await nonce_of(ledger, name) for name in ("held", "settled", "free")] == [0, 1, 2]
-        await ledger.advance(ME, "settled", Event.SETTLE, Settled("0xtx"))
+        await ledger.advance(ME, "settled", Event.SETTLE, Settled(signing("settled")(1).transaction))
         await ledger.advance(ME, "free", Event.REFUSE, Refused("a", "b"))
         assert await ledger.nonces(NETWORK, "0xsender") == NonceBook(3, frozenset({0, 1}))
         for nonce in range(6):
@@ -50,6 +50,15 @@ async def test_D02_a_nonce_that_is_held_or_unknown_is_not_handed_out_again(ledge
             await ledger.return_nonce(NETWORK, "0xstranger", nonce)
         assert [await nonce_of(ledger, f"next{number}") for number in range(3)] == [2, 3, 4]
         assert await nonce_of(ledger, "first", 0, "0xstranger") == 0
+
+
+async def test_A11_a_payment_that_a_stranger_settled_holds_no_nonce(ledger_url: str) -> None:
+    async with SqlLedger(ledger_url) as ledger:
+        assert await nonce_of(ledger, "pay") == 0
+        await ledger.advance(ME, "pay", Event.SETTLE, Settled("0xstranger"))
+        assert await ledger.nonces(NETWORK, "0xsender") == NonceBook(1, frozenset())
+        await ledger.return_nonce(NETWORK, "0xsender", 0)
+        assert await nonce_of(ledger, "next") == 0
 
 
 async def test_D02_a_gap_is_filled_by_one(ledger_url: str) -> None:

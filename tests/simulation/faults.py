@@ -39,7 +39,8 @@ class Weather:
 
     `ends_at` is the virtual second from which everything is fine. `crash` is the probability of a death at each
     boundary, `crashes_max` bounds them. `reorg` is per included transaction, `stranger`, `cancel` and `drain` per
-    payment that a facilitator verifies: somebody else submits it, or its payer takes it back, or spends the money.
+    payment that is seen: somebody else submits it once it is claimed (`early_stranger`: perhaps before), or its payer
+    takes it back, or spends the money.
     """
 
     fates: Mapping[str, tuple[tuple[Fate, float], ...]] = field(default_factory=dict)
@@ -48,6 +49,9 @@ class Weather:
     crashes_max: int = 0
     reorg: float = 0.0
     stranger: float = 0.0
+    early_stranger: float = 0.0
+    thief: float = 0.0
+    """Per payment that is seen: somebody presents it for another request."""
     cancel: float = 0.0
     drain: float = 0.0
     fee_spike: float = 0.0
@@ -78,6 +82,7 @@ def storm(intensity: float, *, ends_at: float = 240.0) -> Weather:
         crashes_max=3,
         reorg=0.08 * intensity,
         stranger=0.05 * intensity,
+        thief=0.1 * intensity,
         cancel=0.04 * intensity,
         drain=0.04 * intensity,
         fee_spike=0.1 * intensity,

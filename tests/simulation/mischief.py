@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import httpx
+
 from tests.simulation.evm_chain import REORG_DEPTH_MAX, THIEF, Included
+from tests.simulation.faults import Fate
 from tests.simulation.invariants import Watchman
-from tests.simulation.parties import SHOP, STRANGER, Cast, keys
+from tests.simulation.parties import Cast
+from tests.simulation.people import SHOP, STRANGER, keys
 from tests.simulation.scenarios import EVM
 from tests.simulation.token import cancel_call, transfer_call
 from tests.simulation.wire import Exchange
+from x402.lifecycle import Party
 from x402.ports import NotSent
 from x402.schemes.exact_evm import read_payload
 from x402.wire.payment import read_payment
+
+_BOOTY = 99
+"""What thieves want; nobody buys it."""
 
 
 class Mischief:
@@ -31,19 +39,41 @@ class Mischief:
         if not exchange.payment or not exchange.request.url.host.endswith(SHOP) or exchange.payment in self._seen:
             return
         self._seen.add(exchange.payment)
+        headers = exchange.headers
         weather, world = self._world.weather, self._world
         soon = world.chance.uniform(0.0, 4.0)
+        if world.happens("thief", weather.thief):
+            world.later(soon, lambda: self._steal(headers))
         if self._cast.scenario.network != EVM:
             if world.happens("drain", weather.drain):
                 world.later(soon, lambda: self._cast.svm.spend_elsewhere(keys().buyer.svm_address))
             return
         header = exchange.payment
         if world.happens("stranger", weather.stranger):
+            self._submit_once_claimed(header)
+        elif world.happens("stranger.early", weather.early_stranger):
             world.later(soon, lambda: self._submit(header))
         elif world.happens("cancel", weather.cancel):
             world.later(soon, lambda: self._cancel(header))
         elif world.happens("drain", weather.drain):
             world.later(soon, self._drain)
+
+    def _steal(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """A payment that was seen on its way is presented for something else (faults A07, B01)."""
+        request = httpx.Request("GET", f"https://{SHOP}/goods/{_BOOTY}", headers=headers)
+        self._cast.network.deliver(Exchange(self._cast.network, request, b"", fate=Fate.FINE, twin=True))
+
+    def _submit_once_claimed(self, header: str) -> None:
+        """As soon as the seller has verified and claimed the payment, or never."""
+        pay_id, world = self._watchman.identity(header), self._world
+
+        def look() -> None:
+            if pay_id in self._watchman.rows(Party.GATEWAY):
+                world.later(world.chance.uniform(0.0, 2.0), lambda: self._submit(header))
+            elif not world.over and not world.fair():
+                world.later(0.5, look)
+
+        look()
 
     def _submit(self, header: str) -> None:
         """A stranger submits the payment from an account of its own (fault A11)."""

@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
-from functools import cache
-from hashlib import sha256
 from typing import Any
 
 import httpx
-from solders.keypair import Keypair
 
 from tests.simulation.disk import Disk, JournalFile, SimulatedLedger
 from tests.simulation.evm_chain import SimulatedEvm
 from tests.simulation.evm_node import SimulatedEvmNode
 from tests.simulation.loop import Life
+from tests.simulation.people import SETTLER, SHOP, STRANGER, SVM_NODE, keys
 from tests.simulation.proof import prove_frozen
 from tests.simulation.scenarios import EVM, PRICE, PRICE_UNITS, SVM, Scenario
 from tests.simulation.svm_chain import SimulatedSvm
@@ -26,7 +24,6 @@ from x402.client.auth import X402Auth
 from x402.client.breaker import Breaker
 from x402.client.budget import Limits
 from x402.client.choose import Policy
-from x402.client.wallet import Wallet
 from x402.confirmation import parse_confirmations
 from x402.errors import X402Error
 from x402.evidence.evm import EvmWitness
@@ -37,52 +34,18 @@ from x402.facilitator.rail import Rail
 from x402.facilitator.remote import RemoteFacilitator
 from x402.facilitator.service import create_app
 from x402.facilitator.settle import LocalFacilitator
-from x402.facilitator.signer import EvmSigner, SvmSigner
 from x402.facilitator.svm_rail import SvmRail
 from x402.gateway.nodes import Nodes
 from x402.gateway.paywall import Paywall
 from x402.gateway.policy import Policy as Risk
-from x402.gateway.purse import Purse
 from x402.gateway.sale import Sale
 from x402.ports import Chains
 from x402.settings import ClientSettings, FacilitatorSettings
 
-SHOP, SETTLER, SVM_NODE = "shop.test", "settler.test", "node.test"
 _RECONCILE_SECONDS = 20.0
 _READ_TIMEOUT_SECONDS = 15.0
 _RETRY_SECONDS = 2.0
 _REFUND_SECONDS = 60
-
-
-@dataclass(frozen=True)
-class Keys:
-    """Everybody's keys. They are worth nothing and the same in every run."""
-
-    buyer: Wallet
-    seller_evm: str
-    seller_svm: str
-    signers: tuple[EvmSigner, ...]
-    fee_payer: SvmSigner
-    purse: Purse
-
-
-@cache
-def keys() -> Keys:
-    """Made once, because keys are slow."""
-
-    def secret(name: str) -> bytes:
-        return sha256(f"x402 simulation {name}".encode()).digest()
-
-    buyer = Wallet(evm="0x" + secret("buyer").hex(), svm=str(Keypair.from_seed(secret("buyer"))), testnet_only=True)
-    signers = tuple(EvmSigner(secret(f"signer {number}").hex()) for number in range(3))
-    return Keys(
-        buyer=buyer,
-        seller_evm=EvmSigner(secret("seller").hex()).address,
-        seller_svm=str(Keypair.from_seed(secret("seller")).pubkey()),
-        signers=signers,
-        fee_payer=SvmSigner(Keypair.from_seed(secret("fee payer"))),
-        purse=Purse(evm="0x" + secret("purse").hex(), svm=str(Keypair.from_seed(secret("purse")))),
-    )
 
 
 @dataclass
@@ -114,11 +77,14 @@ class Cast:
         wei = {signer.address: 10**18 for signer in mine.signers}
         wei |= {mine.buyer.evm_address: 10**18, STRANGER: 10**18}
         self.evm = SimulatedEvm(
-            world, EVM, {mine.buyer.evm_address: money, mine.seller_evm: 0, mine.purse.address(EVM): money}, wei
+            world, EVM, {mine.buyer.evm_address: money, mine.seller_evm: 0, mine.purses[EVM].address(EVM): money}, wei
         )
         lamports = {mine.fee_payer.address: 10**9}
         self.svm = SimulatedSvm(
-            world, SVM, {mine.buyer.svm_address: money, mine.seller_svm: 0, mine.purse.address(SVM): money}, lamports
+            world,
+            SVM,
+            {mine.buyer.svm_address: money, mine.seller_svm: 0, mine.purses[SVM].address(SVM): money},
+            lamports,
         )
         self.network.nodes[SVM_NODE] = self._answer_node
         self.purchases = [
@@ -213,7 +179,7 @@ class Cast:
             quote_keys=(bytes(32),),
             policy=Risk(refund_after_seconds=_REFUND_SECONDS),
             nodes=self._nodes(),
-            purse=mine.purse if scenario.refunds else None,
+            purse=mine.purses[scenario.network] if scenario.refunds else None,
             reconcile_seconds=_RECONCILE_SECONDS,
             clock=world.clock,
         )
@@ -352,6 +318,3 @@ def _said(response: httpx.Response) -> str:
         return f"{response.status_code} {response.json()['error']['code']}"
     except (ValueError, KeyError, TypeError):
         return str(response.status_code)
-
-
-STRANGER = "0x57A2e8Bb4fC9bE8a0A3F3d4b3E5b1f60a1B2C3D4"

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import httpx
 
-from tests.simulation.parties import SHOP, Cast, Purchase, keys
+from tests.simulation.parties import Cast, Purchase
+from tests.simulation.people import SHOP, keys
 from tests.simulation.wire import SimulatedTransport
 from x402.client.choose import Buyer, Policy, choose
 from x402.client.draft import draft

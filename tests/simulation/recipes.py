@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 from tests.simulation.faults import CALM, Fate, Plan, Weather, storm
@@ -15,7 +16,8 @@ OUTAGE_SECONDS = 600.0
 
 
 def recipe_of(name: str) -> Recipe:
-    """The recipe of a name: `crash:SCENARIO:BOUNDARY`, `fate:SCENARIO:MESSAGE:FATE`, `storm:SEED`, `alive:SEED`.
+    """The recipe of a name: `crash:SCENARIO:BOUNDARY`, `fate:SCENARIO:MESSAGE:FATE`, `storm:SEED`, `gust:SEED` (a short
+    storm), `alive:SEED`.
 
     Raises `ValueError` for anything else.
     """
@@ -27,11 +29,12 @@ def recipe_of(name: str) -> Recipe:
         return Recipe(_base(int(parts[0])), plan=Plan(fates={int(parts[1]): Fate(parts[2])}))
     if kind == "storm" and len(parts) == 1:
         return _storm(int(parts[0]))
+    if kind == "gust" and len(parts) == 1:
+        return _gust(int(parts[0]))
     if kind == "alive" and len(parts) == 1:
         return _alive(int(parts[0]))
-    raise ValueError(
-        f"{name!r} names no run: crash:SCENARIO:BOUNDARY, fate:SCENARIO:MESSAGE:FATE, storm:SEED, alive:SEED"
-    )
+    forms = "crash:SCENARIO:BOUNDARY, fate:SCENARIO:MESSAGE:FATE, storm:SEED, gust:SEED, alive:SEED"
+    raise ValueError(f"{name!r} names no run; the forms are {forms}")
 
 
 def systematic() -> Iterator[str]:
@@ -67,6 +70,12 @@ def _storm(seed: int) -> Recipe:
     chance = random.Random(f"storm {seed}")
     weather = storm(chance.choice((0.3, 1.0, 2.0)), ends_at=chance.choice((40.0, 80.0, 160.0)))
     return Recipe(some_scenario(chance), seed, weather, shuffled=chance.random() < 0.5)
+
+
+def _gust(seed: int) -> Recipe:
+    chance = random.Random(f"gust {seed}")
+    scenario = replace(some_scenario(chance), purchases=1, seconds=0.2)
+    return Recipe(scenario, seed, storm(1.0, ends_at=12.0), shuffled=chance.random() < 0.5)
 
 
 def _alive(seed: int) -> Recipe:

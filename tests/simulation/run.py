@@ -190,7 +190,7 @@ def _without_threads(world: World) -> Iterator[None]:
 
     before = anyio.to_thread.run_sync, asyncio.to_thread, secrets.token_bytes
     anyio.to_thread.run_sync, asyncio.to_thread = run, run  # type: ignore[assignment]
-    secrets.token_bytes = lambda size=None: random.Random(0).randbytes(size or 32)
+    secrets.token_bytes = lambda nbytes=None: random.Random(0).randbytes(nbytes or 32)
     try:
         yield
     finally:

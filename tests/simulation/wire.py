@@ -81,7 +81,7 @@ class Exchange:
     ) -> None:
         self.network, self.world = network, network.world
         self.request, self.body, self.fate, self.twin = request, body, fate, twin
-        self._headers = [(name.lower(), value) for name, value in request.headers.raw]
+        self.headers = [(name.lower(), value) for name, value in request.headers.raw]
         self.client, self.server = LIFE.get(), None
         self.head: asyncio.Future[tuple[int, list[tuple[bytes, bytes]]]] = self.world.loop.create_future()
         self.status = 0
@@ -121,7 +121,7 @@ class Exchange:
             "path": url.path,
             "raw_path": url.raw_path.partition(b"?")[0],
             "query_string": url.query,
-            "headers": self._headers,
+            "headers": self.headers,
             "server": (url.host, url.port or 443),
             "client": ("buyer", 1),
             "root_path": "",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import anyio.to_thread
 import httpx
 import httpx2
 
-from x402.client.body import Arrival, Bound, Watch
+from x402.client.body import Arrival
 from x402.client.breaker import Breaker
 from x402.client.budget import Limits
 from x402.client.choose import Policy
@@ -40,6 +40,7 @@ from x402.client.owner import Call
 from x402.client.proof import Proof, by_network
 from x402.client.record import Record
 from x402.client.sealed import seal
+from x402.client.stream import WatchedStream, bound
 from x402.client.verdict import Reply, concerns
 from x402.client.wallet import Wallet
 from x402.errors import UnavailableError, X402Error
@@ -50,10 +51,6 @@ from x402.stages import Settled
 from x402.telemetry import Telemetry
 from x402.wire.headers import PAYMENT_HEADERS
 from x402.wire.receipt import Receipt
-from x402.wire.strict import BODY_LIMIT
-
-_COMPRESSED_LIMIT = 8 * 1024
-"""Most compressed bytes that are unpacked; deflate swells a thousandfold at worst (fault E04)."""
 
 
 class X402Auth(httpx.Auth, httpx2.Auth):
@@ -226,7 +223,7 @@ class _Seat:
     def dress(self, effect: Send | Ask) -> Any:
         """The library's request for an effect."""
         if self._response is not None:
-            _bound(self._response)
+            bound(self._response)
         self._sent += 1
         request = self._request
         if isinstance(effect, Ask):
@@ -241,7 +238,7 @@ class _Seat:
         """Whether the reply's body matters: a challenge, or a node's answer. It is read up to a limit (fault E04)."""
         if response.status_code != PAYMENT_REQUIRED_STATUS and not isinstance(self.effect, Ask):
             return False
-        _bound(response)
+        bound(response)
         return True
 
     def hear(self, response: Any) -> None:
@@ -291,59 +288,9 @@ class _Seat:
                 left=lambda: auth.quietly(lambda: auth.journal.walk_away(record.pay_id, call)),
                 bodiless=outcome.bodiless,
             )
-            response.stream = _Stream(response.stream, arrival)
+            response.stream = WatchedStream(response.stream, arrival)
         if outcome.receipt is not None:
             auth.heard(outcome.receipt)
-
-
-class _Stream(httpx.SyncByteStream, httpx.AsyncByteStream, httpx2.SyncByteStream, httpx2.AsyncByteStream):
-    """A body stream of either library and either kind, with somebody watching."""
-
-    def __init__(self, inner: Any, watch: Watch) -> None:
-        self._inner = inner
-        self._watch = watch
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            for chunk in self._inner:
-                self._watch.see(chunk)
-                yield chunk
-        except Exception:
-            self._watch.failed = True
-            raise
-        self._watch.end(exhausted=True)
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self._inner:
-                self._watch.see(chunk)
-                yield chunk
-        except Exception:
-            self._watch.failed = True
-            raise
-        await self._end(exhausted=True)
-
-    def close(self) -> None:
-        self._inner.close()
-        self._watch.end(exhausted=False)
-
-    async def aclose(self) -> None:
-        try:
-            await self._inner.aclose()
-        finally:
-            await self._end(exhausted=False)
-
-    async def _end(self, *, exhausted: bool) -> None:
-        if not self._watch.ended:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(lambda: self._watch.end(exhausted=exhausted))
-
-
-def _bound(response: Any) -> None:
-    """Limit how much is read of a body that is not the answer."""
-    if not response.is_stream_consumed:
-        compressed = response.headers.get("content-encoding", "identity") != "identity"
-        response.stream = _Stream(response.stream, Bound(_COMPRESSED_LIMIT if compressed else BODY_LIMIT))
 
 
 def client(auth: X402Auth, **options: Any) -> httpx.Client:

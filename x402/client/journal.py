@@ -135,7 +135,7 @@ class Journal:
         It goes on counting in every limit until the chain proves that it never moved money.
         """
         with self._transaction() as db:
-            db.execute("UPDATE payments SET open = 0 WHERE pay_id = ?", (pay_id,))
+            db.execute("UPDATE payments SET open = 0 WHERE pay_id = ? AND header <> ''", (pay_id,))
             return _find(db, pay_id)
 
     def walk_away(self, pay_id: str, call: Call) -> None:

@@ -35,6 +35,10 @@ ALTER TABLE payments ADD COLUMN answered_at INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE payments ADD COLUMN finding TEXT NOT NULL DEFAULT '';
 UPDATE payments SET answered_at = updated_at WHERE open = 0 AND state <> 'released';
 CREATE INDEX payments_host ON payments (host);
+DROP INDEX payments_created;
+CREATE INDEX payments_sums ON payments (created_at, state, usd_micros);
+CREATE INDEX payments_host_sums ON payments (host, created_at, state, usd_micros);
+CREATE INDEX payments_payee_sums ON payments (payee COLLATE NOCASE, created_at, state, usd_micros);
 CREATE INDEX payments_answered ON payments (host) WHERE answered_at > 0;
 CREATE TABLE payees (
     host TEXT NOT NULL, network TEXT NOT NULL, asset TEXT NOT NULL, payee TEXT NOT NULL, since INTEGER NOT NULL,

@@ -160,6 +160,7 @@ class _Service:
         self._parts = None if facilitator is None else self._equip(facilitator)
         self._reconciled = False
         self._misfit = ""
+        self._background: tuple[asyncio.Task[None], ...] = ()
 
     def _equip(self, facilitator: LocalFacilitator) -> _Parts:
         names = list(facilitator.rails)
@@ -175,16 +176,14 @@ class _Service:
             parts = self._equip(build_facilitator(self._settings, own))
             await own.start()
             self._parts = parts
-        background = [
-            asyncio.create_task(self._watch(self._parts.facilitator)),
-            asyncio.create_task(self._look(self._parts.tank)),
-        ]
+        watch, look = self._watch(self._parts.facilitator), self._look(self._parts.tank)
+        self._background = (asyncio.create_task(watch), asyncio.create_task(look))
         try:
             yield
         finally:
-            for task in background:
+            for task in self._background:
                 task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
+            await asyncio.gather(*self._background, return_exceptions=True)
             if self._parts.facilitator.allowance is not None:
                 await self._parts.facilitator.allowance.drain()
             if own is not None:
@@ -275,6 +274,8 @@ class _Service:
         problems: dict[str, str] = {}
         if not self._reconciled:
             problems["chains"] = self._misfit or "still reconciling, or a chain does not answer"
+        if any(task.done() for task in self._background):
+            problems["process"] = "a part of the service has stopped: restart it"
         try:
             parts = self.parts
             await asyncio.wait_for(parts.facilitator.ledger.ping(), _PING_SECONDS)

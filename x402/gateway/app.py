@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from starlette.middleware.cors import CORSMiddleware
 
 from x402 import __version__, networks
+from x402.confirmation import parse_confirmations
 from x402.errors import MisconfiguredError, X402Error
 from x402.gateway import asgi
 from x402.gateway.catalogue import Catalogue
@@ -79,8 +80,6 @@ def create_app(
     receivers = dict(pay_to or settings.pay_to)
     if not settings.mainnet:
         _refuse_mainnet(receivers)
-    sold_on = {networks.get(name).id for name in receivers}
-    nodes = open_nodes({name: url for name, url in settings.rpc_urls.items() if networks.to_caip2(name) in sold_on})
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -98,17 +97,11 @@ def create_app(
         routes=prices,
         pay_to=receivers,
         facilitator=facilitator or settings.facilitator_urls,
-        facilitator_api_key=secret(settings.facilitator_api_key),
         ledger=ledger if ledger is not None else settings.ledger,
         public_url=settings.public_url if public_url is None else public_url,
-        max_timeout_seconds=settings.max_timeout_seconds,
-        quote_keys=settings.quote_keys,
-        answer_keys=settings.answer_keys,
-        policy=_policy(settings),
-        nodes=nodes,
-        purse=_purse(settings),
         clock=now,
         telemetry=facts,
+        **_till_options(settings, receivers),
     )
     app.add_middleware(
         CORSMiddleware,
@@ -156,9 +149,28 @@ def _passed_on(telemetry: Telemetry) -> Observer:
     return observe
 
 
+def _till_options(settings: GatewaySettings, receivers: Mapping[str, str]) -> dict[str, Any]:
+    """How the paywall is to take money, as far as settings alone say so."""
+    sold_on = {networks.to_caip2(name) for name in receivers}
+    urls = {name: url for name, url in settings.rpc_urls.items() if networks.to_caip2(name) in sold_on}
+    return {
+        "facilitator_api_key": secret(settings.facilitator_api_key),
+        "max_timeout_seconds": settings.max_timeout_seconds,
+        "quote_keys": settings.quote_keys,
+        "answer_keys": settings.answer_keys,
+        "policy": _policy(settings),
+        "nodes": open_nodes(urls),
+        "purse": _purse(settings),
+    }
+
+
 def _policy(settings: GatewaySettings) -> Policy:
     return Policy(
         answer_retention_seconds=settings.answer_retention_seconds,
+        confirmations={
+            networks.EIP155: parse_confirmations(settings.evm_confirmations),
+            networks.SOLANA: parse_confirmations(settings.svm_confirmations),
+        },
         check_above=settings.check_above,
         check_percent=settings.check_percent,
         max_unsettled=settings.max_unsettled,

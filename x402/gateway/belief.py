@@ -24,7 +24,7 @@ from types import MappingProxyType
 
 from x402 import networks
 from x402.errors import X402Error
-from x402.evidence import Verdict, Witnesses
+from x402.evidence import Verdict, Witness, Witnesses
 from x402.gateway.policy import Policy, units_of
 from x402.lifecycle import Entry, Outcome, Subject
 from x402.ports import Clock
@@ -157,15 +157,26 @@ class Belief:
         if witness is None:
             return None
         try:
-            return await witness.judge(
+            shown = await witness.judge(
                 subject,
                 (transaction,) if transaction else (),
                 since=entry.created_at - (EARLIER_SECONDS if entry.subject.expires_at else 0),
                 timeout=WITNESS_SECONDS,
             )
+            if isinstance(shown, Settled) and not await self._is_deep(witness, subject, shown):
+                return None
         except X402Error:
             self._emit("sale.witness_unavailable", subject)
             return None
+        return shown
+
+    async def _is_deep(self, witness: Witness, subject: Subject, settled: Settled) -> bool:
+        """Whether a transfer lies as deep as its amount asks for (fault A16)."""
+        required = self._policy.required(subject.amount, subject.network, subject.asset)
+        if required <= 1:
+            return True
+        standing = await witness.standing(subject, settled)
+        return standing is not None and (standing.final or standing.confirmations >= required)
 
     def _emit(self, name: str, subject: Subject) -> None:
         self._telemetry.emit(name, network=subject.network, amount_units=subject.amount)

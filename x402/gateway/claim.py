@@ -83,8 +83,9 @@ class Claims:
         if offered is Flow.UPFRONT:
             return offered
         since = self.clock() - self.policy.failure_memory_seconds
-        failed = await self.ledger.failures_of(_ME, subject.payer, since)
-        return Flow.UPFRONT if failed else offered
+        # A facilitator that keeps its books here as well is the first to know of a fork.
+        failed = [await self.ledger.failures_of(party, subject.payer, since) for party in (_ME, Party.FACILITATOR)]
+        return Flow.UPFRONT if any(failed) else offered
 
     async def _balance(self, verdict: Verification, subject: Subject) -> int | None:
         """What the payer holds, from the very look at the chain that verified the payment where there is one."""

@@ -5,6 +5,7 @@
         ▼
       verify ─▶ CLAIMED (one winner)
         authorization: handler (withheld) ─▶ SERVED ─▶ SETTLING ─▶ settle ─▶ SETTLED ─▶ DELIVERED ─▶ released
+                       (a handler that takes longer than its payment lives is paid for before it ends: A17)
         upfront:       SETTLING ─▶ settle ─▶ SETTLED ─▶ handler, played as it comes ─▶ DELIVERED
 
 Each sale runs in a task of its own, so a client that hangs up cancels nothing (fault A18), and every arrow is durable
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 
 from x402.errors import MalformedError, Moved, PendingError, RefusedError, UnavailableError, X402Error
 from x402.gateway.offers import identity_of
@@ -48,6 +50,10 @@ from x402.wire.payment import Payment
 
 ANSWER_LIMIT = 8 * 1024 * 1024
 HANDLER_TIMEOUT_SECONDS = 600.0
+SETTLING_SECONDS = 20
+"""So long before its end a payment is settled, whether its answer is made or not (fault A17)."""
+BLOCKHASH_SECONDS = 60
+"""How long a Solana payment lives at least, counted from its claim; only the chain knows its end."""
 
 _log = logging.getLogger("x402.gateway")
 
@@ -172,7 +178,6 @@ class Till:
         """Go on from wherever the payment stands. None when the reply has been given on the way."""
         match job.entry.stage:
             case Claimed() | Served():
-                await self._check_alive(job)
                 if job.sale.flow is Flow.AUTHORIZATION:
                     return await self._serve_and_settle(job, running)
                 return await self._deliver(job, running, await self.register.settle(job))
@@ -184,17 +189,23 @@ class Till:
                 return await self._replay(job, transaction)
         raise _ended(job)
 
-    async def _check_alive(self, job: Job) -> None:
-        expires_at = job.entry.subject.expires_at
-        if expires_at and self.register.clock() >= expires_at:
-            await self.register.advance(job, Event.RELEASE, Released("it expired before it was settled"))
-            raise RefusedError("payment_expired", "the payment expired before it was settled; no money moved")
-
-    async def _serve_and_settle(self, job: Job, running: Running) -> Reply:
+    async def _serve_and_settle(self, job: Job, running: Running) -> Reply | None:
         answer = await self.register.answers.find(job.pay_id) if job.entry.state is State.SERVED else None
         if answer is None:
+            patience = self._patience(job)
+            if patience <= 0:
+                return await self._deliver(job, running, await self.register.settle(job))
             recording = Recording(limit=self._answer_limit, withhold=True)
-            await self._run(job, running.handler, recording)
+            work = asyncio.ensure_future(self._run(job, running.handler, recording))
+            # Where the settlement fails first, nobody waits for the handler any more.
+            work.add_done_callback(lambda done: done.cancelled() or done.exception())
+            try:
+                await asyncio.wait({work}, timeout=patience)
+                if not work.done():
+                    return await self._settle_meanwhile(job, work, recording)
+                await work
+            finally:
+                work.cancel()
             if not recording.kept:
                 raise recording.too_large()
             answer = recording.answer(job.sale.notes)
@@ -207,6 +218,19 @@ class Till:
         transaction = await self.register.settle(job)
         await self.register.delivered(job, transaction, None)
         return _reply(job, answer, transaction)
+
+    def _patience(self, job: Job) -> float:
+        """For how many seconds a handler may work before its payment must be settled."""
+        dies_at = job.entry.subject.expires_at or job.entry.created_at + BLOCKHASH_SECONDS
+        return dies_at - SETTLING_SECONDS - self.register.clock()
+
+    async def _settle_meanwhile(self, job: Job, work: asyncio.Future[None], recording: Recording) -> Reply:
+        """Take the money while the answer is being made, because it would come too late; the answer is still withheld
+        until both are done (fault A17)."""
+        transaction = await self.register.settle(job)
+        job.sale.receipt = job.receipt(transaction)
+        await self._serve_paid(job, work, recording, transaction)
+        return _reply(job, recording.answer(job.sale.notes), transaction)
 
     async def _deliver(self, job: Job, running: Running, transaction: str) -> Reply | None:
         """Give a settled payment its answer: the one that is kept, or the handler's as it comes."""
@@ -227,7 +251,8 @@ class Till:
         recording.on_begin = play
         whole_answer = False
         try:
-            whole_answer = await self._serve_paid(job, running, recording, transaction)
+            work = self._run(job, running.handler, recording)
+            whole_answer = await self._serve_paid(job, work, recording, transaction)
         finally:
             try:
                 await self._leave(running)
@@ -235,10 +260,10 @@ class Till:
                 await recording.close(broken=not whole_answer)
         return None if whole_answer else _reply(job, recording.answer({}), transaction)
 
-    async def _serve_paid(self, job: Job, running: Running, recording: Recording, transaction: str) -> bool:
-        """Run the handler for a payment that is settled; False when it answered with an error."""
+    async def _serve_paid(self, job: Job, work: Awaitable[None], recording: Recording, transaction: str) -> bool:
+        """Wait for the handler of a payment that is settled; False when it answered with an error."""
         try:
-            await self._run(job, running.handler, recording)
+            await work
         except Exception as error:
             _log.error("a handler failed after its payment was settled", exc_info=error)
             await self.register.owe(job, transaction, type(error).__name__)

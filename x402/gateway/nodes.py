@@ -101,9 +101,9 @@ class Proven:
         await self.prove()
         return await self._witness.judge(subject, transactions, last_valid=last_valid, since=since, timeout=timeout)
 
-    async def find_settled(self, subject: Subject, *, since: int = 0) -> Settled | None:
+    async def spent_by(self, subject: Subject, *, since: int = 0) -> Verdict:
         await self.prove()
-        return await self._witness.find_settled(subject, since=since)
+        return await self._witness.spent_by(subject, since=since)
 
     async def standing(self, subject: Subject, settled: Settled) -> Standing | None:
         await self.prove()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 
+from x402.confirmation import Confirmations
 from x402.errors import MisconfiguredError
 from x402.money import Amount
 from x402.networks import get as network_of
@@ -23,8 +25,9 @@ class Policy:
     `check_percent` the share of cheaper ones that is looked up as well (fault E12). `max_unsettled` bounds the value of
     all claims that are served and not settled yet, on one network (A08). A payer with a failure in the last
     `failure_memory_seconds` is settled before it is served (A16, D11). `answer_retention_seconds` is how long a
-    delivered answer is kept; 0 keeps none. What is owed for longer than `refund_after_seconds` is paid back when a
-    refund wallet is there, at most `refund_per_day` on one network (G10).
+    delivered answer is kept; 0 keeps none. `confirmations`, by network family, is how deep a transfer lies before our
+    own look at the chain counts it, whatever a facilitator says (A16). What is owed for longer than
+    `refund_after_seconds` is paid back when a refund wallet is there, at most `refund_per_day` on one network (G10).
     """
 
     answer_retention_seconds: int = 600
@@ -35,6 +38,7 @@ class Policy:
     refund_after_seconds: int = 600
     refund_per_day: Decimal = Decimal(10)
     lease_seconds: int = LEASE_SECONDS
+    confirmations: Mapping[str, Confirmations] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("answer_retention_seconds", "failure_memory_seconds", "refund_after_seconds"):
@@ -47,6 +51,12 @@ class Policy:
             raise MisconfiguredError("invalid_settings", "check_percent: from 0 to 100")
         if self.lease_seconds < 3:
             raise MisconfiguredError("invalid_settings", "lease_seconds: at least 3")
+
+    def required(self, units: int, network: str, asset: str) -> int:
+        """The blocks under which a transfer of so many atomic units counts, its own included."""
+        known = network_of(network).asset(asset)
+        depths = self.confirmations.get(network_of(network).family)
+        return depths.required(units, known) if depths is not None and known is not None else 1
 
 
 def units_of(dollars: Decimal, network: str, asset: str) -> int:

@@ -1,6 +1,6 @@
 """After a crash, an outage or a client that never came back: what a gateway's ledger left open is brought to its end.
 
-    CLAIMED, SERVED   released once the signature is dead
+    CLAIMED, SERVED   handed over once the signature is dead: a stranger may have settled it, else it is refused
     SETTLING          asked about again
     SETTLED           delivered when its answer is kept, else owed
     OWED, REFUNDING   paid back, when there is a refund wallet (`refund.py`)
@@ -18,8 +18,8 @@ from x402.errors import RefusedError, X402Error
 from x402.gateway.refund import Refunds
 from x402.gateway.register import ME, Job, Register
 from x402.gateway.sale import Refusal
-from x402.lifecycle import Entry, Event, UnlawfulEvent
-from x402.stages import Claimed, Owed, Refunding, Released, Served, Settled, Settling
+from x402.lifecycle import Entry, UnlawfulEvent
+from x402.stages import Claimed, Owed, Refunding, Served, Settled, Settling
 
 RELEASE_MARGIN_SECONDS = 60
 _AT_ONCE = 16
@@ -61,6 +61,7 @@ class Reconciler:
             entry.subject.pay_id not in seen and entry.subject.pay_id not in self.left_alone
             for entry in await ledger.unresolved(ME)
         )
+        await self.register.watch.look()
         await self.register.answers.forget()
         return undecided
 
@@ -80,10 +81,9 @@ class Reconciler:
 
     async def _resolve(self, job: Job) -> bool:
         match job.entry.stage:
-            case Claimed() | Served():
-                await self._release_when_dead(job)
+            case Claimed() | Served() if not self._is_dead(job):
                 return True
-            case Settling():
+            case Claimed() | Served() | Settling():
                 try:
                     transaction = await self.register.settle(job)
                 except Refusal as refusal:
@@ -100,8 +100,7 @@ class Reconciler:
             await self.register.owe(job, transaction, "settled, and its answer was not fetched yet")
         return True
 
-    async def _release_when_dead(self, job: Job) -> None:
+    def _is_dead(self, job: Job) -> bool:
         born_dead_at = job.entry.created_at + job.taken.requirement.max_timeout_seconds
         dead_at = (job.entry.subject.expires_at or born_dead_at) + RELEASE_MARGIN_SECONDS
-        if self.register.clock() >= dead_at:
-            await self.register.advance(job, Event.RELEASE, Released("it was never settled, and has expired"))
+        return self.register.clock() >= dead_at

@@ -23,6 +23,7 @@ from x402.gateway.policy import Policy
 from x402.gateway.problem import AT_WORK
 from x402.gateway.sale import Refusal, Sale
 from x402.gateway.terms import Flow
+from x402.gateway.watch import Watch
 from x402.lifecycle import Entry, Event, Party, Subject, open_states
 from x402.ports import Answer, Clock, Ledger
 from x402.schemes.subject import is_same_payment, recall, subject_of
@@ -102,6 +103,7 @@ class Register:
         self.telemetry = telemetry or Telemetry()
         self.belief = Belief(clock=clock, witnesses=witnesses, policy=self.policy, telemetry=self.telemetry)
         self.leases = Leases(ledger, seconds=self.policy.lease_seconds)
+        self.watch = Watch(ledger, self.belief.witnesses, self.telemetry)
         retention = self.policy.answer_retention_seconds
         self.answers = Answers(ledger, clock=clock, retention_seconds=retention, keys=answer_keys)
 
@@ -175,6 +177,7 @@ class Register:
         except UnavailableError:
             # The money moved and could not be written down: asking again will find it.
             raise self._pending(job, verdict.transaction) from None
+        self.watch.add(job.entry)
         self.emit("sale.settled", job.entry.subject)
         return verdict.transaction
 

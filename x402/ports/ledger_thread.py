@@ -80,7 +80,7 @@ class LedgerThread:
             migrate(self._database.connection())
         except (*DATABASE_ERRORS, OSError, MisconfiguredError) as error:
             self._database.close()
-            _tell(ready, None, error if isinstance(error, MisconfiguredError) else _unavailable(error))
+            _tell(ready, None, error if isinstance(error, MisconfiguredError) else _unopened(error))
             return
         _tell(ready, None, None)
         stopping = False
@@ -159,6 +159,12 @@ def _tell(future: asyncio.Future[Any], result: Any, failure: BaseException | Non
     # A loop that was closed meanwhile has nobody left to tell.
     with suppress(RuntimeError):
         future.get_loop().call_soon_threadsafe(resolve)
+
+
+def _unopened(error: Exception) -> UnavailableError:
+    # Whoever starts a program may know where its database is; whoever pays later may not.
+    words = next(iter(str(getattr(error, "orig", None) or error).splitlines()), "")
+    return UnavailableError("ledger_unavailable", f"the ledger can't be opened: {words}")
 
 
 def _unavailable(error: Exception) -> UnavailableError:

@@ -11,10 +11,16 @@ from pathlib import Path
 from sqlalchemy import Connection, func, insert, inspect, select, text
 
 from x402.errors import MisconfiguredError
-from x402.ports.schema import SCHEMA_VERSION, metadata, revisions, versions
+from x402.ports.schema import SCHEMA_VERSION, metadata, revisions
+from x402.ports.schema import versions as version_rows
 
 _HERE = Path(__file__).parent
-_ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(402402402)")
+_ONE_AT_A_TIME = (
+    # A step over many rows takes as long as it takes, and whoever starts meanwhile waits for it.
+    text("SET LOCAL statement_timeout = 0"),
+    text("SET LOCAL lock_timeout = 0"),
+    text("SELECT pg_advisory_xact_lock(402402402)"),
+)
 
 
 def migrate(connection: Connection) -> None:
@@ -24,12 +30,13 @@ def migrate(connection: Connection) -> None:
     """
     with connection.begin():
         if connection.dialect.name == "postgresql":
-            connection.execute(_ONE_AT_A_TIME)
+            for statement in _ONE_AT_A_TIME:
+                connection.execute(statement)
         present = set(inspect(connection).get_table_names())
-        if versions.name not in present:
+        if version_rows.name not in present:
             _create(connection, present)
             return
-        version = connection.execute(select(func.max(versions.c.version))).scalar()
+        version = connection.execute(select(func.max(version_rows.c.version))).scalar()
         if version is not None and version > SCHEMA_VERSION:
             raise MisconfiguredError(
                 "ledger_version", f"the ledger has schema {version}, this program writes {SCHEMA_VERSION}"
@@ -65,5 +72,5 @@ def _create(connection: Connection, present: set[str]) -> None:
             "foreign_tables", f"this database has tables of another program ({foreign}); give the ledger one of its own"
         )
     metadata.create_all(connection)
-    connection.execute(insert(versions).values(version=SCHEMA_VERSION))
+    connection.execute(insert(version_rows).values(version=SCHEMA_VERSION))
     connection.execute(insert(revisions).values(version_num=revision_of(SCHEMA_VERSION)))
