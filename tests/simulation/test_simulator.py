@@ -84,10 +84,10 @@ def test_the_same_seed_is_the_same_run_in_another_process_with_another_hash_seed
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("payments", [1, 2])
 def test_A04_every_order_of_two_requests_serves_each_payment_once(payments: int) -> None:
-    found = explore(payments=payments, depth=3)
+    found = explore(payments=payments, depth=5)
     assert found.violations == []
-    assert found.deepest == 3
-    assert found.runs > 15
+    assert found.deepest == 5
+    assert found.runs > 50
 
 
 def test_a_name_plays_what_it_says() -> None:

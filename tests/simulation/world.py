@@ -39,12 +39,14 @@ Deed = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message under way: what happens when it arrives, and when it does not; and whose death makes it pointless."""
+    """A message under way: what happens when it arrives, and when it does not; whose death makes it pointless; and
+    whether it only asks, so that nobody else can tell when it arrived."""
 
     what: str
     arrive: Deed
     lost: Deed | None
     heir: Life | None
+    asks: bool
 
 
 class World:
@@ -103,13 +105,22 @@ class World:
         """Let something happen that no party's death prevents."""
         return self.loop.call_later(delay, deed, context=self._context)
 
-    def post(self, what: str, delay: float, deed: Deed, lost: Deed | None = None, heir: Life | None = None) -> None:
+    def post(
+        self,
+        what: str,
+        delay: float,
+        deed: Deed,
+        lost: Deed | None = None,
+        heir: Life | None = None,
+        *,
+        asks: bool = False,
+    ) -> None:
         """Let a message arrive: after its latency, or in the order that is being explored. `lost` is what happens when
         it does not, `heir` the one life that it is for."""
         if self.deliveries is None:
             self.later(delay, deed)
         else:
-            self.deliveries.append(Delivery(what, deed, lost, heir))
+            self.deliveries.append(Delivery(what, deed, lost, heir, asks))
 
     def remember(self, life: Life | None, what: object) -> None:
         """While orders are explored: one more thing that a life has done or will be told, in whatever order."""
@@ -248,7 +259,13 @@ class World:
             self.later(wait, lambda: None if reply.done() else reply.set_exception(failure()))
         else:
             asker = LIFE.get()
-            self.post(label, go, lambda: self._arrive(label, kind, work, fate, reply, failure, asker))
+            self.post(
+                label,
+                go,
+                lambda: self._arrive(label, kind, work, fate, reply, failure, asker),
+                lambda: _fail(reply, failure()),
+                asks=kind == "read",
+            )
             if fate is Fate.TWICE:
                 self.later(go + self.chance.uniform(*_LATE_SECONDS), lambda: self._attempt(work, fate))
         try:
@@ -279,7 +296,8 @@ class World:
         asker: Life | None,
     ) -> None:
         def answer(deed: Deed) -> None:
-            self.post(f"{asker} {label}'s answer", self.latency(kind), deed, lambda: _fail(reply, failure()), asker)
+            what = f"{asker} {label}'s answer"
+            self.post(what, self.latency(kind), deed, lambda: _fail(reply, failure()), asker, asks=kind == "read")
 
         try:
             result = work(fate)

@@ -37,7 +37,7 @@ from x402.lifecycle import Party
 from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET, get
 from x402.ports.ledger import SqlLedger
 from x402.settings import ClientSettings
-from x402.stages import State
+from x402.stages import Settled, State
 from x402.telemetry import Observer, Telemetry
 
 READY_SECONDS = 15.0
@@ -207,7 +207,9 @@ class Town:
             (Party.GATEWAY, self.gateway_ledger),
             (Party.FACILITATOR, self.facilitator_ledger),
         ):
-            unresolved[str(party)] = len(await ledger.unresolved(party))
+            # Settled is known, and only read again until no fork reaches it.
+            known = await ledger.unresolved(party)
+            unresolved[str(party)] = sum(not isinstance(entry.stage, Settled) for entry in known)
         return Sums(
             client,
             await _paid(self.gateway_ledger, Party.GATEWAY),
