@@ -298,3 +298,9 @@ def test_what_is_not_known_is_zero() -> None:
     assert Subject("id", "network", "asset", "payer", "payee", 1).expires_at == 0
     entry = begin(Party.CLIENT, SUBJECT, Held())
     assert (entry.created_at, entry.updated_at) == (0, 0)
+
+
+def test_G09_what_is_remembered_is_not_shown() -> None:
+    shown = repr(replace(SUBJECT, record={"facilitation": {"signature": "0xcanary"}}))
+    assert "0xcanary" not in shown
+    assert SUBJECT.pay_id in shown
