@@ -282,3 +282,25 @@ def test_the_diagram_draws_every_arrow(party: Party) -> None:
     ends = {f"    {state} --> [*]" for state in LAW[party] if is_terminal(party, state)}
     assert drawn[:2] == ["stateDiagram-v2", f"    [*] --> {BEGINNING[party]}"]
     assert set(drawn[2:]) == arrows | ends
+
+
+def test_an_attempt_that_is_left_out_is_no_replacement() -> None:
+    first = Intended("0x1", b"raw", 9)
+    entry = begin(Party.FACILITATOR, SUBJECT, first)
+    for attempt in (0, 1, 3, 4):
+        with pytest.raises(UnlawfulEvent):
+            advance(entry, Event.REPLACE, replace(first, transaction="0x2", attempt=attempt, earlier=("0x1",)))
+    control = replace(first, transaction="0x2", attempt=2, earlier=("0x1",))
+    assert advance(entry, Event.REPLACE, control).stage == control
+
+
+def test_what_is_not_known_is_zero() -> None:
+    assert Subject("id", "network", "asset", "payer", "payee", 1).expires_at == 0
+    entry = begin(Party.CLIENT, SUBJECT, Held())
+    assert (entry.created_at, entry.updated_at) == (0, 0)
+
+
+def test_G09_what_is_remembered_is_not_shown() -> None:
+    shown = repr(replace(SUBJECT, record={"facilitation": {"signature": "0xcanary"}}))
+    assert "0xcanary" not in shown
+    assert SUBJECT.pay_id in shown
