@@ -15,6 +15,7 @@ from tests.gateway.conftest import NOW, Bank, Payer, Shop
 from x402.client.draft import PAYMENT_IDENTIFIER
 from x402.ports.ledger import SqlLedger
 from x402.wire.payment import Payment
+from x402.wire.receipt import Receipt
 
 IDENTIFIER = "pay_0123456789abcdef0123456789abcdef"
 ROUTES = {"GET /report": "$0.01", "GET /other": "$0.01"}
@@ -72,6 +73,27 @@ async def test_B14_the_same_payment_on_another_route_is_409(shop: Shop) -> None:
         assert answer.status_code in (402, 409), answer.text
         assert b"secret" not in answer.content
     assert shop.runs == ["report"]
+
+
+async def test_B14_one_name_is_one_payment_of_its_payer(shop: Shop) -> None:
+    """A payer who signs a second time for what he calls one payment is told so, and is not charged."""
+    first, second = await named(shop, shop.payer), await named(shop, shop.payer)
+    assert (await shop.client.get("/report", headers=shop.payer.header(first))).status_code == 200
+    refused = await shop.client.get("/report", headers=shop.payer.header(second))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "payment_identifier_conflict")
+    assert (len(shop.bank.moved), shop.runs) == (1, ["report"])
+    again = await shop.client.get("/report", headers=shop.payer.header(first))
+    assert (again.status_code, again.json()) == (200, {"report": "secret 1"})
+
+
+async def test_B14_a_name_whose_payment_came_to_nothing_is_free_again(shop: Shop) -> None:
+    shop.bank.balances[shop.payer.address] = 10_000
+    poor = await named(shop, shop.payer)
+    shop.bank.script = [lambda pay_id, truth: Receipt.refused("insufficient_funds", "no", truth.network, truth.payer)]
+    assert (await shop.client.get("/report", headers=shop.payer.header(poor))).status_code == 402
+    answer = await shop.client.get("/report", headers=shop.payer.header(await named(shop, shop.payer)))
+    assert answer.status_code == 200
+    assert len(shop.bank.moved) == 1
 
 
 async def test_B14_fifty_at_once_under_one_name_each_get_their_own(shop: Shop) -> None:

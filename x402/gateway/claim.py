@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, replace
 
-from x402.errors import Mender, RefusedError, UnavailableError
+from x402.errors import ConflictError, Mender, RefusedError, UnavailableError
 from x402.evidence import Witnesses
 from x402.gateway.belief import is_account
 from x402.gateway.facilitators import Facilitators
@@ -18,11 +18,12 @@ from x402.gateway.offers import flow_of
 from x402.gateway.policy import Policy, units_of
 from x402.gateway.terms import Flow
 from x402.lifecycle import Entry, Party, Subject, begin
-from x402.ports import Clock, Ledger, NoRoom, Room
+from x402.ports import Clock, IdentifierTaken, Ledger, NoRoom, Room
 from x402.schemes.subject import subject_of
 from x402.stages import Claimed
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement
+from x402.wire.extensions import payment_identifier
 from x402.wire.facilitation import Verification
 from x402.wire.payment import Payment
 
@@ -49,28 +50,29 @@ class Claims:
         """Verify and claim: the row, and whether this call won it. The row remembers who verified.
 
         Raises `RefusedError` with the facilitator's reason, or when the payer has too much open for its balance;
-        `UnavailableError` when the facilitator can't be asked, or when too much is open in all. An invalid payment
-        claims nothing (fault A13).
+        `UnavailableError` when the facilitator can't be asked, or when too much is open in all; `ConflictError` when
+        the payer has given its identifier to another payment (fault B14). An invalid payment claims nothing (A13).
         """
         subject = subject_of(payment, requirement, fingerprint=fingerprint)
         asked_at = self.clock()
-        (verdict, name), flow = await asyncio.gather(
+        (verdict, facilitator), flow = await asyncio.gather(
             facilitators.verify(payment, requirement), self._flow(subject, flow_of(requirement))
         )
         self._check(verdict, subject)
-        subject = replace(subject, record={**subject.record, FACILITATOR: name})
+        subject = replace(subject, record={**subject.record, FACILITATOR: facilitator})
         if subject.amount != requirement.amount or not is_account(subject.network, subject.payee, requirement.pay_to):
             raise RefusedError("invalid_payment_requirements", "what was signed is not what is asked")
+        name = payment_identifier(payment.extensions) or ""
         if flow is Flow.UPFRONT:
-            return await self._begin(subject, flow, None)
+            return await self._begin(subject, flow, None, name)
         balance = await self._balance(verdict, subject)
         cap = units_of(self.policy.max_unsettled, subject.network, subject.asset)
         room = Room(payer=subject.amount if balance is None else balance, total=cap, since=asked_at)
         try:
-            return await self._begin(subject, flow, room)
+            return await self._begin(subject, flow, room, name)
         except NoRoom as error:
             if error.scope == "payer" and balance is None:
-                return await self._begin(subject, Flow.UPFRONT, None)
+                return await self._begin(subject, Flow.UPFRONT, None, name)
             raise self._no_room(subject, error) from error
 
     def _check(self, verdict: Verification, subject: Subject) -> None:
@@ -97,10 +99,16 @@ class Claims:
         except UnavailableError:
             return None
 
-    async def _begin(self, subject: Subject, flow: Flow, room: Room | None) -> tuple[Entry, bool]:
+    async def _begin(self, subject: Subject, flow: Flow, room: Room | None, identifier: str) -> tuple[Entry, bool]:
         subject = replace(subject, record={**subject.record, FLOW: str(flow)})
-        entry = begin(_ME, subject, Claimed())
-        return await self.ledger.begin(entry, lease_seconds=self.policy.lease_seconds, room=room)
+        entry, seconds = begin(_ME, subject, Claimed()), self.policy.lease_seconds
+        try:
+            return await self.ledger.begin(entry, lease_seconds=seconds, room=room, identifier=identifier)
+        except IdentifierTaken as error:
+            raise ConflictError(
+                "payment_identifier_conflict",
+                "you gave this payment-identifier to another payment; send that one again, or choose another",
+            ) from error
 
     def _no_room(self, subject: Subject, error: NoRoom) -> RefusedError | UnavailableError:
         self.telemetry.emit("sale.no_room", network=subject.network, reason=error.scope)

@@ -44,6 +44,10 @@ class NoRoom(Exception):
         self.scope, self.open_units, self.room = scope, open_units, room
 
 
+class IdentifierTaken(Exception):
+    """A payer has given this name to another payment of his, which is alive or was paid (fault B14)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """How much may be unsettled at once on an entry's network and asset, in atomic units, the entry included:
@@ -86,12 +90,17 @@ class Ledger(Protocol):
     Raises `UnavailableError("ledger_unavailable")` when nothing could be written: then nothing may be sent (E10).
     """
 
-    async def begin(self, entry: Entry, *, lease_seconds: int = 0, room: Room | None = None) -> tuple[Entry, bool]:
+    async def begin(
+        self, entry: Entry, *, lease_seconds: int = 0, room: Room | None = None, identifier: str = ""
+    ) -> tuple[Entry, bool]:
         """Write a first memory. Returns the row and True for the one winner; the older row and False for the rest.
 
         The winner holds the row's lease for `lease_seconds`. Raises `NoRoom`, having written nothing, when the
         winner's amount would leave more unsettled (CLAIMED, SERVED, SETTLING) than `room` allows; the sum is taken
         in the same transaction, so that no two claims share one balance (fault A08).
+
+        `identifier` is the payer's own name for the payment; raises `IdentifierTaken`, having written nothing, when
+        he has given it to another payment that did not end REFUSED or RELEASED.
         """
         ...
 

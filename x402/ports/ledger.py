@@ -65,12 +65,18 @@ class SqlLedger:
 
     # A payment's row.
 
-    async def begin(self, entry: Entry, *, lease_seconds: int = 0, room: Room | None = None) -> tuple[Entry, bool]:
+    async def begin(
+        self, entry: Entry, *, lease_seconds: int = 0, room: Room | None = None, identifier: str = ""
+    ) -> tuple[Entry, bool]:
         lease, subject = self._lease(lease_seconds), entry.subject
         locks = [_row(entry.party, subject.pay_id)]
         if room is not None:
             locks.append(("room", str(entry.party), subject.network, subject.asset))
-        return await self._do(lambda connection: ledger_rows.open_row(connection, entry, lease, room), *locks)
+        if identifier:
+            locks.append(("identifier", subject.payer, identifier))
+        return await self._do(
+            lambda connection: ledger_rows.open_row(connection, entry, lease, room, identifier), *locks
+        )
 
     async def intend(
         self, subject: Subject, signer: str, chain_nonce: int, sign: Sign, *, lease_seconds: int = 0

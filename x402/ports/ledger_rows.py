@@ -15,10 +15,10 @@ from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 
 from x402.errors import Mender, UnavailableError
 from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, advance, begin
-from x402.ports import NoRoom, Room, Sign, nonce_book
+from x402.ports import IdentifierTaken, NoRoom, Room, Sign, nonce_book
 from x402.ports.leases import Lease
 from x402.ports.ledger_text import BEGIN, attest
-from x402.ports.schema import events, payments, upsert
+from x402.ports.schema import events, identifiers, payments, upsert
 from x402.stages import STAGES, Intended, Settled, Stage, State
 
 UNSETTLED = (State.CLAIMED, State.SERVED, State.SETTLING)
@@ -33,14 +33,31 @@ def find(connection: Connection, party: Party, pay_id: str, *, to_write: bool = 
     return None if row is None else entry_of(row)
 
 
-def open_row(connection: Connection, entry: Entry, lease: Lease, room: Room | None) -> tuple[Entry, bool]:
-    """The first memory of a payment, or the older one and False. Raises `NoRoom`."""
-    with nullcontext() if room is None else connection.begin_nested():
+def open_row(
+    connection: Connection, entry: Entry, lease: Lease, room: Room | None, identifier: str = ""
+) -> tuple[Entry, bool]:
+    """The first memory of a payment, or the older one and False. Raises `NoRoom` or `IdentifierTaken`."""
+    with connection.begin_nested() if room is not None or identifier else nullcontext():
         if _insert(connection, entry, lease):
+            if identifier:
+                _name(connection, entry, identifier)
             if room is not None:
                 _check_room(connection, entry, room)
             return Entry(entry.party, entry.subject, entry.stage, lease.now, lease.now), True
     return _older(connection, entry.party, entry.subject.pay_id), False
+
+
+def _name(connection: Connection, entry: Entry, identifier: str) -> None:
+    """Give a payment its payer's own name for it, unless another one has that name and came to something."""
+    payer, pay_id = entry.subject.payer, entry.subject.pay_id
+    mine = (identifiers.c.payer == payer) & (identifiers.c.identifier == identifier)
+    named = connection.execute(select(identifiers.c.pay_id).where(mine)).scalar()
+    if named is not None and named != pay_id:
+        other = find(connection, entry.party, named)
+        if other is not None and other.state not in (State.REFUSED, State.RELEASED):
+            raise IdentifierTaken(f"another payment of {payer} has this identifier")
+    statement = upsert(connection, identifiers).values(payer=payer, identifier=identifier, pay_id=pay_id)
+    connection.execute(statement.on_conflict_do_update(index_elements=["payer", "identifier"], set_={"pay_id": pay_id}))
 
 
 def intend(

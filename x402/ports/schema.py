@@ -108,6 +108,16 @@ spending = Table(
     PrimaryKeyConstraint("day", "account"),
 )
 
+identifiers = Table(
+    "identifiers",
+    metadata,
+    Column("payer", String(64), nullable=False),
+    Column("identifier", String(128), nullable=False),
+    Column("pay_id", String(300), nullable=False),
+    PrimaryKeyConstraint("payer", "identifier"),
+)
+"""Which payment a payer has given a name of his own (the extension `payment-identifier`)."""
+
 versions = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
 """The schema's number, which programs of the first version read as well."""
 

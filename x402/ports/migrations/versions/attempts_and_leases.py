@@ -1,4 +1,4 @@
-"""Who sent a payment with which nonce, who works on it, and what a day's fees came to."""
+"""Who sent a payment with which nonce, who works on it, what it is called, and what a day's fees came to."""
 
 from __future__ import annotations
 
@@ -32,6 +32,13 @@ def upgrade() -> None:
         sa.Column("account", sa.String(300), nullable=False),
         sa.Column("units", sa.String(78), nullable=False),
         sa.PrimaryKeyConstraint("day", "account"),
+    )
+    op.create_table(
+        "identifiers",
+        sa.Column("payer", sa.String(64), nullable=False),
+        sa.Column("identifier", sa.String(128), nullable=False),
+        sa.Column("pay_id", sa.String(300), nullable=False),
+        sa.PrimaryKeyConstraint("payer", "identifier"),
     )
     op.execute("UPDATE schema_version SET version = 2")
 
