@@ -123,7 +123,7 @@ def test_a_finding_is_printed_and_replays_exactly(
     assert fuzz.main(typed) == 0
 
 
-async def raises_500(*_: Any) -> Any:
+async def raises_500(*_: Any, **__: Any) -> Any:
     raise KeyError("a defect of ours")
 
 

@@ -61,9 +61,10 @@ class SvmWitness:
         `last_valid` is the block height above which its blockhash is dead; without it, `since` tells its age.
         """
         signed = transfer_of(subject)
-        if not transactions:
+        # Whoever names a transaction of somebody else, however much that pays, has said nothing about this payment.
+        transaction = next((one for one in transactions if exact_svm_settlement.is_id_of(one, signed)), "")
+        if not transaction:
             return await self._judge_unknown(signed, since)
-        (transaction,) = transactions
         status = await self._chain.status(transaction, timeout=timeout)
         if status is None:
             if not last_valid or await self._chain.block_height() <= last_valid + _EXPIRY_MARGIN_BLOCKS:
@@ -72,11 +73,11 @@ class SvmWitness:
             if await self._chain.status(transaction, timeout=1.0) is not None:
                 return None
             return _EXPIRED
+        if status.error is not None:
+            reason, message = exact_svm_settlement.explain(status.error, landed=True)
+            return Refused(reason, message, transaction)
         landed = await self._chain.transaction(transaction)
-        if landed is None or not _carries(landed, signed):
-            # A transaction of somebody else, however much it pays, is no evidence about this payment (fault B13).
-            return None
-        return judge_landed(landed, signed)
+        return None if landed is None else judge_landed(landed, signed)
 
     async def spent_by(self, subject: Subject, *, since: int = 0) -> Verdict:
         signed = transfer_of(subject)
@@ -112,7 +113,7 @@ class SvmWitness:
     async def _search(self, signed: SignedTransfer, since: int, now: int) -> tuple[SvmTransaction | None, bool]:
         """The transaction that carries the payer's signature; and whether, if there is none, every place was
         searched."""
-        before = ""
+        ours, before = str(Signature(signed.payer_signature)), ""
         # Memos that a node may spell otherwise, and a node that shows none, tell nothing about which transaction it is.
         memos = [memo.decode() for memo in signed.transfer.memos if memo.isalnum()]
         searched = now < since + _KEPT_SECONDS
@@ -126,7 +127,7 @@ class SvmWitness:
                 landed = await self._chain.transaction(one.signature)
                 if landed is None:
                     raise UnavailableError("rpc_unavailable", "the node lists a transaction that it does not show")
-                if _carries(landed, signed):
+                if ours in landed.signatures:
                     return landed, True
             if len(page) < _PAGE:
                 return None, searched
@@ -168,11 +169,6 @@ def held(account: SvmAccount | None, mint: str) -> int:
 
 
 _EXPIRED = Refused(exact_svm_reasons.FAILED, "the transaction's blockhash expired before it landed")
-
-
-def _carries(landed: SvmTransaction, signed: SignedTransfer) -> bool:
-    """Whether a transaction carries the payer's signature over this very message, which no other one can."""
-    return str(Signature(signed.payer_signature)) in landed.signatures
 
 
 def judge_landed(landed: SvmTransaction, signed: SignedTransfer) -> Settled | Refused:

@@ -60,15 +60,22 @@ def cosign(signed: SignedTransfer, fee_payer_signature: bytes) -> tuple[str, byt
     Raises `MisconfiguredError` when the signature is not the fee payer's over this message: such a transaction would
     never land under the id that was written down for it.
     """
-    fee_payer = Pubkey.from_string(signed.transfer.fee_payer)
-    if len(fee_payer_signature) != Signature.LENGTH or not Signature(fee_payer_signature).verify(
-        fee_payer, signed.transfer.message
-    ):
+    if len(fee_payer_signature) != Signature.LENGTH or not is_id_of(str(Signature(fee_payer_signature)), signed):
         raise MisconfiguredError(
-            "invalid_fee_payer_signature", f"the signer of {fee_payer} gave a signature that does not fit its key"
+            "invalid_fee_payer_signature",
+            f"the signer of {signed.transfer.fee_payer} gave a signature that does not fit its key",
         )
     raw = b"\x02" + fee_payer_signature + signed.payer_signature + signed.transfer.message
     return str(Signature(fee_payer_signature)), raw
+
+
+def is_id_of(transaction: str, signed: SignedTransfer) -> bool:
+    """Whether a base58 id is the one under which this transfer lands: its fee payer's signature over the message."""
+    try:
+        signature = Signature.from_string(transaction)
+    except ValueError:
+        return False
+    return signature.verify(Pubkey.from_string(signed.transfer.fee_payer), signed.transfer.message)
 
 
 def destination_problem(account: SvmAccount | None, requirement: Requirement) -> RefusedError | None:
