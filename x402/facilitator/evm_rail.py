@@ -179,7 +179,11 @@ class EvmRail:
             await self.submit(better or intended)
         except NotSent as error:
             if error.ours and better is None and not await self._chain.knows(intended.transaction):
-                after = await self.replace(entry, intended, ledger)
+                try:
+                    after = await self.replace(entry, intended, ledger)
+                except UnlawfulEvent:
+                    # Another replica, or another caller, has moved this payment on meanwhile.
+                    return
                 if after is not None and isinstance(after.stage, Intended):
                     await self._submit_quietly(after.stage)
 
