@@ -10,7 +10,7 @@ import pytest
 
 from tests.chains import EvmWorld
 from tests.facilitator.world import EvmShop, Meddled, absent, cancel_call, submit, transfer_call, unreachable
-from x402.chain import CallResult
+from x402.chain import CallResult, EvmReceipt
 from x402.errors import UnavailableError
 from x402.evidence import Standing
 from x402.evidence.evm import EvmWitness
@@ -167,6 +167,22 @@ async def test_A16_gone_is_proven_and_not_guessed(evm: EvmShop) -> None:
     assert not standing.gone
     with pytest.raises(UnavailableError):
         await witness(evm, receipt=unreachable).standing(subject, settled)
+
+
+async def test_A16_a_failure_speaks_for_its_own_bytes_alone(evm: EvmShop) -> None:
+    """Other bytes that were signed for the same payment may still land, however final the failure is."""
+    subject, first, second = subject_of(evm, evm.pay(lifetime=60)), "0x" + "01" * 32, "0x" + "02" * 32
+
+    async def failed(transaction: str, *, timeout: float) -> EvmReceipt | None:
+        return EvmReceipt(first, False, await evm.chain.block_number(), ()) if transaction == first else None
+
+    assert await witness(evm, receipt=failed).judge(subject, [second, first]) is None
+    for proof in (
+        await witness(evm, receipt=failed).judge(subject, [first]),
+        await witness(evm, receipt=failed, **await later(evm, 100)).judge(subject, [second, first]),
+    ):
+        assert isinstance(proof, Refused)
+    assert await witness(evm, receipt=failed, finalized=unreachable).judge(subject, [first]) is None
 
 
 async def test_a_network_without_final_blocks_has_depths_all_the_same(evm: EvmShop) -> None:

@@ -6,13 +6,24 @@ from typing import Any
 
 import pytest
 
-from tests.facilitator.world import EvmShop, Meddled, SvmShop, cancel_call, facilitator, submit, unreachable
+from tests.facilitator.world import (
+    EvmShop,
+    Meddled,
+    SvmShop,
+    cancel_call,
+    facilitator,
+    settles_at_last,
+    submit,
+    transfer_call,
+    unreachable,
+)
 from tests.payments import evm_requirement
-from x402.chain import SvmStatus
+from x402.chain import EvmReceipt, SvmStatus
 from x402.confirmation import parse_confirmations
 from x402.evidence import Standing
 from x402.evidence.svm import SvmWitness
 from x402.facilitator import reconcile
+from x402.facilitator.evm_sender import Gas
 from x402.facilitator.settle import LocalFacilitator
 from x402.lifecycle import Entry, Outcome, Party
 from x402.networks import SOLANA_DEVNET
@@ -154,6 +165,65 @@ async def test_A16_a_large_payment_waits_for_its_blocks(evm: EvmShop, ledger: Sq
         await evm.world.request("evm_mine")
     assert (await party.settle(payment, evm.offer)).success
     assert await evm.sent() == 1
+
+
+async def test_A16_what_a_stranger_settled_waits_for_its_blocks_as_well(evm: EvmShop, ledger: SqlLedger) -> None:
+    payment = evm.pay()
+    foreign = await submit(evm, transfer_call(payment))
+    rail = evm.rail(ledger, Meddled(evm.chain, finalized=_genesis), confirmations=parse_confirmations("0=3"))
+    party = facilitator([rail], ledger, 0.3)
+    for _ in range(2):
+        pending = await party.settle(payment, evm.offer)
+        assert (pending.outcome, pending.transaction) == (Outcome.PENDING, foreign)
+        await evm.world.request("evm_mine")
+    settled = await party.settle(payment, evm.offer)
+    assert (settled.outcome, settled.transaction) == (Outcome.SETTLED, foreign)
+    assert (await evm.received(), await evm.sent()) == (1000, 0)
+
+
+async def test_A16_a_strangers_transfer_that_a_fork_takes_back_is_made_by_us(evm: EvmShop, ledger: SqlLedger) -> None:
+    payment, before = evm.pay(), await evm.world.request("evm_snapshot")
+    await submit(evm, transfer_call(payment))
+    deep = parse_confirmations("0=50")
+    rail = evm.rail(ledger, Meddled(evm.chain, finalized=_genesis), confirmations=deep)
+    assert (await facilitator([rail], ledger, 0.3).settle(payment, evm.offer)).outcome is Outcome.PENDING
+    assert await evm.world.request("evm_revert", before)
+    party = facilitator([evm.rail(ledger)], ledger, 2)
+    assert await settles_at_last(party, payment, evm)
+    assert (await evm.received(), await evm.sent()) == (1000, 1)
+
+
+async def test_A16_a_revert_that_a_fork_may_take_back_is_no_refusal(evm: EvmShop, ledger: SqlLedger) -> None:
+    """The block in which our transaction failed is not final: in another one the very same bytes may pay."""
+    payment, sent = evm.pay(), []
+
+    async def held(raw: bytes, transaction: str) -> None:
+        sent.append((raw, transaction))
+
+    async def failed(transaction: str, *, timeout: float) -> EvmReceipt:
+        return EvmReceipt(transaction, False, await evm.chain.block_number(), ())
+
+    chain = Meddled(evm.chain, send=held, receipt=failed, finalized=_genesis)
+    party = facilitator([evm.rail(ledger, chain, gas=Gas(patience=0))], ledger, 0.2)
+    for _ in range(3):
+        assert (await party.settle(payment, evm.offer)).outcome is Outcome.PENDING
+    # What a block has taken is neither sent again nor outbid: that could only burn gas.
+    assert len(sent) == 1
+    await evm.chain.send(*sent[0])
+    settled = await facilitator([evm.rail(ledger)], ledger).settle(payment, evm.offer)
+    assert (settled.outcome, settled.transaction) == (Outcome.SETTLED, sent[0][1])
+    assert (await evm.received(), await evm.sent()) == (1000, 1)
+
+
+async def test_A16_control_a_revert_in_a_final_block_is_a_refusal(evm: EvmShop, ledger: SqlLedger) -> None:
+    async def failed(transaction: str, *, timeout: float) -> EvmReceipt:
+        return EvmReceipt(transaction, False, await evm.chain.block_number(), ())
+
+    async def held(raw: bytes, transaction: str) -> None:
+        return None
+
+    party = facilitator([evm.rail(ledger, Meddled(evm.chain, send=held, receipt=failed))], ledger, 0.2)
+    assert (await party.settle(evm.pay(), evm.offer)).outcome is Outcome.REFUSED
 
 
 async def test_A16_a_small_payment_does_not_wait(evm: EvmShop, ledger: SqlLedger) -> None:

@@ -51,7 +51,9 @@ class EvmWitness:
         signed = authorization_of(subject)
         receipt = await self._first_receipt(transactions, timeout)
         if receipt is not None:
-            return await self._judge_receipt(receipt, signed, since)
+            verdict = await self._judge_receipt(receipt, signed, since)
+            if not isinstance(verdict, Refused) or await self._is_for_good(receipt, transactions):
+                return verdict
         height = await self._chain.block_number()
         now, spent = await asyncio.gather(self._chain.time_of(height), self._is_spent(signed, height))
         if spent:
@@ -97,6 +99,12 @@ class EvmWitness:
         if not said.succeeded or len(said.data) != _WORD:
             raise UnavailableError("rpc_unavailable", "the node did not say what an account holds")
         return int.from_bytes(said.data, "big")
+
+    async def _is_for_good(self, receipt: EvmReceipt, transactions: Sequence[str]) -> bool:
+        """Whether a transaction that failed leaves nothing that could still pay: a fork may take its block back and put
+        the very same bytes into another one, and other bytes that were signed for this payment may land (fault A16).
+        Without that, only the authorization itself can say that it is dead."""
+        return len(transactions) == 1 and (await self._depth(receipt.block, receipt.block)).final
 
     async def _depth(self, block: int, height: int) -> Standing:
         try:

@@ -140,8 +140,8 @@ class EvmRail:
             timeout=timeout,
         )  # fmt: skip
         if isinstance(verdict, Settled):
-            return verdict if await self._is_deep(entry.subject, verdict) else None
-        if verdict is None and not await self._witness.is_spent(entry.subject):
+            return verdict if await self.is_deep(entry.subject, verdict) else None
+        if verdict is None and not await self._is_taken(entry.subject, intended):
             await self._send_again(entry, intended, ledger)
         return verdict
 
@@ -170,28 +170,38 @@ class EvmRail:
     async def heal(self, ledger: Ledger) -> None:
         await self._sender.heal(ledger)
 
+    async def _is_taken(self, subject: Subject, intended: Intended) -> bool:
+        """Whether a block has one of our transactions, or the authorization is used up: then sending could only burn
+        gas, until a fork takes the block back."""
+        receipts = [self._chain.receipt(transaction, timeout=0) for transaction in intended.transactions]
+        spent, *found = await asyncio.gather(self._witness.is_spent(subject), *receipts)
+        return bool(spent) or any(receipt is not None for receipt in found)
+
     async def _send_again(self, entry: Entry, intended: Intended, ledger: Ledger) -> None:
         """A transaction that no block has taken for a while is sent again, with a higher bid where one is allowed; a
         refusal of it proves nothing, because an earlier copy may be in another pool (faults C16, D03)."""
+        if not intended.raw:
+            # A stranger's transfer, which a fork took back: what pays now is ours to sign.
+            await self._replace_unknown(entry, intended, ledger)
+            return
         patient = self._clock() < intended.signed_at + self._gas.patience
         better = None if patient else await self._bid_more(entry, intended, ledger)
         try:
             await self.submit(better or intended)
         except NotSent as error:
-            if error.ours and better is None and not await self._chain.knows(intended.transaction):
-                try:
-                    after = await self.replace(entry, intended, ledger)
-                except UnlawfulEvent:
-                    # Another replica, or another caller, has moved this payment on meanwhile.
-                    return
-                if after is not None and isinstance(after.stage, Intended):
-                    await self._submit_quietly(after.stage)
+            if error.ours and better is None:
+                await self._replace_unknown(entry, intended, ledger)
 
-    async def _submit_quietly(self, intended: Intended) -> None:
+    async def _replace_unknown(self, entry: Entry, intended: Intended, ledger: Ledger) -> None:
+        """Other bytes, unless the node has those that it was to replace."""
+        if await self._chain.knows(intended.transaction):
+            return
         try:
-            await self.submit(intended)
-        except NotSent:
-            # The next round tries again.
+            after = await self.replace(entry, intended, ledger)
+            if after is not None and isinstance(after.stage, Intended):
+                await self.submit(after.stage)
+        except (NotSent, UnlawfulEvent):
+            # The next round tries again, or another replica or caller has moved this payment on meanwhile.
             return
 
     async def _bid_more(self, entry: Entry, intended: Intended, ledger: Ledger) -> Intended | None:
@@ -219,7 +229,7 @@ class EvmRail:
     def _may_try_again(self, intended: Intended) -> bool:
         return intended.attempt < self._gas.attempts and self._clock() < intended.last_valid - _LAST_BID_SECONDS
 
-    async def _is_deep(self, subject: Subject, settled: Settled) -> bool:
+    async def is_deep(self, subject: Subject, settled: Settled) -> bool:
         """Whether a transfer is buried as deep as its amount asks for (fault A16)."""
         asset = authorization_of(subject).asset
         required = self._confirmations.required(subject.amount, asset)

@@ -102,6 +102,10 @@ class Rail(Protocol):
         """What has used up this very payment, whoever submitted it (faults A10, A11); as `Witness.spent_by`."""
         ...
 
+    async def is_deep(self, subject: Subject, settled: Settled) -> bool:
+        """Whether a transfer is buried as deep as its amount asks for (fault A16)."""
+        ...
+
     def may_land(self, entry: Entry) -> bool:
         """Whether a payment could still land by our clock, if a fork took it back."""
         ...

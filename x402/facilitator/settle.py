@@ -204,9 +204,10 @@ class LocalFacilitator:
             entry, _ = await self.ledger.begin(
                 begin(ME, subject, Intended(spent_by.transaction, b"", subject.expires_at))
             )
+            deep = await rail.is_deep(subject, spent_by)
         except UnavailableError as doubt:
             return self._doubt(subject, doubt)
-        if isinstance(entry.stage, Intended):
+        if isinstance(entry.stage, Intended) and deep:
             entry = await self._write(entry, Event.SETTLE, spent_by)
         return await self._repeat(entry, checked)
 
@@ -241,6 +242,8 @@ class LocalFacilitator:
         None while nobody can tell."""
         try:
             spent_by = await rail.spent_by(entry.subject)
+            if isinstance(spent_by, Settled) and not await rail.is_deep(entry.subject, spent_by):
+                return None
             if spent_by is not None:
                 event = Event.SETTLE if isinstance(spent_by, Settled) else Event.REFUSE
                 return await self._write(entry, event, spent_by)

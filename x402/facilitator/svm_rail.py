@@ -144,7 +144,7 @@ class SvmRail:
                 entry.subject, (intended.transaction,), last_valid=intended.last_valid, timeout=seconds
             )
             if isinstance(verdict, Settled):
-                return verdict if await self._is_deep(entry.subject, verdict) else None
+                return verdict if await self.is_deep(entry.subject, verdict) else None
             if verdict is not None:
                 return verdict
             remaining -= seconds
@@ -183,13 +183,15 @@ class SvmRail:
 
     async def _send_again(self, raw: bytes, transaction: str) -> None:
         """The same bytes again. A refusal now proves nothing: an earlier copy may have landed, or be in another pool
-        (fault C16)."""
+        (fault C16). Of a stranger's transfer there are none."""
+        if not raw:
+            return
         try:
             await self._chain.send(raw, transaction)
         except (NotSent, UnavailableError):
             return
 
-    async def _is_deep(self, subject: Subject, settled: Settled) -> bool:
+    async def is_deep(self, subject: Subject, settled: Settled) -> bool:
         """Whether a transfer is confirmed as well as its amount asks for (fault A16)."""
         required = self._confirmations.required(subject.amount, pinned(self.network, subject.asset))
         if required <= 1:

@@ -110,7 +110,10 @@ async def test_stop_ends_it() -> None:
     assert await silent_within(port, 1)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child whose parent was killed")
+@pytest.mark.skipif(
+    sys.platform != "linux",
+    reason="only Linux tells a child that its parent was killed; elsewhere stop() and a clean exit end it",
+)
 async def test_a_killed_parent_takes_it_along() -> None:
     parent = await asyncio.create_subprocess_exec(sys.executable, "-c", CHILD, stdout=asyncio.subprocess.PIPE)
     assert parent.stdout is not None
