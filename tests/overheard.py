@@ -27,7 +27,7 @@ from x402.facilitator.callers import new_key
 from x402.facilitator.remote import RemoteFacilitator
 from x402.facilitator.service import create_app as create_facilitator
 from x402.gateway.app import create_app as create_gateway
-from x402.gateway.upstream import UpstreamClient
+from x402.gateway.inference.upstream import UpstreamClient
 from x402.networks import BASE_SEPOLIA
 from x402.ports.ledger import SqlLedger
 from x402.settings import ClientSettings, FacilitatorSettings, GatewaySettings

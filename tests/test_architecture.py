@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 ROW_0 = {"errors", "money", "networks"}
 ROW_1 = {
     "chain", "lifecycle", "stages", "confirmation",
-    "quote", "price", "signed_quote", "prompt_bound",
+    "quote", "price", "signed_quote", "prompt_bound", "billing",
     "telemetry", "settings", "wire",
 }  # fmt: skip
 ROW_2 = {"schemes", "ports", "evidence"}
@@ -23,7 +23,7 @@ PARTIES = {"client", "gateway", "facilitator"}
 ROW_4 = {"devnet", "cli", "request_head", "__main__"}
 SEATS = {
     "client.auth", "client.chat", "client.proxy", "client.stream",
-    "gateway.paywall", "gateway.app",
+    "gateway.paywall", "gateway.app", "gateway.api",
     "facilitator.service", "facilitator.remote",
 }  # fmt: skip
 """Rooms of a party that belong to row 4."""
@@ -79,7 +79,7 @@ GRANTED: dict[str, set[str]] = {
     "client.wallet": {"os", "pathlib"},
     "client.journal": {"sqlite3"},
     "client.journal_file": {"sqlite3"},
-    "gateway.upstream": {"httpx"},
+    "gateway.inference": {"httpx"},
 }
 """What single rooms may import all the same, each by name."""
 
@@ -235,7 +235,7 @@ def test_control_allowed_imports_pass(tmp_path: Path) -> None:
         "ports/evm.py": "import time, httpx, web3\nfrom x402.chain import Log\n",
         "client/flow.py": "import json\nfrom x402 import schemes\nfrom x402.client import journal\n",
         "client/journal.py": "import sqlite3\n",
-        "gateway/upstream.py": "import httpx\n",
+        "gateway/inference/upstream.py": "import httpx\n",
         "gateway/paywall.py": "import time\nfrom x402.facilitator.remote import R\nfrom x402.gateway import flow\n",
         "gateway/flow.py": "import asyncio\nfrom x402.ports import Ledger\n",
         "facilitator/remote.py": "import httpx\n",

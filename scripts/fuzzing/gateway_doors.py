@@ -24,8 +24,8 @@ from x402.devnet.model import demo_catalogue
 from x402.errors import RefusedError
 from x402.facilitator.remote import RemoteFacilitator
 from x402.gateway.app import create_app
+from x402.gateway.inference.upstream import UpstreamClient, UpstreamFailed
 from x402.gateway.recording import BrokenOff
-from x402.gateway.upstream import UpstreamClient, UpstreamFailed
 from x402.ports.ledger import SqlLedger
 from x402.schemes import exact_evm_rules
 from x402.schemes.subject import subject_of

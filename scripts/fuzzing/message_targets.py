@@ -17,10 +17,10 @@ from x402.client.events import Comment, Event, EventDecoder
 from x402.client.verdict import Reply, judge
 from x402.devnet.model import demo_catalogue
 from x402.errors import ApiError, MalformedError, RefusedError, X402Error
-from x402.gateway.catalogue import Catalogue
-from x402.gateway.chat_request import parse_chat
-from x402.gateway.meter import StreamMeter, charge_json
-from x402.gateway.upstream import UpstreamFailed
+from x402.gateway.inference.catalogue import Catalogue
+from x402.gateway.inference.chat_request import parse_chat
+from x402.gateway.inference.meter import StreamMeter, charge_json
+from x402.gateway.inference.upstream import UpstreamFailed
 from x402.lifecycle import Event as Arrow
 from x402.lifecycle import Subject
 from x402.quote import Quote, Usage, quote

@@ -36,8 +36,8 @@ from fuzzing.figures import Failure, Figures, Report
 from fuzzing.hurry import SPEED, HurriedLoop
 from fuzzing.tape import Tape
 from x402.errors import X402Error
+from x402.gateway.inference.upstream import UpstreamFailed
 from x402.gateway.recording import BrokenOff
-from x402.gateway.upstream import UpstreamFailed
 
 HANG_SECONDS = 1.0
 """A case that takes longer, and does so again when it is repeated, hangs."""

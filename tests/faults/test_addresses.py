@@ -25,8 +25,8 @@ from x402.devnet.model import demo_catalogue
 from x402.facilitator.remote import RemoteFacilitator
 from x402.facilitator.service import create_app as create_facilitator
 from x402.gateway.app import create_app as create_gateway
+from x402.gateway.inference.upstream import UpstreamClient
 from x402.gateway.terms import Terms
-from x402.gateway.upstream import UpstreamClient
 from x402.ports.ledger import SqlLedger
 from x402.settings import FacilitatorSettings, GatewaySettings
 from x402.wire.challenge import Challenge

@@ -21,8 +21,8 @@ from x402.devnet.model import create_app as create_model
 from x402.devnet.model import demo_catalogue
 from x402.errors import RefusedError
 from x402.gateway.app import create_app
+from x402.gateway.inference.upstream import UpstreamClient
 from x402.gateway.paywall import Paywall
-from x402.gateway.upstream import UpstreamClient
 from x402.lifecycle import Entry, Party
 from x402.ports.ledger import SqlLedger
 from x402.schemes import exact_evm, exact_svm

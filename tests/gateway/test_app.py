@@ -14,8 +14,8 @@ from fastapi import FastAPI
 from x402.devnet.model import ECHO, FREE, STORY, demo_catalogue
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.gateway.app import catalogue_of, create_app
+from x402.gateway.inference.price_file import read_catalogue
 from x402.gateway.paywall import Paywall
-from x402.gateway.price_file import read_catalogue
 from x402.settings import GatewaySettings
 from x402.signed_quote import peek
 

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from x402.gateway.catalogue import Catalogue, Model, Provider, Upstream
+from x402.gateway.inference.catalogue import Catalogue, Model, Provider, Upstream
 from x402.price import ModelPrice, PriceUnit, Rate
 
 ECHO, STORY, FREE = "demo/echo-1", "demo/story-1", "demo/free-1"

@@ -23,17 +23,17 @@ from x402 import __version__, networks
 from x402.confirmation import parse_confirmations
 from x402.errors import MisconfiguredError, X402Error
 from x402.gateway import asgi
-from x402.gateway.catalogue import Catalogue
-from x402.gateway.chat import ChatCounter
 from x402.gateway.counter import PriceRule
+from x402.gateway.inference.catalogue import Catalogue
+from x402.gateway.inference.chat import ChatCounter
+from x402.gateway.inference.price_file import read_catalogue
+from x402.gateway.inference.router import Router, servable
+from x402.gateway.inference.upstream import UpstreamClient
 from x402.gateway.nodes import open_nodes
 from x402.gateway.paywall import Paywall
 from x402.gateway.policy import Policy
-from x402.gateway.price_file import read_catalogue
 from x402.gateway.purse import Purse
 from x402.gateway.replies import error_reply
-from x402.gateway.router import Router, servable
-from x402.gateway.upstream import UpstreamClient
 from x402.ports import Clock, Ledger
 from x402.settings import GatewaySettings, secret
 from x402.telemetry import Fact, Observer, Telemetry

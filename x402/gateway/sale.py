@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
+from x402.billing import Metered
 from x402.errors import X402Error
 from x402.gateway.terms import Flow
 from x402.quote import request_digest
@@ -62,6 +63,8 @@ class Sale:
     requirement: Requirement
     receipt: Receipt | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    metered: Metered | None = None
+    """What the request has used so far; a handler that knows sets it as often as it learns more."""
 
     def note(self, **members: Any) -> None:
         """Add JSON-able members to `extra` of the receipt, such as what the request really cost.

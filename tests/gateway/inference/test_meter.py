@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from x402.gateway.meter import StreamMeter, charge_json, is_empty, receipt_comment, usage_of
-from x402.gateway.upstream import UpstreamFailed
+from x402.gateway.inference.meter import StreamMeter, charge_json, is_empty, receipt_comment, usage_of
+from x402.gateway.inference.upstream import UpstreamFailed
 from x402.quote import ModelPrice, Order, PriceList, PriceUnit, Rate, Usage, quote
 from x402.wire.receipt import Receipt
 

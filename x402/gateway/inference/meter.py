@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from x402.errors import MalformedError
-from x402.gateway.upstream import UpstreamFailed
+from x402.gateway.inference.upstream import UpstreamFailed
 from x402.quote import Quote, Usage
 from x402.wire.headers import encode_header
 from x402.wire.receipt import Receipt

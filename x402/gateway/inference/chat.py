@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from x402.errors import MalformedError, Mender
-from x402.gateway.catalogue import Model
-from x402.gateway.chat_request import ChatRequest, parse_chat, refused
-from x402.gateway.meter import StreamMeter, charge_json, is_empty, receipt_comment, usage_of
+from x402.gateway.inference.catalogue import Model
+from x402.gateway.inference.chat_request import ChatRequest, parse_chat, refused
+from x402.gateway.inference.meter import StreamMeter, charge_json, is_empty, receipt_comment, usage_of
+from x402.gateway.inference.router import Router
+from x402.gateway.inference.upstream import UpstreamAnswer, UpstreamFailed
 from x402.gateway.problem import ApiProblem
-from x402.gateway.router import Router
 from x402.gateway.sale import PaidRequest, Sale
 from x402.gateway.terms import FREE, Flow, Price, Terms
-from x402.gateway.upstream import UpstreamAnswer, UpstreamFailed
 from x402.quote import Quote, quote
 from x402.signed_quote import peek
 from x402.wire.strict import parse_object

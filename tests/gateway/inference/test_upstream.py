@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from x402.devnet.model import ECHO, STORY, demo_catalogue
 from x402.devnet.model import create_app as create_model
-from x402.gateway.catalogue import Catalogue, Provider, Upstream
+from x402.gateway.inference.catalogue import Catalogue, Provider, Upstream
 from x402.lifecycle import Party
 from x402.signed_quote import peek
 from x402.stages import State

@@ -32,7 +32,7 @@ from decimal import Decimal
 from typing import Any
 
 from x402.errors import MalformedError, MisconfiguredError
-from x402.gateway.catalogue import CODE, Catalogue, Model, Provider, Upstream, default_price, join
+from x402.gateway.inference.catalogue import CODE, Catalogue, Model, Provider, Upstream, default_price, join
 from x402.price import ModelPrice, PriceUnit, Rate
 
 _ENVIRONMENT = re.compile(r"std::env::([A-Za-z_][A-Za-z0-9_]*)", re.ASCII)

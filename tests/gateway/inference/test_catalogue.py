@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from x402.errors import MalformedError, MisconfiguredError
-from x402.gateway.catalogue import Catalogue, default_price
-from x402.gateway.price_file import read_catalogue
+from x402.gateway.inference.catalogue import Catalogue, default_price
+from x402.gateway.inference.price_file import read_catalogue
 from x402.price import PriceUnit
 from x402.quote import Order, quote
 

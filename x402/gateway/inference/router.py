@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from x402.errors import MalformedError, Mender
-from x402.gateway.catalogue import Catalogue, Model, Provider, Upstream
-from x402.gateway.chat_request import ChatRequest, refused
+from x402.gateway.inference.catalogue import Catalogue, Model, Provider, Upstream
+from x402.gateway.inference.chat_request import ChatRequest, refused
+from x402.gateway.inference.upstream import UpstreamAnswer, UpstreamClient, UpstreamFailed
 from x402.gateway.problem import ApiProblem
-from x402.gateway.upstream import UpstreamAnswer, UpstreamClient, UpstreamFailed
 from x402.telemetry import Telemetry
 
 Taken = TypeVar("Taken")

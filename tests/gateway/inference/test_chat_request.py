@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from x402.gateway.chat_request import parse_chat
+from x402.gateway.inference.chat_request import parse_chat
 from x402.gateway.problem import ApiProblem
 from x402.quote import ModelPrice
 

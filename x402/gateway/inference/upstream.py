@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from x402.gateway.catalogue import Upstream
+from x402.gateway.inference.catalogue import Upstream
 from x402.gateway.problem import ApiProblem
 from x402.wire.headers import REQUEST_ID
 
