@@ -5,7 +5,7 @@ All amounts are atomic USDC (6 decimals).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 
@@ -37,6 +37,11 @@ class Metered:
     charged: int = 0
     fee: int = 0
     complete: bool = False
+
+    def within(self, bound: int) -> Metered:
+        """The same, charged at most `bound` atomic USDC, and not less than nothing (fault B17)."""
+        charged = min(max(0, self.charged), bound)
+        return replace(self, charged=charged, fee=min(max(0, self.fee), charged))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -170,8 +170,8 @@ class Ledger(Protocol):
     async def answer(self, pay_id: str) -> Answer | None: ...
 
     async def forget_answers(self, before: int) -> int:
-        """Delete the answers of payments that ended (DELIVERED, RELEASED, REFUSED, REFUNDED, REVERSED) at unix second
-        `before` or earlier; returns how many. An answer that may still go out is never deleted, however old it is.
+        """Delete the answers of payments that ended (DELIVERED, RELEASED, REFUSED, REFUNDED, CREDITED, REVERSED) at
+        unix second `before` or earlier; returns how many. One that may still go out is never deleted, however old.
         """
         ...
 

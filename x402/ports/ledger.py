@@ -24,7 +24,7 @@ from x402.ports.schema import SCHEMA_VERSION, answers, payments, upsert, version
 from x402.stages import Stage, State
 
 T = TypeVar("T")
-_ENDED = (State.DELIVERED, State.RELEASED, State.REFUSED, State.REFUNDED, State.REVERSED)
+_ENDED = (State.DELIVERED, State.RELEASED, State.REFUSED, State.REFUNDED, State.CREDITED, State.REVERSED)
 
 
 def _wall_clock() -> int:
