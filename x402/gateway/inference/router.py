@@ -6,17 +6,34 @@ All of this happens inside one payment: however many providers are tried, the bu
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from x402.errors import MalformedError, Mender
 from x402.gateway.inference.catalogue import Catalogue, Model, Provider, Upstream
-from x402.gateway.inference.chat_request import ChatRequest, refused
+from x402.gateway.inference.ranges import refused
 from x402.gateway.inference.upstream import UpstreamAnswer, UpstreamClient, UpstreamFailed
 from x402.gateway.problem import ApiProblem
 from x402.telemetry import Telemetry
 
 Taken = TypeVar("Taken")
 Take = Callable[[UpstreamAnswer], Awaitable[Taken]]
+
+
+class Asked(Protocol):
+    """A request as the router sees it: `path` is where it goes below an upstream's base URL."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def endpoint(self) -> str: ...
+
+    @property
+    def path(self) -> str: ...
+
+    def forward(self, model: str, output_tokens: int) -> dict[str, Any]:
+        """The body for an upstream that calls the model `model`; no answer may grow beyond `output_tokens`."""
+        ...
 
 
 class Router:
@@ -42,7 +59,7 @@ class Router:
         return model
 
     async def ask(
-        self, model: Model, request: ChatRequest, output_tokens: int, take: Take[Taken], *, request_id: str = ""
+        self, model: Model, request: Asked, output_tokens: int, take: Take[Taken], *, request_id: str = ""
     ) -> Taken:
         """What `take` makes of the first answer that it can use. Raises `ApiProblem` 503 when there is none.
 
@@ -52,7 +69,9 @@ class Router:
         for provider, upstream in servable(model):
             body: dict[str, Any] = request.forward(upstream.model, output_tokens)
             try:
-                return await take(await self._client.open(upstream, body, request_id=request_id))
+                answer = await self._client.open(upstream, body, path=request.path, request_id=request_id)
+                answer.provider = provider.id
+                return await take(answer)
             except UpstreamFailed as failure:
                 tried += 1
                 self._telemetry.emit("upstream.failed", provider=provider.id, reason=str(failure)[:80])

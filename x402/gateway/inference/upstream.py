@@ -27,10 +27,12 @@ class UpstreamFailed(Exception):
 
 
 class UpstreamAnswer:
-    """A successful answer whose first bytes have arrived; `close` it in any case."""
+    """A successful answer whose first bytes have arrived, and the id of the provider that gives it; `close` it in any
+    case."""
 
     def __init__(self, response: httpx.Response, chunks: AsyncIterator[bytes], first: bytes) -> None:
         self.content_type = response.headers.get("content-type", "")
+        self.provider = ""
         self._response = response
         self._chunks = chunks
         self._first = first
@@ -71,8 +73,10 @@ class UpstreamClient:
         """Close all connections."""
         await self._client.aclose()
 
-    async def open(self, upstream: Upstream, body: dict[str, Any], *, request_id: str = "") -> UpstreamAnswer:
-        """Send a chat request and wait for the first byte of its answer.
+    async def open(
+        self, upstream: Upstream, body: dict[str, Any], *, path: str = "/chat/completions", request_id: str = ""
+    ) -> UpstreamAnswer:
+        """Send a request and wait for the first byte of its answer; `path` is where, below the base URL.
 
         Raises `UpstreamFailed` when another upstream may do better, `ApiProblem` when the request is at fault.
         """
@@ -82,7 +86,7 @@ class UpstreamClient:
         if request_id:
             headers[REQUEST_ID] = request_id
         # Joined as text: a base URL without a trailing slash keeps its last part (aimo §1.7).
-        url = upstream.api_base.rstrip("/") + "/chat/completions"
+        url = upstream.api_base.rstrip("/") + path
         try:
             request = self._client.build_request("POST", url, json=body, headers=headers)
             response = await self._client.send(request, stream=True)
