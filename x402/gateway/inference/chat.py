@@ -9,8 +9,17 @@ from typing import Any
 from x402.errors import MalformedError, Mender
 from x402.gateway.inference.catalogue import Model
 from x402.gateway.inference.chat_request import ChatRequest, parse_chat, refused
-from x402.gateway.inference.meter import StreamMeter, charge_json, is_empty, receipt_comment, usage_of
-from x402.gateway.inference.router import Router
+from x402.gateway.inference.lanes import Tier
+from x402.gateway.inference.meter import (
+    StreamMeter,
+    begins_with_error,
+    charge_json,
+    is_empty,
+    receipt_comment,
+    usage_of,
+)
+from x402.gateway.inference.router import Router, Take, Taken
+from x402.gateway.inference.selection import NO_WISHES, REGION, Wishes, read_wishes
 from x402.gateway.inference.upstream import UpstreamAnswer, UpstreamFailed
 from x402.gateway.problem import ApiProblem
 from x402.gateway.sale import PaidRequest, Sale
@@ -27,6 +36,8 @@ class Ordered:
     request: ChatRequest
     model: Model
     quoted: Quote
+    wishes: Wishes = NO_WISHES
+    tier: Tier = Tier.DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +59,7 @@ class ChatCounter:
 
         Raises `ApiProblem` for what cannot run, before anybody is asked to pay for it.
         """
-        ordered = self._read(request.body, None)
+        ordered = self._read(request.body, None, request.header(REGION) or "")
         if ordered.quoted.free:
             return FREE
         stream = ordered.request.stream
@@ -59,30 +70,29 @@ class ChatCounter:
             mime_type="text/event-stream" if stream else "application/json",
         )
 
-    def order(self, body: bytes, sale: Sale | None) -> Ordered:
+    def order(self, body: bytes, sale: Sale | None, *, region: str = "") -> Ordered:
         """The order to serve. What was paid for is the quote that came with the payment, not today's price."""
-        return self._read(body, sale)
+        return self._read(body, sale, region)
 
-    def _read(self, body: bytes, sale: Sale | None) -> Ordered:
+    def _read(self, body: bytes, sale: Sale | None, region: str) -> Ordered:
         request = parse_chat(body)
-        model = self._router.resolve(request.model)
+        wishes = read_wishes(request.members, preferred_region=region)
+        model = self._router.fitting(self._router.resolve(request.model), request.members, wishes)
         token = None if sale is None else sale.requirement.extra.get("quote")
         if isinstance(token, str):
             # Its signature was checked when the payment was taken.
-            return Ordered(request, model, peek(token).quote)
+            return Ordered(request, model, peek(token).quote, wishes)
         try:
-            quoted = quote(request.order(model.price), self._router.catalogue.prices)
+            quoted = quote(request.order(model.price), self._router.catalogue.price_list(model))
         except MalformedError as error:
             raise refused("", error.message, code=error.code) from error
-        return Ordered(request, model, quoted)
+        return Ordered(request, model, quoted, wishes)
 
     async def complete(self, ordered: Ordered, sale: Sale | None, *, request_id: str = "") -> bytes:
         """The body of a plain answer; the receipt notes what it really used. An empty answer raises, and so is not
         charged (aimo row 86)."""
         quoted = ordered.quoted
-        done = await self._router.ask(
-            ordered.model, ordered.request, quoted.output_tokens, _take_whole, request_id=request_id
-        )
+        done = await self._ask(ordered, _take_whole, request_id)
         if sale is not None:
             sale.note(charge=charge_json(quoted, usage_of(done.members)))
         return done.body
@@ -93,10 +103,19 @@ class ChatCounter:
         The upstream has begun to answer when this returns; the iterator raises `UpstreamFailed` when it breaks off.
         """
         quoted = ordered.quoted
-        answer = await self._router.ask(
-            ordered.model, ordered.request, quoted.output_tokens, _take_stream, request_id=request_id
-        )
+        answer = await self._ask(ordered, _take_stream, request_id)
         return _relay(answer, StreamMeter(include_usage=ordered.request.include_usage), quoted, sale)
+
+    async def _ask(self, ordered: Ordered, take: Take[Taken], request_id: str) -> Taken:
+        return await self._router.ask(
+            ordered.model,
+            ordered.request,
+            ordered.quoted.output_tokens,
+            take,
+            request_id=request_id,
+            wishes=ordered.wishes,
+            tier=ordered.tier,
+        )
 
 
 async def _take_whole(answer: UpstreamAnswer) -> Completion:
@@ -110,6 +129,8 @@ async def _take_whole(answer: UpstreamAnswer) -> Completion:
         raise UpstreamFailed("the answer is not JSON", status=200) from error
     if not isinstance(members.get("choices"), list):
         raise UpstreamFailed("the answer has no choices", status=200)
+    usage = usage_of(members)
+    answer.ended(usage.completion_tokens if usage else 0)
     if is_empty(members):
         raise ApiProblem(
             502,
@@ -123,8 +144,10 @@ async def _take_whole(answer: UpstreamAnswer) -> Completion:
 
 async def _take_stream(answer: UpstreamAnswer) -> UpstreamAnswer:
     if "text/event-stream" not in answer.content_type:
-        await answer.close()
         raise UpstreamFailed("the answer is no event stream", status=200)
+    if begins_with_error(answer.first):
+        # Nothing has reached the buyer yet, so another provider may still be asked.
+        raise UpstreamFailed("the stream began with an error", status=200)
     return answer
 
 
@@ -141,6 +164,11 @@ async def _relay(answer: UpstreamAnswer, meter: StreamMeter, quoted: Quote, sale
         if sale is not None and sale.receipt is not None:
             sale.note(charge=charge)
             comment = receipt_comment(sale.receipt, charge)
-        yield meter.finish(comment)
+        ending = meter.finish(comment)
+        answer.ended(meter.usage.completion_tokens if meter.usage else 0)
+        yield ending
+    except UpstreamFailed:
+        answer.ended(broken=True)
+        raise
     finally:
         await answer.close()
