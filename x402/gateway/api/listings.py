@@ -9,7 +9,7 @@ One entry has the members of OpenAI's model list and of AiMo's catalogue (aimo Â
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -19,7 +19,7 @@ from fastapi.responses import Response
 from x402.errors import MalformedError
 from x402.gateway.api.profiles import MOUNTED, Profile
 from x402.gateway.inference.abilities import CAPABILITIES, capabilities
-from x402.gateway.inference.catalogue import Model
+from x402.gateway.inference.catalogue import Model, Provider
 from x402.gateway.inference.ranges import out_of_range
 from x402.gateway.inference.router import Router, servable
 from x402.price import exact
@@ -41,7 +41,7 @@ def _models(profile: Profile, router: Router) -> Any:
     async def list_models(request: Request) -> Response:
         """The models on sale, with prices in US dollars per million tokens, or per image or request."""
         chosen = select(router.catalogue.models, request.query_params)
-        return _reply(profile, request, {"object": "list", "data": [entry(model) for model in chosen]})
+        return _reply(profile, request, {"object": "list", "data": [entry(model, router) for model in chosen]})
 
     return list_models
 
@@ -49,7 +49,7 @@ def _models(profile: Profile, router: Router) -> Any:
 def _model(profile: Profile, router: Router) -> Any:
     async def show_model(request: Request) -> Response:
         """One model, by any of its names."""
-        return _reply(profile, request, entry(router.resolve(request.path_params["model"])))
+        return _reply(profile, request, entry(router.resolve(request.path_params["model"]), router))
 
     return show_model
 
@@ -57,38 +57,42 @@ def _model(profile: Profile, router: Router) -> Any:
 def _providers(profile: Profile, router: Router) -> Any:
     async def list_providers(request: Request) -> Response:
         """Who serves the models, and which."""
-        return _reply(profile, request, {"object": "list", "data": providers(router.catalogue.models)})
+        return _reply(profile, request, {"object": "list", "data": providers(router)})
 
     return list_providers
 
 
-def entry(model: Model) -> dict[str, Any]:
-    """One model of the list. `available` says whether anybody can be asked for it now."""
-    return model.as_json() | {"capabilities": list(capabilities(model)), "available": bool(servable(model))}
+def entry(model: Model, router: Router) -> dict[str, Any]:
+    """One model of the list, with the health of its providers. `available` says whether any of them answers now."""
+    able = [provider for provider, _ in servable(model) if not router.health.is_out(provider.endpoint)]
+    more = {"capabilities": list(capabilities(model)), "available": bool(able)}
+    return model.as_json(router.health.of) | more
 
 
-def providers(models: tuple[Model, ...]) -> list[dict[str, Any]]:
-    """Every provider once, in AiMo's shape, with what it serves."""
+def providers(router: Router) -> list[dict[str, Any]]:
+    """Every provider once, in AiMo's shape, with what it serves and how it does.
+
+    Its `status` is `active`, or `limited` while some of its models cannot be had from it.
+    """
     found: dict[str, dict[str, Any]] = {}
-    for model in models:
+    for model in router.catalogue.models:
         for provider in model.providers:
-            known = found.setdefault(
-                provider.id,
-                {
-                    "id": provider.id,
-                    "object": "provider",
-                    "display_name": provider.name,
-                    "regions": [],
-                    "capabilities": [],
-                    "status": "limited",
-                    "models": [],
-                },
-            )
-            known["models"].append(model.id)
-            known["capabilities"] += [one for one in capabilities(model) if one not in known["capabilities"]]
-            if provider.upstream is not None:
-                known["status"] = "active"
+            known = found.setdefault(provider.id, _provider(provider))
+            _add(known["regions"], provider.regions)
+            _add(known["capabilities"], capabilities(model))
+            known["models"].append({"id": model.id, "health": router.health.of(provider.endpoint)})
+            if provider.upstream is None or router.health.is_out(provider.endpoint):
+                known["status"] = "limited"
     return list(found.values())
+
+
+def _provider(provider: Provider) -> dict[str, Any]:
+    shown: dict[str, Any] = {"id": provider.id, "object": "provider", "display_name": provider.name}
+    return shown | {"regions": [], "capabilities": [], "status": "active", "models": []}
+
+
+def _add(known: list[str], more: Iterable[str]) -> None:
+    known += [one for one in more if one not in known]
 
 
 def select(models: tuple[Model, ...], query: Mapping[str, str]) -> list[Model]:
@@ -141,8 +145,8 @@ def _free(name: str, value: str) -> _Keep:
     return lambda model: model.price.free is (value == "true")
 
 
-def _provider(name: str, value: str) -> _Keep:
-    return lambda model: any(value in (provider.id, provider.name) for provider in model.providers)
+def _sold_by(name: str, value: str) -> _Keep:
+    return lambda model: any(provider.is_called(value) for provider in model.providers)
 
 
 def _context(name: str, value: str) -> _Keep:
@@ -161,7 +165,7 @@ _FILTERS: Mapping[str, Callable[[str, str], _Keep]] = {
     "modality": _modality,
     "max_price": _max_price,
     "free": _free,
-    "provider": _provider,
+    "provider": _sold_by,
     "context": _context,
     "q": _search,
 }

@@ -18,6 +18,7 @@ from x402.gateway.inference.desk import Completion, Desk, Ordered
 from x402.gateway.inference.embeddings import EMBEDDINGS
 from x402.gateway.inference.images import IMAGES
 from x402.gateway.inference.router import Router
+from x402.gateway.inference.selection import REGION
 from x402.wire.strict import dump_json
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -66,7 +67,7 @@ def _chat(profile: Profile, desk: ChatDesk) -> Endpoint:
     async def chat_completions(request: Request) -> Response:
         """An OpenAI chat completion, paid per call. Without a payment: 402 with the offers."""
         sale = request.scope.get("x402")
-        ordered = desk.order(await request.body(), sale)
+        ordered = desk.order(await request.body(), sale, region=request.headers.get(REGION, ""))
         if not ordered.request.stream:
             return await whole(request)
         events = await desk.stream(ordered, sale, request_id=request.state.request_id)
@@ -79,7 +80,7 @@ def _whole(profile: Profile, desk: Desk[Any]) -> Endpoint:
     async def completion(request: Request) -> Response:
         """One answer, paid per call. Without a payment: 402 with the offers."""
         sale = request.scope.get("x402")
-        ordered = desk.order(await request.body(), sale)
+        ordered = desk.order(await request.body(), sale, region=request.headers.get(REGION, ""))
         begun = time.monotonic()
         done = await desk.complete(ordered, sale, request_id=request.state.request_id)
         if not profile.wrapped:

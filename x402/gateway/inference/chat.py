@@ -8,8 +8,8 @@ from typing import Any
 from x402.gateway.inference.abilities import MAKES_CHATS
 from x402.gateway.inference.catalogue import Model
 from x402.gateway.inference.chat_request import ChatRequest, parse_chat
-from x402.gateway.inference.desk import Desk, Ordered, Trade
-from x402.gateway.inference.meter import StreamMeter, is_empty, receipt_comment, usage_of
+from x402.gateway.inference.desk import Desk, Ordered, Trade, provider_of, remember
+from x402.gateway.inference.meter import StreamMeter, begins_with_error, is_empty, receipt_comment, usage_of
 from x402.gateway.inference.ranges import refused
 from x402.gateway.inference.router import Router
 from x402.gateway.inference.tally import Tally, tokens_of
@@ -30,13 +30,11 @@ class ChatDesk(Desk[ChatRequest]):
 
         The upstream has begun to answer when this returns; the iterator raises `UpstreamFailed` when it breaks off.
         """
-        request = ordered.request
-        answer = await self.router.ask(
-            ordered.model, request, ordered.quoted.output_tokens, _take_stream, request_id=request_id
-        )
-        tally = self.tally(ordered, sale, request_id)
-        tally.provider = answer.provider
+        remember(ordered, sale, request_id)
+        answer = await self.ask(ordered, _take_stream, request_id)
+        tally = Tally(ordered.quoted, ordered.request.endpoint, sale, provider_of(answer))
         tally.tell()
+        request = ordered.request
         return _relay(answer, StreamMeter(include_usage=request.include_usage, model=request.model), tally)
 
 
@@ -58,8 +56,10 @@ def _count(members: Mapping[str, Any], tally: Tally) -> None:
 
 async def _take_stream(answer: UpstreamAnswer) -> UpstreamAnswer:
     if "text/event-stream" not in answer.content_type:
-        await answer.close()
         raise UpstreamFailed("the answer is no event stream", status=200)
+    if begins_with_error(answer.first):
+        # Nothing has reached the buyer yet, so another provider may still be asked.
+        raise UpstreamFailed("the stream began with an error", status=200)
     return answer
 
 
@@ -79,6 +79,11 @@ async def _relay(answer: UpstreamAnswer, meter: StreamMeter, tally: Tally) -> As
             charge = tally.as_json()
             sale.note(charge=charge)
             comment = receipt_comment(sale.receipt, charge)
-        yield meter.finish(comment)
+        ending = meter.finish(comment)
+        answer.ended(tally.used.completion_tokens)
+        yield ending
+    except UpstreamFailed:
+        answer.ended(broken=True)
+        raise
     finally:
         await answer.close()

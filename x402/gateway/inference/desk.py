@@ -13,8 +13,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from x402.errors import MalformedError, Mender
 from x402.gateway.inference.catalogue import Model
+from x402.gateway.inference.lanes import Tier
 from x402.gateway.inference.ranges import refused
-from x402.gateway.inference.router import Asked, Router
+from x402.gateway.inference.router import Forwardable, Router, Take, Taken
+from x402.gateway.inference.selection import NO_WISHES, REGION, Wishes, read_wishes
 from x402.gateway.inference.tally import Tally
 from x402.gateway.inference.upstream import UpstreamAnswer, UpstreamFailed
 from x402.gateway.problem import ApiProblem
@@ -26,8 +28,15 @@ from x402.signed_quote import peek
 from x402.wire.strict import parse_object
 
 
-class Sold(Asked, Protocol):
-    """A request that can be priced as well as forwarded."""
+class Sold(Forwardable, Protocol):
+    """A request that can be priced and forwarded: `members` is its JSON, `path` where it goes below an upstream's base
+    URL, `endpoint` what a bill calls it, `tags` what stays with the bill."""
+
+    @property
+    def members(self) -> Mapping[str, Any]: ...
+
+    @property
+    def model(self) -> str: ...
 
     @property
     def stream(self) -> bool: ...
@@ -35,7 +44,15 @@ class Sold(Asked, Protocol):
     @property
     def tags(self) -> Mapping[str, str]: ...
 
-    def order(self, price: ModelPrice) -> Order: ...
+    @property
+    def endpoint(self) -> str: ...
+
+    @property
+    def path(self) -> str: ...
+
+    def order(self, price: ModelPrice) -> Order:
+        """What is bought, for the price of a model. Raises `ApiProblem` 400 for what cannot be priced."""
+        ...
 
 
 R = TypeVar("R", bound=Sold)
@@ -43,11 +60,14 @@ R = TypeVar("R", bound=Sold)
 
 @dataclass(frozen=True, slots=True)
 class Ordered(Generic[R]):
-    """A request that was read, the model it names, and the quote under which it is served."""
+    """A request that was read, the model it names with the providers that may serve it, and the quote under which it
+    is served."""
 
     request: R
     model: Model
     quoted: Quote
+    wishes: Wishes = NO_WISHES
+    tier: Tier = Tier.DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +106,7 @@ class Desk(Generic[R]):
 
         Raises `ApiProblem` for what cannot run, before anybody is asked to pay for it.
         """
-        ordered = self.order(request.body, None)
+        ordered = self.order(request.body, None, region=request.header(REGION) or "")
         if ordered.quoted.free:
             return FREE
         stream = ordered.request.stream
@@ -97,58 +117,82 @@ class Desk(Generic[R]):
             mime_type="text/event-stream" if stream else "application/json",
         )
 
-    def order(self, body: bytes, sale: Sale | None) -> Ordered[R]:
-        """The order to serve. What was paid for is the quote that came with the payment, not today's price."""
+    def order(self, body: bytes, sale: Sale | None, *, region: str = "") -> Ordered[R]:
+        """The order to serve. What was paid for is the quote that came with the payment, not today's price.
+
+        `region` is where the buyer would like to be served.
+        """
         request = self.trade.parse(body)
+        wishes = read_wishes(request.members, preferred_region=region)
         model = self.router.resolve(request.model)
         if not self.trade.makes & set(model.output_modalities):
             made = ", ".join(model.output_modalities)
             words = f"{model.id} does not make this: it makes {made}"
             raise refused("model", words, code="unsuitable_model", status=422)
         self.trade.check(request, model)
+        model = self.router.fitting(model, request.members, wishes, path=request.path)
         token = None if sale is None else sale.requirement.extra.get("quote")
         if isinstance(token, str):
             # Its signature was checked when the payment was taken.
-            return Ordered(request, model, peek(token).quote)
+            return Ordered(request, model, peek(token).quote, wishes)
         try:
-            quoted = quote(request.order(model.price), self.router.catalogue.prices)
+            quoted = quote(request.order(model.price), self.router.catalogue.price_list(model))
         except MalformedError as error:
             raise refused("", error.message, code=error.code) from error
-        return Ordered(request, model, quoted)
-
-    def tally(self, ordered: Ordered[R], sale: Sale | None, request_id: str) -> Tally:
-        """The bill of an order, and what its sale has to remember of the request."""
-        if sale is not None:
-            sale.tags, sale.request_id = dict(ordered.request.tags), request_id
-        return Tally(ordered.quoted, ordered.request.endpoint, sale)
+        return Ordered(request, model, quoted, wishes)
 
     async def complete(self, ordered: Ordered[R], sale: Sale | None, *, request_id: str = "") -> Completion:
         """A whole answer; the receipt notes what it really used.
 
         An empty answer raises `ApiProblem` 502, and so is not charged (aimo row 86).
         """
-        tally = self.tally(ordered, sale, request_id)
         name = ordered.request.model
+        remember(ordered, sale, request_id)
 
-        async def take(answer: UpstreamAnswer) -> Completion:
+        async def take(answer: UpstreamAnswer) -> tuple[Completion, Tally]:
             body, members = await _read(answer)
-            tally.provider = answer.provider
+            # Two providers may be racing, so each answer is counted by itself.
+            tally = Tally(ordered.quoted, ordered.request.endpoint, provider=provider_of(answer))
             self.trade.count(members, tally)
+            answer.ended(tally.used.completion_tokens)
             if members.get("model") not in (None, name):
                 # The buyer hears the name that it asked for (aimo row 35).
                 members["model"] = name
                 body = json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode()
-            return Completion(body, members, answer.provider)
+            return Completion(body, members, tally.provider), tally
 
-        done = await self.router.ask(
-            ordered.model, ordered.request, ordered.quoted.output_tokens, take, request_id=request_id
-        )
+        done, tally = await self.ask(ordered, take, request_id)
+        tally.sale = sale
         tally.tell()
         if tally.void:
             raise _empty()
         if sale is not None:
             sale.note(charge=tally.as_json())
         return done
+
+    async def ask(self, ordered: Ordered[R], take: Take[Taken], request_id: str) -> Taken:
+        """What `take` makes of the first usable answer; raises as `Router.ask`."""
+        return await self.router.ask(
+            ordered.model,
+            ordered.request,
+            ordered.quoted.output_tokens,
+            take,
+            request_id=request_id,
+            path=ordered.request.path,
+            wishes=ordered.wishes,
+            tier=ordered.tier,
+        )
+
+
+def remember(ordered: Ordered[Any], sale: Sale | None, request_id: str) -> None:
+    """Put into a sale what its bill has to say of the request."""
+    if sale is not None:
+        sale.tags, sale.request_id = dict(ordered.request.tags), request_id
+
+
+def provider_of(answer: UpstreamAnswer) -> str:
+    """The id of the provider that gives an answer."""
+    return answer.provider.id if answer.provider is not None else ""
 
 
 def _empty() -> ApiProblem:

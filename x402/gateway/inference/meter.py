@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from x402.errors import MalformedError
+from x402.gateway.inference.events import data_of, next_event
 from x402.gateway.inference.tally import tokens_of
 from x402.gateway.inference.upstream import UpstreamFailed
 from x402.quote import Usage
@@ -71,7 +72,7 @@ class StreamMeter:
         self._rest += chunk
         out: list[bytes] = []
         while not self.done:
-            event, self._rest = _next_event(self._rest)
+            event, self._rest = next_event(self._rest)
             if event is None:
                 break
             out.append(self._relayed(event))
@@ -87,7 +88,7 @@ class StreamMeter:
 
     def _relayed(self, event: bytes) -> bytes:
         """What goes on of an event: itself, most often."""
-        data = _data_of(event)
+        data = data_of(event)
         if data is None:
             return event
         if data.strip() == b"[DONE]":
@@ -125,15 +126,16 @@ def receipt_comment(receipt: Receipt, charge: Mapping[str, Any]) -> str:
     return f"{RECEIPT_COMMENT} {encode_header(receipt.as_json() | {'extra': {'charge': dict(charge)}})}"
 
 
-def _next_event(data: bytes) -> tuple[bytes | None, bytes]:
-    ends = [(data.find(mark), len(mark)) for mark in (b"\n\n", b"\r\n\r\n", b"\r\r")]
-    found = min(((at, size) for at, size in ends if at >= 0), default=None)
-    if found is None:
-        return None, data
-    end = found[0] + found[1]
-    return data[:end], data[end:]
-
-
-def _data_of(event: bytes) -> bytes | None:
-    lines = [line for line in event.splitlines() if line.startswith(b"data:")]
-    return b"\n".join(line[5:].removeprefix(b" ") for line in lines) if lines else None
+def begins_with_error(data: bytes) -> bool:
+    """Whether the first event of a stream that says anything says that there will be no answer."""
+    event: bytes | None = b""
+    while event is not None:
+        event, data = next_event(data)
+        said = data_of(event) if event else None
+        if said is not None:
+            try:
+                chunk = json.loads(said)
+            except (ValueError, RecursionError):
+                return False
+            return isinstance(chunk, dict) and "error" in chunk and not chunk.get("choices")
+    return False
