@@ -227,6 +227,21 @@ class SqlLedger:
     async def ping(self) -> None:
         await self._do(lambda connection: connection.execute(update(versions).values(version=SCHEMA_VERSION)))
 
+    # For the books that stand beside the payments.
+
+    @property
+    def clock(self) -> Clock:
+        """What this ledger takes for the time."""
+        return self._clock
+
+    def lease_for(self, seconds: int) -> Lease:
+        """The right of this ledger's owner to work on a row, from now on."""
+        return self._lease(seconds)
+
+    async def run(self, work: Callable[[Connection], T], *locks: tuple[str, ...]) -> T:
+        """Run a piece of another book's work as `LedgerThread.do` does."""
+        return await self._do(work, *locks)
+
     def _lease(self, seconds: int) -> Lease:
         now = self._clock()
         return Lease(self.holder, now, now + seconds)
