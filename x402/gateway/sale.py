@@ -67,6 +67,9 @@ class Sale:
     notes: dict[str, Any] = field(default_factory=dict)
     metered: Metered | None = None
     """What the request has used so far; a handler that knows sets it as often as it learns more."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """The request's own `metadata` and `user`, for the bill (aimo rows 29, 31)."""
+    request_id: str = ""
 
     def note(self, **members: Any) -> None:
         """Add JSON-able members to `extra` of the receipt, such as what the request really cost.
