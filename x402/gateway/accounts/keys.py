@@ -28,8 +28,9 @@ from x402.ports.keys import ApiKey, Fresh, KeyBook, KeyTaken
 from x402.wire.headers import values
 from x402.wire.request_signature import LIFETIME_SECONDS, SCHEME, read_request_signature, signing_secret
 
-PLACEHOLDERS = frozenset({"x402", "none", "unused"})
-"""Bearer values by which an OpenAI client that pays by itself says that it has no key."""
+PREFIX = "aimo-sk-"
+"""How keys of this house begin. Stock OpenAI clients always send some bearer, so one that does not begin so, and that
+nobody has entered, says nothing about who asks (aimo row 14)."""
 SKEW_SECONDS = 60
 SIGNED_LIFETIME_MS = 366 * 86_400 * 1000
 """How long a key that its wallet has issued may live at most."""
@@ -46,6 +47,10 @@ _SCOPES = (
 """What a path needs, by its end; everything else is answered by a model, and needs `completion_model`."""
 
 
+INFERENCE = frozenset({Scope.CHAT, Scope.EMBEDDINGS, Scope.IMAGES})
+"""What a key may do that says nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyWish:
     """A key that somebody wants. Times in seconds, 0 is never or unlimited; `spend_limit` in atomic USDC.
@@ -55,7 +60,7 @@ class KeyWish:
 
     account: str = ""
     name: str = ""
-    scopes: frozenset[Scope] = frozenset({Scope.CHAT, Scope.EMBEDDINGS, Scope.IMAGES})
+    scopes: frozenset[Scope] = INFERENCE
     addresses: tuple[str, ...] = ()
     tier: str = ""
     lifetime_seconds: int = 0
@@ -152,7 +157,7 @@ class KeyRing:
         match = _BEARER.fullmatch(stated[0].strip())
         if match is None:
             raise unknown_key("Authorization: Bearer is followed by a key")
-        return None if match[1] in PLACEHOLDERS else await self._borne(match[1], request)
+        return await self._borne(match[1], request)
 
     async def known(self, authorizations: Sequence[str]) -> ApiKey | None:
         """The record of a bearer key, or of one that signs, by whatever a request states; nothing is counted."""
@@ -182,14 +187,14 @@ class KeyRing:
             raise unknown_key("the key is not signed by its wallet for this gateway")
         return key
 
-    async def _borne(self, text: str, request: PaidRequest) -> Holder:
+    async def _borne(self, text: str, request: PaidRequest) -> Holder | None:
         signed = self.signed_key(text)
         if signed is not None:
             return await self._self_issued(signed, request)
         used = await self.book.use(digest_of(text), lambda key: self._check(key, request, signed=False))
-        if used is None:
+        if used is None and text.startswith(PREFIX):
             raise unknown_key("this key is not known here")
-        return _holder(used)
+        return None if used is None else _holder(used)
 
     async def _signed(self, credentials: str, request: PaidRequest) -> Holder:
         try:
