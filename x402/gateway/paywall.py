@@ -282,7 +282,8 @@ class Paywall:
             envelope = self.counter.envelope(asgi.target_of(scope), headers)
             await asgi.send_plain(send, error_reply(error, envelope=envelope))
             return
-        request = PaidRequest(scope["method"], asgi.target_of(scope), headers, body, scope.get("path_params", {}))
+        params = scope.get("path_params", {})
+        request = PaidRequest(scope["method"], asgi.target_of(scope), headers, body, params, asgi.peer_of(scope))
         try:
             reply = await self.counter.serve(request, rule, self._url(scope), asgi.as_handler(app, scope, body))
         except Free:
