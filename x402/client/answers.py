@@ -106,6 +106,15 @@ class Chunk(Fields):
         return _text(self._members, "delta")
 
 
+class ModelList(list[Fields]):
+    """What is sold; `data` is the list itself, as OpenAI's package has it."""
+
+    @property
+    def data(self) -> list[Fields]:
+        """The models."""
+        return self
+
+
 @dataclass(frozen=True, slots=True)
 class Quotation:
     """What a call would cost, asked without paying. `quote` is the seller's itemised bound, when it sends one.
@@ -150,7 +159,7 @@ def read_answer(headers: Pairs, body: bytes, receipt: Receipt | None, envelope: 
     return Answer(members, receipt=receipt, request_id=request_id(headers, parse(body)))
 
 
-def read_models(body: bytes, envelope: Envelope = Envelope.WRAPPED) -> list[Fields]:
+def read_models(body: bytes, envelope: Envelope = Envelope.WRAPPED) -> ModelList:
     """The entries of a model list, in any of the shapes that were found (aimo §2.5): under `data` or bare.
 
     An entry of AiMo's own shape has a `name` only; it is its `id` then. Raises `MalformedError("invalid_answer")`.
@@ -160,7 +169,7 @@ def read_models(body: bytes, envelope: Envelope = Envelope.WRAPPED) -> list[Fiel
     entries = read_object(body, envelope).get("data")
     if not isinstance(entries, list):
         raise MalformedError("invalid_answer", "the model list has no `data`")
-    return [Fields({"id": entry.get("name"), **entry}) for entry in entries if isinstance(entry, dict)]
+    return ModelList(Fields({"id": entry.get("name"), **entry}) for entry in entries if isinstance(entry, dict))
 
 
 def read_chunk(data: str) -> Chunk:

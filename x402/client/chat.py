@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import anyio
 import httpx
 
-from x402.client.answers import Answer, Completion, Fields, Quotation
+from x402.client.answers import Answer, Completion, ModelList, Quotation
 from x402.client.auth import X402Auth
 from x402.client.budget import Limits
 from x402.client.chat_stream import TRANSPORT_ERRORS, AsyncChatStream, ChatStream, broken
@@ -131,7 +131,7 @@ class Chat(_Caller):
         """The answer chunk by chunk. Raises as `create`, here or on the way."""
         return ChatStream(self._drive(self._line.open_stream(model, messages, params)), self._note)
 
-    def models(self, **filters: Any) -> list[Fields]:
+    def models(self, **filters: Any) -> ModelList:
         """What can be bought, or what `filters` leave of it, such as `free=True` (aimo row 72). Raises as `create`."""
         return self._drive(self._line.models(filters))
 
@@ -210,7 +210,7 @@ class AsyncChat(_Caller):
         """As `Chat.stream`; await it, then iterate."""
         return AsyncChatStream(await self._drive(self._line.open_stream(model, messages, params)), self._note)
 
-    async def models(self, **filters: Any) -> list[Fields]:
+    async def models(self, **filters: Any) -> ModelList:
         """As `Chat.models`."""
         return await self._drive(self._line.models(filters))
 

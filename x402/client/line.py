@@ -16,6 +16,7 @@ from x402.client.answers import (
     Chunk,
     Completion,
     Fields,
+    ModelList,
     Quotation,
     read_answer,
     read_chunk,
@@ -82,7 +83,7 @@ class Line:
         """The steps that open a stream; the response is read by the caller."""
         return (yield from self._answer(self._chat(model, messages, params | {"stream": True}, stream=True)))
 
-    def models(self, filters: dict[str, Any]) -> Steps[list[Fields]]:
+    def models(self, filters: dict[str, Any]) -> Steps[ModelList]:
         """The steps of listing what is sold (aimo row 8), what `filters` leave of it (aimo row 72)."""
         response = yield from self._answer(self._get("models", filters))
         return read_models(response.content, self.profile.envelope)
