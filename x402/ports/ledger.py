@@ -17,6 +17,7 @@ from sqlalchemy import Connection, literal, update
 from x402.lifecycle import Entry, Event, Party, Subject
 from x402.ports import (
     Answer,
+    Arrow,
     Clock,
     NonceBook,
     Room,
@@ -78,7 +79,13 @@ class SqlLedger:
     # A payment's row.
 
     async def begin(
-        self, entry: Entry, *, lease_seconds: int = 0, room: Room | None = None, identifier: str = ""
+        self,
+        entry: Entry,
+        *,
+        lease_seconds: int = 0,
+        room: Room | None = None,
+        identifier: str = "",
+        arrows: Sequence[Arrow] = (),
     ) -> tuple[Entry, bool]:
         lease, subject = self._lease(lease_seconds), entry.subject
         locks = [_row(entry.party, subject.pay_id)]
@@ -87,7 +94,7 @@ class SqlLedger:
         if identifier:
             locks.append(("identifier", subject.payer, identifier))
         return await self._do(
-            lambda connection: ledger_rows.open_row(connection, entry, lease, room, identifier), *locks
+            lambda connection: ledger_rows.open_row(connection, entry, lease, room, identifier, arrows), *locks
         )
 
     async def intend(
@@ -113,10 +120,28 @@ class SqlLedger:
         )
 
     async def advance(self, party: Party, pay_id: str, event: Event, stage: Stage) -> Entry:
+        return await self.follow(party, pay_id, ((event, stage),))
+
+    async def follow(
+        self,
+        party: Party,
+        pay_id: str,
+        arrows: Sequence[Arrow],
+        *,
+        answer: Answer | None = None,
+        forget_answer: bool = False,
+    ) -> Entry:
         now = self._clock()
-        return await self._do(
-            lambda connection: ledger_rows.move(connection, party, pay_id, ((event, stage),), now), _row(party, pay_id)
-        )
+
+        def follow(connection: Connection) -> Entry:
+            entry = ledger_rows.move(connection, party, pay_id, arrows, now)
+            if answer is not None:
+                kept_answers.keep(connection, pay_id, answer, now)
+            elif forget_answer:
+                kept_answers.drop(connection, pay_id)
+            return entry
+
+        return await self._do(follow, _row(party, pay_id))
 
     async def lease(self, party: Party, pay_id: str, seconds: int) -> bool:
         lease = self._lease(seconds)
