@@ -10,7 +10,8 @@ from typing import Any
 from x402.chain import CallResult, EvmFees, EvmReceipt, Log
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.ports import NotSent
-from x402.ports.rpc import JsonRpc, RpcError, Watch
+from x402.ports.rpc import JsonRpc, RpcError
+from x402.ports.watch import Watch
 
 _CODE_LIFETIME_SECONDS = 900
 _CODE_LIMIT = 4096
