@@ -70,6 +70,9 @@ class NonceBook:
     held: frozenset[int]
 
 
+Arrow = tuple[Event, Stage]
+"""A step of the law: what happened, and what is known after it."""
+
 Sign = Callable[[int], Intended]
 """Signs a settlement with the nonce that was reserved for it. Pure: it runs inside a ledger's transaction."""
 
