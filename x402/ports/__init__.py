@@ -241,10 +241,6 @@ class EvmChain(Protocol):
 
     async def code(self, address: str) -> bytes: ...
 
-    async def is_contract(self, address: str) -> bool:
-        """Whether code lives at `address`; a yes may be remembered."""
-        ...
-
     async def call(
         self, to: str, data: bytes, *, sender: str = "", gas: int = 0, block: int | None = None
     ) -> CallResult:
