@@ -57,7 +57,7 @@ async def test_A23_the_chain_takes_one_of_both(evm_devnet: EvmWorld) -> None:
     world = await EvmShop.open(evm_devnet)
     pair, before = Pair(world), await world.received()
     await submit(world, transfer_call(pair.payments[1]))
-    with pytest.raises(AssertionError):  # noqa: PT011
+    with pytest.raises(AssertionError):
         # The transaction is mined, and fails.
         await submit(world, transfer_call(pair.payments[0]))
     assert await world.received() - before == DEARER
