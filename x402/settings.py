@@ -202,6 +202,8 @@ class GatewaySettings(Settings):
     public_url: str = Field("", validation_alias=_named("X402_PUBLIC_URL"))
     """How clients reach the gateway, such as `https://api.example.com`."""
     max_timeout_seconds: int = Field(300, ge=30, le=3600, validation_alias=_named("X402_MAX_TIMEOUT_SECONDS"))
+    body_limit: int = Field(8 * 1024 * 1024, ge=1024, le=16 * 1024 * 1024, validation_alias=_named("X402_BODY_LIMIT"))
+    """Bytes of a request that are read; images in a chat make them many."""
     answer_retention_seconds: int = Field(600, ge=0, validation_alias=_named("X402_ANSWER_RETENTION_SECONDS"))
     """How long a delivered answer is kept for the same payment to be sent again; 0 keeps none."""
     answer_key: SecretStr | None = Field(None, validation_alias=_named("X402_ANSWER_KEY"))
