@@ -101,6 +101,7 @@ def create_app(
         public_url=url,
         clock=now,
         telemetry=facts,
+        accounts=True,
         envelope=envelope_of,
         **till_options(settings, receivers),
     )
