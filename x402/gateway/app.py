@@ -105,6 +105,14 @@ def create_app(
         envelope=envelope_of,
         **till_options(settings, receivers),
     )
+    _open_to_browsers(app)
+    app.add_middleware(RequestIds)
+    add_failures(app)
+    return app
+
+
+def _open_to_browsers(app: FastAPI) -> None:
+    """Any page may call the gateway: it keeps no cookies, and a payment is nobody's but its sender's (fault F16)."""
     app.add_middleware(
         CORSMiddleware,
         allow_origins=["*"],
@@ -112,9 +120,6 @@ def create_app(
         allow_headers=["*", *PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID],
         expose_headers=[*EXPOSED_HEADERS, "Retry-After"],
     )
-    app.add_middleware(RequestIds)
-    add_failures(app)
-    return app
 
 
 def _passed_on(telemetry: Telemetry) -> Observer:

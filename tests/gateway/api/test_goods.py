@@ -157,7 +157,7 @@ async def test_row_086_what_is_no_answer_is_not_paid_for(
     assert shop.bank.moved == {}
 
 
-async def test_row_029_031_what_is_ours_stays_here_and_the_rest_goes_on(shop: Any, town: Any, make: Make) -> None:
+async def test_row_029_row_031_what_is_ours_stays_here_and_the_rest_goes_on(shop: Any, town: Any, make: Make) -> None:
     seen: list[Any] = []
     members = {"model": EMBED, "input": "x", "metadata": {"a": 1}, "sort": "price", "provider": {}, "custom": 7}
     client = make(serving("/embeddings", {"data": [{"embedding": [1]}], "usage": {"prompt_tokens": 1}}, seen))

@@ -162,7 +162,7 @@ def answering(seen: list[Any]) -> Starlette:
     return Starlette(routes=[Route("/v1/chat/completions", chat, methods=["POST"])])
 
 
-async def test_row_022_023_no_default_is_invented_and_unknown_fields_pass(shop: Any, town: Any, make: Make) -> None:
+async def test_row_022_row_023_no_default_is_invented_and_unknown_fields_pass(shop: Any, town: Any, make: Make) -> None:
     seen: list[Any] = []
     client = make(answering(seen))
     members = body(logit_bias={"5": 1}, custom={"deep": [1]}, metadata={"mine": "x"}, user="me", seed=7)
@@ -176,7 +176,7 @@ async def test_row_022_023_no_default_is_invented_and_unknown_fields_pass(shop: 
     assert (forwarded["logit_bias"], forwarded["custom"], forwarded["user"]) == ({"5": 1}, {"deep": [1]}, "me")
 
 
-async def test_row_029_031_metadata_and_user_stay_with_the_bill(shop: Any, town: Any, make: Make) -> None:
+async def test_row_029_row_031_metadata_and_user_stay_with_the_bill(shop: Any, town: Any, make: Make) -> None:
     client = make()
     members = body(metadata={"order": "7", "deep": {"a": 1}, "none": None}, user="me")
     asked = town.challenge_of(await client.post(PATH, json=members))
@@ -249,7 +249,7 @@ async def test_row_059_the_requests_id_goes_in_out_and_upstream(
 
 
 @pytest.mark.parametrize("odd", ["", "a b", "x" * 129, "a\tb"])
-async def test_row_059_060_an_id_that_cannot_be_one_is_replaced(make: Make, odd: str) -> None:
+async def test_row_059_row_060_an_id_that_cannot_be_one_is_replaced(make: Make, odd: str) -> None:
     answer = await make().post("/v1/chat/completions", json={}, headers={"X-Request-ID": odd})
     given = answer.headers["x-request-id"]
     assert given.startswith("req_")
