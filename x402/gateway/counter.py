@@ -9,6 +9,7 @@ from x402.errors import MalformedError, MisconfiguredError, RefusedError, X402Er
 from x402.gateway.accounts import Holder
 from x402.gateway.accounts.members import Members
 from x402.gateway.accounts.tab import Tab
+from x402.gateway.envelope import EnvelopeRule, plain_envelope
 from x402.gateway.flow import Till
 from x402.gateway.offers import UNPAID, Offers
 from x402.gateway.replies import Plain, challenge_reply, error_reply
@@ -31,7 +32,8 @@ class Free(Exception):
 class Counter:
     """Prices requests and passes their payments to the till.
 
-    `flow` holds where the terms name none. `any_origin` says that the origin of a resource's URL is only a guess.
+    `flow` holds where the terms name none. `any_origin` says that the origin of a resource's URL is only a guess,
+    `envelope` which shape an error has.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class Counter:
         flow: Flow = Flow.AUTHORIZATION,
         any_origin: bool = False,
         members: Members | None = None,
+        envelope: EnvelopeRule = plain_envelope,
     ) -> None:
         self.till = till
         self.offers = offers
         self._flow = flow
         self._any_origin = any_origin
         self._members = members
+        self.envelope = envelope
 
     def check(self, rule: PriceRule) -> None:
         """Raise `MisconfiguredError` for a fixed price that cannot be asked on every network of the seller."""
@@ -76,7 +80,7 @@ class Counter:
                 return await self._charged(self._members.tab, holder, request, rule, url, handler)
             return await self._challenge(request, rule, url)
         except X402Error as error:
-            return error_reply(error)
+            return error_reply(error, envelope=self.envelope(request.target, request.headers))
 
     async def _paid(
         self, payment: Payment, request: PaidRequest, rule: PriceRule, url: str, handler: Handler
@@ -92,7 +96,8 @@ class Counter:
             return await self.till.take(payment, request.digest, offer, handler)
         except Refusal as refusal:
             if not isinstance(refusal.error, RefusedError):
-                return error_reply(refusal.error, refusal.receipt)
+                envelope = self.envelope(request.target, request.headers)
+                return error_reply(refusal.error, refusal.receipt, envelope=envelope)
             return await self._challenge(request, rule, url, refusal.error, refusal.receipt)
 
     async def _charged(
@@ -119,7 +124,8 @@ class Counter:
         challenge = self.offers.challenge(offers, _resource(url, terms), error)
         if self._members is not None:
             challenge = challenge.model_copy(update={"extensions": self._members.extensions(url)})
-        return challenge_reply(challenge, refused, receipt)
+        envelope = self.envelope(request.target, request.headers)
+        return challenge_reply(challenge, refused, receipt, envelope=envelope)
 
     async def _terms(self, request: PaidRequest, rule: PriceRule) -> Terms:
         price: Price

@@ -29,6 +29,7 @@ from x402.gateway.accounts.members import Members, members_of
 from x402.gateway.answers import key_beside
 from x402.gateway.asgi import App, Message, Receive, Scope, Send
 from x402.gateway.counter import Counter, Free, PriceRule
+from x402.gateway.envelope import EnvelopeRule, plain_envelope
 from x402.gateway.facilitators import Facilitators
 from x402.gateway.flow import Till
 from x402.gateway.nodes import Nodes
@@ -75,7 +76,7 @@ class Paywall:
     With `accounts` (in the ledger, or in a book of their own) every answer has a bill, what is paid and not used goes
     to the payer's account, and whoever signs in pays from there.
     `policy` bounds the risks, `nodes` (`gateway.nodes.open_nodes`) let the seller see for itself what a facilitator
-    says of the chain, and `purse` holds the keys that pay back what is owed.
+    says of the chain, and `purse` holds the keys that pay back what is owed. `envelope` chooses the shape of errors.
 
     Contradictions raise `MisconfiguredError`, those about routes when the app starts. Use its lifespan: it opens the
     ledger and reconciles what a crash left open.
@@ -103,6 +104,7 @@ class Paywall:
         accounts: bool | Accounts = False,
         nodes: Nodes | None = None,
         purse: Purse | None = None,
+        envelope: EnvelopeRule = plain_envelope,
         reconcile_seconds: float = RECONCILE_SECONDS,
         clock: Clock = _wall_clock,
         telemetry: Telemetry | None = None,
@@ -132,7 +134,9 @@ class Paywall:
         refunds = None if purse is None else refunds_of(register, purse, offers.kinds, nodes.blockhashes)
         self.till = Till(register, handler_timeout_seconds=handler_timeout_seconds, refunds=refunds)
         self.members = self._accounts(register, accounts, seller, handler_timeout_seconds)
-        self.counter = Counter(self.till, offers, flow=Flow(flow), any_origin=not public_url, members=self.members)
+        self.counter = Counter(
+            self.till, offers, flow=Flow(flow), any_origin=not public_url, members=self.members, envelope=envelope
+        )
         self._routes = {RouteKey.parse(key): rule for key, rule in (routes or {}).items()}
         for rule in self._routes.values():
             self.counter.check(rule)
@@ -299,12 +303,11 @@ class Paywall:
         except asgi.ClientGone:
             return
         except X402Error as error:
-            await asgi.send_plain(send, error_reply(error))
+            envelope = self.counter.envelope(asgi.target_of(scope), headers)
+            await asgi.send_plain(send, error_reply(error, envelope=envelope))
             return
-        url = self._url(scope)
-        request = PaidRequest(
-            scope["method"], asgi.target_of(scope), headers, body, scope.get("path_params", {}), url=url
-        )
+        url, params, peer = self.url_of(scope), scope.get("path_params", {}), asgi.peer_of(scope)
+        request = PaidRequest(scope["method"], asgi.target_of(scope), headers, body, params, peer, url)
         try:
             reply = await self.counter.serve(request, rule, url, asgi.as_handler(app, scope, body))
         except Free:
@@ -315,7 +318,8 @@ class Paywall:
         else:
             await asgi.send_plain(send, reply)
 
-    def _url(self, scope: Scope) -> str:
+    def url_of(self, scope: Scope) -> str:
+        """The canonical address of what is asked for: under the public URL, or the server's own socket."""
         path = asgi.target_of(scope).partition("?")[0]
         if self._public_url:
             return self._public_url + path

@@ -16,6 +16,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from x402.billing import Bill, Metered, PaidBy
 from x402.errors import ConflictError, Moved, UnavailableError
@@ -98,7 +99,8 @@ class Tab:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
-            await asyncio.wait({order.begun, order.ended}, return_when=asyncio.FIRST_COMPLETED)
+            waiting: list[asyncio.Future[Any]] = [order.begun, order.ended]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             recording = order.recording
             if order.begun.done() and order.sale.flow is Flow.UPFRONT and recording.status < 400:
                 chunks = _Heard(recording.play(), lambda: self._hung_up(order))
@@ -172,6 +174,9 @@ class Tab:
         try:
             await self._end(order, outcome, failure)
         finally:
+            if not order.ended.done():
+                words = "what became of this request is not known; its bill tells"
+                self._tell(order, recording.answer({}), UnavailableError("answer_unavailable", words))
             await recording.close(broken=outcome != "served")
             self._orders.discard(order)
             if not self._orders:
@@ -204,7 +209,8 @@ class Tab:
         answer = recording.answer(sale.notes)
         try:
             if order.held.identifier and recording.kept and outcome == "served":
-                await self._register.answers.keep(order.held.id, answer)
+                sealed = self._register.answers.sealed(order.held.id, answer)
+                await self._register.ledger.keep_answer(order.held.id, sealed)
             order.bill = self._bill(order, metered, outcome)
             await self._book.settle(order.held.id, order.bill)
         except (UnavailableError, NotHeld) as error:
