@@ -188,6 +188,9 @@ class GatewaySettings(Settings):
     upstream_api_key: SecretStr | None = Field(None, validation_alias=_named("X402_UPSTREAM_API_KEY", "OPENAI_API_KEY"))
     model_names: str = Field("", validation_alias=_named("X402_MODELS"))
     """Separated by commas."""
+    hedge_percent: int | None = Field(None, ge=50, le=100, validation_alias=_named("X402_HEDGE_PERCENT"))
+    """A second provider is asked when the first is slower than it was for so many of a hundred answers; never when
+    unset."""
     ledger: str = Field(
         "sqlite:///x402-gateway.sqlite", repr=False, validation_alias=_named("X402_GATEWAY_LEDGER", "X402_LEDGER")
     )
@@ -244,6 +247,11 @@ class GatewaySettings(Settings):
     def models(self) -> tuple[str, ...]:
         """The models to sell without a price file."""
         return tuple(name.strip() for name in self.model_names.split(",") if name.strip())
+
+    @property
+    def hedge_at(self) -> float | None:
+        """`hedge_percent` as a part of one."""
+        return None if self.hedge_percent is None else self.hedge_percent / 100
 
     @property
     def quote_keys(self) -> tuple[bytes, ...]:

@@ -28,6 +28,7 @@ from x402.gateway.inference.catalogue import Catalogue
 from x402.gateway.inference.chat import ChatCounter
 from x402.gateway.inference.price_file import read_catalogue
 from x402.gateway.inference.router import Router, servable
+from x402.gateway.inference.selection import REGION
 from x402.gateway.inference.upstream import UpstreamClient
 from x402.gateway.nodes import open_nodes
 from x402.gateway.paywall import Paywall
@@ -76,7 +77,8 @@ def create_app(
     observers = [count_facts(registry), *([] if telemetry is None else [_passed_on(telemetry)])]
     facts = Telemetry(observers)
     client = upstream or UpstreamClient()
-    counter = ChatCounter(Router(catalogue, client, telemetry=facts))
+    router = Router(catalogue, client, telemetry=facts, hedge_at=settings.hedge_at)
+    counter = ChatCounter(router)
     receivers = dict(pay_to or settings.pay_to)
     if not settings.mainnet:
         _refuse_mainnet(receivers)
@@ -88,9 +90,10 @@ def create_app(
             await client.close()
 
     app = FastAPI(title="x402 gateway", version=__version__, lifespan=lifespan)
+    app.state.router = router
     prices: dict[str, PriceRule] = {f"POST {base}/chat/completions": counter.price for base in BASES}
     for base in BASES:
-        _add_api(app, base, counter, catalogue)
+        _add_api(app, base, counter, router)
     _add_operations(app, registry)
     app.add_middleware(
         Paywall,
@@ -192,11 +195,11 @@ def _refuse_mainnet(receivers: Mapping[str, str]) -> None:
         )
 
 
-def _add_api(app: FastAPI, base: str, counter: ChatCounter, catalogue: Catalogue) -> None:
+def _add_api(app: FastAPI, base: str, counter: ChatCounter, router: Router) -> None:
     async def chat_completions(request: Request) -> Response:
         """An OpenAI chat completion, paid per call. Without a payment: 402 with the offers."""
         sale = request.scope.get("x402")
-        ordered = counter.order(await request.body(), sale)
+        ordered = counter.order(await request.body(), sale, region=request.headers.get(REGION, ""))
         request_id = request.scope.get("state", {}).get("request_id", "")
         if ordered.request.stream:
             events = await counter.stream(ordered, sale, request_id=request_id)
@@ -205,7 +208,7 @@ def _add_api(app: FastAPI, base: str, counter: ChatCounter, catalogue: Catalogue
 
     async def models() -> JSONResponse:
         """The models on sale, with prices in USD per million tokens."""
-        return JSONResponse(catalogue.listing())
+        return JSONResponse(router.listing())
 
     tag: Any = base.strip("/")
     app.add_api_route(f"{base}/chat/completions", chat_completions, methods=["POST"], tags=[tag], responses=_PAID)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from x402.errors import MalformedError, MisconfiguredError
 from x402.gateway.inference.model_name import bare, split_name
+from x402.gateway.inference.price_rules import NO_RULES, PriceRules
 from x402.money import EXACT_CONTEXT
 from x402.price import ModelPrice, PriceList, PriceUnit, Rate
 
@@ -124,10 +125,17 @@ class Catalogue:
     """
 
     def __init__(
-        self, models: Iterable[Model], *, version: str, fee_percent: Decimal = Decimal(0), changes_at: int = 0
+        self,
+        models: Iterable[Model],
+        *,
+        version: str,
+        fee_percent: Decimal = Decimal(0),
+        rules: PriceRules = NO_RULES,
+        changes_at: int = 0,
     ) -> None:
         """Raises `MisconfiguredError("invalid_catalogue")` when an id occurs twice or the version is malformed."""
         self.models = tuple(models)
+        self.rules = rules
         self.changes_at = changes_at
         self._by_id = {model.id: model for model in self.models}
         self._direct = {

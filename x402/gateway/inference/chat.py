@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from x402.errors import MalformedError, Mender
 from x402.gateway.inference.catalogue import Model
 from x402.gateway.inference.chat_request import ChatRequest, parse_chat, refused
-from x402.gateway.inference.lanes import Tier
 from x402.gateway.inference.meter import (
     StreamMeter,
     begins_with_error,
@@ -18,6 +17,7 @@ from x402.gateway.inference.meter import (
     receipt_comment,
     usage_of,
 )
+from x402.gateway.inference.price_rules import Tier
 from x402.gateway.inference.router import Router, Take, Taken
 from x402.gateway.inference.selection import NO_WISHES, REGION, Wishes, read_wishes
 from x402.gateway.inference.upstream import UpstreamAnswer, UpstreamFailed
@@ -81,12 +81,13 @@ class ChatCounter:
         token = None if sale is None else sale.requirement.extra.get("quote")
         if isinstance(token, str):
             # Its signature was checked when the payment was taken.
-            return Ordered(request, model, peek(token).quote, wishes)
+            return Ordered(request, model, peek(token).quote, wishes, request.tier)
+        model = replace(model, price=self._router.catalogue.rules.price(model.price, request.tier))
         try:
             quoted = quote(request.order(model.price), self._router.catalogue.price_list(model))
         except MalformedError as error:
             raise refused("", error.message, code=error.code) from error
-        return Ordered(request, model, quoted, wishes)
+        return Ordered(request, model, quoted, wishes, request.tier)
 
     async def complete(self, ordered: Ordered, sale: Sale | None, *, request_id: str = "") -> bytes:
         """The body of a plain answer; the receipt notes what it really used. An empty answer raises, and so is not

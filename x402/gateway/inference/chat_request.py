@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from x402.errors import MalformedError
+from x402.gateway.inference.price_rules import Tier
 from x402.gateway.problem import ApiProblem
 from x402.quote import ModelPrice, Order, bound_prompt_tokens, count_images
 from x402.wire.strict import parse_object
@@ -24,7 +25,7 @@ _STOP_LIMIT = 4
 _TEXT_LIMIT = 512
 
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-_OURS = frozenset({"metadata", "sort", "provider"})
+_OURS = frozenset({"metadata", "sort", "provider", "service_tier"})
 """Members that speak to the gateway and stay with it."""
 _SCALARS = frozenset(
     {"model", "messages", "tools", "n", "stream", "stream_options", "user", "seed", "temperature", "top_p"}
@@ -59,6 +60,12 @@ class ChatRequest:
             return Order(price.model, prompt, self.max_output_tokens, self.choices, self.images)
         except MalformedError as error:
             raise refused("messages", error.message, code=error.code) from error
+
+    @property
+    def tier(self) -> Tier:
+        """How urgent it is; a tier that only OpenAI knows is the ordinary one here."""
+        stated = self.members.get("service_tier")
+        return Tier(stated) if stated in list(Tier) else Tier.DEFAULT
 
     def forward(self, model: str, output_tokens: int) -> dict[str, Any]:
         """The body for an upstream that calls the model `model`; no answer may grow beyond `output_tokens`."""
@@ -194,4 +201,5 @@ _CHECKS: Mapping[str, Callable[[str, Any], None]] = {
     "metadata": _is(dict, "an object"),
     "provider": _is(dict, "an object"),
     "sort": _is(str, "a text"),
+    "service_tier": _is(str, "a text"),
 }
