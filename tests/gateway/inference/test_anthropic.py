@@ -19,7 +19,7 @@ from x402.gateway.inference.price_file import read_catalogue
 from x402.gateway.inference.upstream import UpstreamClient
 
 Make = Callable[..., httpx.AsyncClient]
-WEATHER = {
+WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "weather",
@@ -27,7 +27,7 @@ WEATHER = {
         "parameters": {"type": "object", "properties": {"place": {"type": "string"}}},
     },
 }
-TIME = {"type": "function", "function": {"name": "time"}}
+TIME: dict[str, Any] = {"type": "function", "function": {"name": "time"}}
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 
 

@@ -55,8 +55,13 @@ class PriceRules:
             part = EXACT_CONTEXT.multiply(part, 100 - self.batch_discount_percent).scaleb(-2, EXACT_CONTEXT)
         if part == 100:
             return listed
-        names = ("prompt", "completion", "image", "request")
-        return replace(listed, **{name: _scaled(getattr(listed, name), part) for name in names})
+        return replace(
+            listed,
+            prompt=_scaled(listed.prompt, part),
+            completion=_scaled(listed.completion, part),
+            image=_scaled(listed.image, part),
+            request=_scaled(listed.request, part),
+        )
 
     def cached(self, charged: int) -> int:
         """What an answer from the cache costs, in atomic USDC, rounded up."""
