@@ -145,11 +145,13 @@ class Catalogue:
         }
         self._by_alias: dict[str, list[Model]] = {}
         for model in self.models:
-            for alias in {bare(model.id), *model.aliases} - {model.id}:
+            # An offer that is sold by its direct name alone has no other.
+            others = set() if model.id in self._direct else {bare(model.id), *model.aliases} - {model.id}
+            for alias in others:
                 self._by_alias.setdefault(alias, []).append(model)
-        prices = [model.price for model in (*self.models, *self._direct.values())]
+        directly = [model.price for id, model in self._direct.items() if id not in self._by_id]
         try:
-            self.prices = PriceList(version, tuple(prices), fee_percent)
+            self.prices = PriceList(version, (*(model.price for model in self.models), *directly), fee_percent)
         except MalformedError as error:
             raise MisconfiguredError(CODE, error.message) from error
 
