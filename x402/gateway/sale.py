@@ -31,6 +31,8 @@ class PaidRequest:
     headers: HeaderPairs = field(repr=False)
     body: bytes = field(repr=False)
     path_params: Mapping[str, Any] = field(default_factory=dict)
+    peer: str = ""
+    """The IP address that asks, as far as trusted proxies tell (`gateway.operations.peers`); empty when unknown."""
 
     @cached_property
     def digest(self) -> str:

@@ -1,15 +1,18 @@
-"""A shop that meters what it sells, and keeps accounts."""
+"""A shop that meters what it sells, and keeps accounts; and the databases that its books are tested on."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from tests.ports.ledgers import url
+from tests.postgres import Postgres
 from x402.billing import Metered
 from x402.ports.account_book import SqlAccounts
 from x402.ports.accounts import Balance
@@ -87,3 +90,12 @@ class MeteredShop:
 @pytest.fixture
 def metered(shop: Any) -> MeteredShop:
     return MeteredShop(shop)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty ledger."""
+    if request.param == "sqlite":
+        return url(tmp_path)
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.database()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -243,6 +244,7 @@ def join(known: Model, other: Model) -> Model:
         prompt=_dearest(ours.prompt, theirs.prompt),
         completion=_dearest(ours.completion, theirs.completion),
         image=_dearest(ours.image, theirs.image),
+        image_kinds=_dearest_kinds(ours, theirs),
         request=_dearest(ours.request, theirs.request),
         default_output_tokens=min(ours.default_output_tokens, theirs.default_output_tokens),
         max_output_tokens=_smallest(ours.max_output_tokens, theirs.max_output_tokens),
@@ -255,6 +257,16 @@ def join(known: Model, other: Model) -> Model:
 
 def _dearest(one: Rate, other: Rate) -> Rate:
     return other if other.atomic > one.atomic else one
+
+
+def _dearest_kinds(ours: ModelPrice, theirs: ModelPrice) -> tuple[tuple[str, Rate], ...]:
+    """Images of every kind that both providers have a price for, each at the dearer one."""
+    shared = []
+    for name in dict.fromkeys(name for name, _ in (*ours.image_kinds, *theirs.image_kinds)):
+        words = frozenset(name.split())
+        with suppress(MalformedError):
+            shared.append((name, _dearest(ours.image_rate(words), theirs.image_rate(words))))
+    return tuple(shared)
 
 
 def _smallest(one: int | None, other: int | None) -> int | None:
@@ -305,13 +317,14 @@ def _provider_json(provider: Provider, health: HealthOf | None) -> dict[str, Any
     return entry if health is None else entry | {"health": health(provider.endpoint)}
 
 
-def _pricing_json(price: ModelPrice) -> dict[str, str | None]:
+def _pricing_json(price: ModelPrice) -> dict[str, Any]:
     """USD per million tokens, and USD per image or request; `null` where a price is not asked."""
     return {
         "prompt": _plain(price.prompt.atomic),
         "completion": _plain(price.completion.atomic),
         "image": _plain(price.image.value) if price.image.value else None,
         "request": _plain(price.request.value) if price.request.value else None,
+        **({"images": {kind: _plain(rate.value) for kind, rate in price.image_kinds}} if price.image_kinds else {}),
         "unit": PriceUnit.PER_1M,
     }
 

@@ -25,7 +25,8 @@ _LABEL_KEYS = frozenset({"name", "display_name", "provider_name", "provider_id",
 _ROUTING_KEYS = frozenset({"regions", "weight"})
 _MODALITY_KEYS = frozenset({"input_modalities", "output_modalities"})
 _MODEL_KEYS = _LIMIT_KEYS | _LABEL_KEYS | _ROUTING_KEYS | _MODALITY_KEYS | {"pricing", "later", "params"}
-_PRICING_KEYS = frozenset({"prompt", "completion", "image", "request", "unit", "token"})
+_PRICING_KEYS = frozenset({"prompt", "completion", "image", "images", "request", "unit", "token"})
+_ASKED_KEYS = frozenset({"prompt", "image", "images", "request"})
 _PARAMS_KEYS = frozenset({"model", "api_base", "api_key", "format", "concurrency"})
 _UNITS = {str(unit): unit for unit in (PriceUnit.PER_TOKEN, PriceUnit.PER_1K, PriceUnit.PER_1M, PriceUnit.USDC_9)}
 
@@ -107,7 +108,7 @@ def _stated_price(pricing: Any, name: str, where: str) -> ModelPrice:
     unit = _UNITS.get(spelling)
     if unit is None or ("unit" in pricing and "token" in pricing):
         raise MisconfiguredError(CODE, f"{where}: the unit of a price is one of {', '.join(_UNITS)}, named once")
-    if ("prompt" in pricing) != ("completion" in pricing) or not pricing.keys() & {"prompt", "image", "request"}:
+    if ("prompt" in pricing) != ("completion" in pricing) or not pricing.keys() & _ASKED_KEYS:
         raise MisconfiguredError(
             CODE, f"{where}: state prompt and completion together (0 means free), or an image or request price"
         )
@@ -116,8 +117,16 @@ def _stated_price(pricing: Any, name: str, where: str) -> ModelPrice:
         prompt=rate(pricing.get("prompt", 0), unit, f"{where} prompt"),
         completion=rate(pricing.get("completion", 0), unit, f"{where} completion"),
         image=rate(pricing.get("image", 0), PriceUnit.EACH, f"{where} image"),
+        image_kinds=_image_kinds(pricing.get("images", {}), where),
         request=rate(pricing.get("request", 0), PriceUnit.EACH, f"{where} request"),
     )
+
+
+def _image_kinds(kinds: Any, where: str) -> tuple[tuple[str, Rate], ...]:
+    """Prices of images to be made: `images = { "1024x1024" = 0.04, "hd 1024x1792" = 0.12 }`."""
+    if not isinstance(kinds, dict) or not all(kind.split() for kind in kinds):
+        raise MisconfiguredError(CODE, f'{where}: images is a table such as {{ "hd 1024x1024" = 0.08 }}')
+    return tuple((kind, rate(price, PriceUnit.EACH, f"{where} images {kind}")) for kind, price in kinds.items())
 
 
 def _upstream(params: Any, name: str, where: str, environment: Mapping[str, str]) -> Upstream | None:

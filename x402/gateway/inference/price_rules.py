@@ -6,9 +6,11 @@ came of it, so that a buyer recomputes it as ever.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
+from typing import Any
 
 from x402.errors import MisconfiguredError
 from x402.money import EXACT_CONTEXT
@@ -21,6 +23,12 @@ class Tier(StrEnum):
     PRIORITY = "priority"
     DEFAULT = "default"
     FLEX = "flex"
+
+
+def tier_of(members: Mapping[str, Any]) -> Tier:
+    """The tier of a request; one that only OpenAI knows is the ordinary one here."""
+    stated = members.get("service_tier")
+    return Tier(stated) if stated in list(Tier) else Tier.DEFAULT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +68,7 @@ class PriceRules:
             prompt=_scaled(listed.prompt, part),
             completion=_scaled(listed.completion, part),
             image=_scaled(listed.image, part),
+            image_kinds=tuple((kind, _scaled(rate, part)) for kind, rate in listed.image_kinds),
             request=_scaled(listed.request, part),
         )
 

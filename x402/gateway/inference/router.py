@@ -17,10 +17,10 @@ from x402.errors import MalformedError, Mender
 from x402.gateway.inference.adapters import FORMATS
 from x402.gateway.inference.adapters.api_format import CHAT
 from x402.gateway.inference.catalogue import Catalogue, Model, Provider, Upstream
-from x402.gateway.inference.chat_request import refused
 from x402.gateway.inference.health import Health
 from x402.gateway.inference.lanes import Lanes
 from x402.gateway.inference.price_rules import Tier
+from x402.gateway.inference.ranges import refused
 from x402.gateway.inference.selection import NO_WISHES, Dice, Wishes, eligible, line_up
 from x402.gateway.inference.upstream import UpstreamAnswer, UpstreamClient, UpstreamFailed
 from x402.gateway.problem import ApiProblem
