@@ -25,7 +25,8 @@ SPELLINGS = [
     "http://example.com", "ftp://example.com/", "file:///etc/passwd", "https://", "https:///x", "//example.com",
     "https://user:pass@example.com", "https://user@example.com", "https://example.com#x", "https://example.com/?a=b",
     "https://example.com:22", "https://example.com:8443", "https://example.com:6379",
-    "https://2130706433", "https://0x7f000001", "https://0177.0.0.1", "https://127.1", "https://0x7f.1",
+    "https://127.0.0.1/", "https://[::1]/", "https://169.254.169.254/latest", "https://2130706433",
+    "https://0x7f000001", "https://0177.0.0.1", "https://127.1", "https://0x7f.1",
     "https://127.0.1", "gopher://x", "https://exa mple.com", "", "javascript:alert(1)", "https://[::1", "https://[::1]:70000",
 ]  # fmt: skip
 

@@ -71,6 +71,8 @@ def check_url(text: str, *, ports: Sequence[int] = (80, 443), secure: bool = Tru
         raise MalformedError("invalid_url", "the URL has no user, query or fragment")
     if ports and (url.port or (443 if url.scheme == "https" else 80)) not in ports:
         raise MalformedError("invalid_url", f"the URL's port is one of {', '.join(map(str, ports))}")
+    if secure and _is_address(url.host) and not is_public(url.host):
+        raise MalformedError("invalid_url", "the URL's host is not on the public Internet")
     # 127.1, 0x7f.1 and 0177.0.0.1 are addresses to some resolvers and names to others.
     if not _is_address(url.host) and (_NAME.fullmatch(url.host) is None or _NUMBER.fullmatch(url.host) is not None):
         raise MalformedError("invalid_url", "the URL's host is a name or a whole IP address")

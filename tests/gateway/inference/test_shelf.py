@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -81,20 +80,18 @@ async def test_row_080_a_quote_keeps_its_price_when_the_list_changes(shop: Any, 
     assert (answer.status_code, charge["prices"], charge["quoted"]) == (200, "old", str(challenge.accepts[0].amount))
 
 
-async def test_what_is_asked_for_is_read_at_once(tmp_path: Path) -> None:
+async def test_what_is_asked_for_is_read_at_once() -> None:
     reads: list[int] = []
-    done = asyncio.Event()
 
     def read(now: int) -> Catalogue:
         reads.append(now)
-        done.set()
         return stock({"a": "2"})
 
     shelf = Shelf(stock({"a": "1"}), read, clock=lambda: 7)
-    running = asyncio.create_task(shelf.run())
+    assert not await shelf.wait(0.001)
     shelf.ask()
-    await asyncio.wait_for(done.wait(), 2)
-    running.cancel()
+    assert await shelf.wait(60)
+    assert await shelf.look(again=True)
     assert reads == [7]
 
 

@@ -17,6 +17,7 @@ from x402.price import ModelPrice, PriceUnit, Rate
 WEIGHT_LIMIT = 1000
 
 _ENVIRONMENT = re.compile(r"std::env::([A-Za-z_][A-Za-z0-9_]*)", re.ASCII)
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _NO_ID = re.compile(r"[^A-Za-z0-9._-]+", re.ASCII)
 _LIMIT_KEYS = frozenset(
     {"context_length", "max_output_tokens", "default_output_tokens", "tokenizer_factor", "image_tokens"}
@@ -40,6 +41,8 @@ def model_of(entry: Any, where: str, environment: Mapping[str, str], now: int) -
     upstream = _upstream(entry.get("params"), name, where, environment)
     provider_name = text(entry, "provider_name", where, name.partition("/")[0] if "/" in name else "local")
     provider_id = text(entry, "provider_id", where, _NO_ID.sub("-", provider_name).strip("-").lower())
+    if _ID.fullmatch(provider_id) is None:
+        raise MisconfiguredError(CODE, f"{where}: provider_id is 1 to 64 letters, digits, dots, dashes or underscores")
     price = _price(entry, name, upstream.model if upstream else name, where, now)
     weight = entry.get("weight", 1)
     if type(weight) is not int or not 0 <= weight <= WEIGHT_LIMIT:

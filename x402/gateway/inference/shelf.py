@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +47,8 @@ class Shelf:
         self._offers = offers
         self._telemetry = telemetry or Telemetry()
         self._seen = _stamp(path)
-        self._listed = catalogue
+        # The catalogue itself is what is sold, which is more than what is listed.
+        self._listed = copy(catalogue)
         self._again = asyncio.Event()
 
     def ask(self) -> None:
@@ -73,14 +75,13 @@ class Shelf:
         self._telemetry.emit("prices.changed", version=self._listed.prices.version)
         return True
 
-    async def run(self) -> None:
-        """Look for ever."""
-        while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._again.wait(), LOOK_SECONDS)
-            again = self._again.is_set()
-            self._again.clear()
-            await self.look(again=again)
+    async def wait(self, seconds: float) -> bool:
+        """Wait so long, or until somebody asks for the list to be read; whether somebody did."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._again.wait(), seconds)
+        asked = self._again.is_set()
+        self._again.clear()
+        return asked
 
 
 def with_offers(listed: Catalogue, offers: Iterable[Model]) -> Catalogue:
