@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -192,6 +192,15 @@ class GatewaySettings(Settings):
     upstream_api_key: SecretStr | None = Field(None, validation_alias=_named("X402_UPSTREAM_API_KEY", "OPENAI_API_KEY"))
     model_names: str = Field("", validation_alias=_named("X402_MODELS"))
     """Separated by commas."""
+    hedge_percent: int | None = Field(None, ge=50, le=100, validation_alias=_named("X402_HEDGE_PERCENT"))
+    """A second provider is asked when the first is slower than it was for so many of a hundred answers; never when
+    unset."""
+    provider_admission: Literal["off", "review", "open"] = Field(
+        "off", validation_alias=_named("X402_PROVIDER_ADMISSION")
+    )
+    """Whether providers may register: nobody, whom the operator enables, or whoever passes the check."""
+    provider_hosts: str = Field("", validation_alias=_named("X402_PROVIDER_HOSTS"))
+    """Hosts of registered providers that may lie in a private network, separated by commas (fault E05)."""
     ledger: str = Field(
         "sqlite:///x402-gateway.sqlite", repr=False, validation_alias=_named("X402_GATEWAY_LEDGER", "X402_LEDGER")
     )
@@ -250,6 +259,16 @@ class GatewaySettings(Settings):
     def models(self) -> tuple[str, ...]:
         """The models to sell without a price file."""
         return tuple(name.strip() for name in self.model_names.split(",") if name.strip())
+
+    @property
+    def trusted_hosts(self) -> frozenset[str]:
+        """`provider_hosts` one by one."""
+        return frozenset(host.strip().lower() for host in self.provider_hosts.split(",") if host.strip())
+
+    @property
+    def hedge_at(self) -> float | None:
+        """`hedge_percent` as a part of one."""
+        return None if self.hedge_percent is None else self.hedge_percent / 100
 
     @property
     def quote_keys(self) -> tuple[bytes, ...]:

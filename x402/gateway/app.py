@@ -19,11 +19,13 @@ from starlette.middleware.cors import CORSMiddleware
 
 from x402 import __version__
 from x402.errors import MisconfiguredError
+from x402.gateway.api.back_office import at_work, office_of
 from x402.gateway.api.description import add_description
 from x402.gateway.api.failures import add_failures
 from x402.gateway.api.listings import add_listings
 from x402.gateway.api.probes import add_probes
-from x402.gateway.api.profiles import envelope_of
+from x402.gateway.api.profiles import OURS, envelope_of
+from x402.gateway.api.registration import add_registration
 from x402.gateway.api.request_ids import RequestIds
 from x402.gateway.api.selling import Desks, add_selling
 from x402.gateway.api.signposts import add_signposts
@@ -63,8 +65,8 @@ def create_app(
     """
     settings = settings or GatewaySettings.read()
     now = clock or _wall_clock
-    catalogue = catalogue or catalogue_of(settings, environment=os.environ, now=now())
-    idle = [model.id for model in catalogue.models if not servable(model)]
+    sold = catalogue or catalogue_of(settings, environment=os.environ, now=now())
+    idle = [model.id for model in sold.models if not servable(model)]
     if idle:
         raise MisconfiguredError(
             "no_upstream", f"no provider can be asked for {', '.join(idle)}: [models.params] is missing"
@@ -72,25 +74,30 @@ def create_app(
     registry = CollectorRegistry()
     observers = [count_facts(registry), *([] if telemetry is None else [_passed_on(telemetry)])]
     facts = Telemetry(observers)
-    client = upstream or UpstreamClient()
-    router = Router(catalogue, client, telemetry=facts)
+    client = upstream or UpstreamClient(trusted_hosts=settings.trusted_hosts)
+    router = Router(sold, client, telemetry=facts, hedge_at=settings.hedge_at)
     receivers = dict(pay_to or settings.pay_to)
     if not settings.mainnet:
         refuse_mainnet(receivers)
 
+    url = settings.public_url if public_url is None else public_url
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with at_work(office):
+            yield
         if upstream is None:
             await client.close()
 
     app = FastAPI(title="x402 gateway", version=__version__, lifespan=lifespan, **_OWN_PAGES)
+    app.state.router = router
+    office = office_of(app, router, client, settings, given=catalogue, public_url=url, clock=now, telemetry=facts)
+    add_registration(app, OURS.base, office)
     goods = add_selling(app, Desks.over(router))
     add_listings(app, router)
     add_probes(app, registry)
     add_status(app, router)
-    url = settings.public_url if public_url is None else public_url
-    add_signposts(app, catalogue, [good.path for good in goods], list(receivers), url)
+    add_signposts(app, sold, [good.path for good in goods], list(receivers), url)
     add_description(app, {good.path: good.body for good in goods})
     app.add_middleware(
         Paywall,

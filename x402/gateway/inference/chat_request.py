@@ -23,7 +23,7 @@ _STOP_LIMIT = 4
 _TEXT_LIMIT = 512
 
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-_OURS = frozenset({"metadata", "sort", "provider"})
+_OURS = frozenset({"metadata", "sort", "provider", "service_tier"})
 """Members that speak to the gateway and stay with it."""
 _SCALARS = frozenset(
     {"model", "messages", "tools", "n", "stream", "stream_options", "user", "seed", "temperature", "top_p"}
@@ -161,4 +161,5 @@ _CHECKS: Mapping[str, Check] = {
     "metadata": kind(dict, "an object"),
     "provider": kind(dict, "an object"),
     "sort": kind(str, "a text"),
+    "service_tier": kind(str, "a text"),
 }

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from x402.errors import MalformedError, Mender
 from x402.gateway.inference.catalogue import Model
-from x402.gateway.inference.lanes import Tier
+from x402.gateway.inference.price_rules import Tier, tier_of
 from x402.gateway.inference.ranges import refused
 from x402.gateway.inference.router import Forwardable, Router, Take, Taken
 from x402.gateway.inference.selection import NO_WISHES, REGION, Wishes, read_wishes
@@ -131,15 +131,17 @@ class Desk(Generic[R]):
             raise refused("model", words, code="unsuitable_model", status=422)
         self.trade.check(request, model)
         model = self.router.fitting(model, request.members, wishes, path=request.path)
+        tier = tier_of(request.members)
         token = None if sale is None else sale.requirement.extra.get("quote")
         if isinstance(token, str):
             # Its signature was checked when the payment was taken.
-            return Ordered(request, model, peek(token).quote, wishes)
+            return Ordered(request, model, peek(token).quote, wishes, tier)
+        model = replace(model, price=self.router.catalogue.rules.price(model.price, tier))
         try:
             quoted = quote(request.order(model.price), self.router.catalogue.price_list(model))
         except MalformedError as error:
             raise refused("", error.message, code=error.code) from error
-        return Ordered(request, model, quoted, wishes)
+        return Ordered(request, model, quoted, wishes, tier)
 
     async def complete(self, ordered: Ordered[R], sale: Sale | None, *, request_id: str = "") -> Completion:
         """A whole answer; the receipt notes what it really used.
