@@ -11,34 +11,30 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.middleware.cors import CORSMiddleware
 
 from x402 import __version__
-from x402.errors import MisconfiguredError, X402Error
+from x402.errors import MisconfiguredError
+from x402.gateway.api.failures import add_failures
+from x402.gateway.api.listings import add_listings
 from x402.gateway.api.probes import add_probes
+from x402.gateway.api.profiles import envelope_of
 from x402.gateway.api.request_ids import RequestIds
-from x402.gateway.counter import PriceRule
+from x402.gateway.api.selling import Desks, add_selling
 from x402.gateway.inference.catalogue import Catalogue
-from x402.gateway.inference.chat import ChatCounter
 from x402.gateway.inference.router import Router, servable
 from x402.gateway.inference.upstream import UpstreamClient
 from x402.gateway.outfit import catalogue_of, refuse_mainnet, till_options
 from x402.gateway.paywall import Paywall
-from x402.gateway.replies import error_reply
 from x402.ports import Clock, Ledger
 from x402.settings import GatewaySettings
 from x402.telemetry import Fact, Observer, Telemetry
 from x402.telemetry.metrics import count_facts
 from x402.wire.facilitation import Facilitator
 from x402.wire.headers import EXPOSED_HEADERS, PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID
-
-BASES = ("/api/alpha", "/api/v1")
-"""`/api/alpha` is AiMo's permissionless profile, `/api/v1` the current one; here both take payments (aimo §1.7)."""
 
 
 def create_app(
@@ -70,7 +66,7 @@ def create_app(
     observers = [count_facts(registry), *([] if telemetry is None else [_passed_on(telemetry)])]
     facts = Telemetry(observers)
     client = upstream or UpstreamClient()
-    counter = ChatCounter(Router(catalogue, client, telemetry=facts))
+    router = Router(catalogue, client, telemetry=facts)
     receivers = dict(pay_to or settings.pay_to)
     if not settings.mainnet:
         refuse_mainnet(receivers)
@@ -82,9 +78,8 @@ def create_app(
             await client.close()
 
     app = FastAPI(title="x402 gateway", version=__version__, lifespan=lifespan)
-    prices: dict[str, PriceRule] = {f"POST {base}/chat/completions": counter.price for base in BASES}
-    for base in BASES:
-        _add_api(app, base, counter, catalogue)
+    prices = add_selling(app, Desks.over(router))
+    add_listings(app, router)
     add_probes(app, registry)
     app.add_middleware(
         Paywall,
@@ -95,6 +90,7 @@ def create_app(
         public_url=settings.public_url if public_url is None else public_url,
         clock=now,
         telemetry=facts,
+        envelope=envelope_of,
         **till_options(settings, receivers),
     )
     app.add_middleware(
@@ -105,7 +101,7 @@ def create_app(
         expose_headers=[*EXPOSED_HEADERS, "Retry-After"],
     )
     app.add_middleware(RequestIds)
-    app.add_exception_handler(X402Error, _on_error)
+    add_failures(app)
     return app
 
 
@@ -114,41 +110,6 @@ def _passed_on(telemetry: Telemetry) -> Observer:
         telemetry.emit(fact.name, **fact.attributes)
 
     return observe
-
-
-def _add_api(app: FastAPI, base: str, counter: ChatCounter, catalogue: Catalogue) -> None:
-    async def chat_completions(request: Request) -> Response:
-        """An OpenAI chat completion, paid per call. Without a payment: 402 with the offers."""
-        sale = request.scope.get("x402")
-        ordered = counter.order(await request.body(), sale)
-        request_id = request.scope.get("state", {}).get("request_id", "")
-        if ordered.request.stream:
-            events = await counter.stream(ordered, sale, request_id=request_id)
-            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        return Response(await counter.complete(ordered, sale, request_id=request_id), media_type="application/json")
-
-    async def models() -> JSONResponse:
-        """The models on sale, with prices in USD per million tokens."""
-        return JSONResponse(catalogue.listing())
-
-    tag: Any = base.strip("/")
-    app.add_api_route(f"{base}/chat/completions", chat_completions, methods=["POST"], tags=[tag], responses=_PAID)
-    app.add_api_route(f"{base}/models", models, methods=["GET"], tags=[tag])
-
-
-_PAID: dict[int | str, dict[str, Any]] = {
-    400: {"description": "The request or its payment header cannot be read."},
-    402: {"description": "Payment required: v2 offers in PAYMENT-REQUIRED, v1 offers in the body."},
-    409: {"description": "This payment belongs to another request, or is being served."},
-    503: {"description": "The settlement is not decided yet, or no provider answers: send the same again."},
-}
-
-
-async def _on_error(request: Request, error: Exception) -> Response:
-    if not isinstance(error, X402Error):
-        raise error
-    status, headers, body = error_reply(error)
-    return Response(body, status, dict(headers))
 
 
 def _wall_clock() -> int:

@@ -1,7 +1,7 @@
 """One error, spelled as its reader's profile spells it (aimo rows 44-55).
 
 AiMo's documents show seven shapes of an error, and each of its systems reads one of them. Inside there is one error;
-here it gets its shape. The members `mender` and `moneyMoved` go with all of them, because no shape forbids more members.
+here it gets its shape. The members `mender` and `moneyMoved` go with all of them: no shape forbids more members.
 
     E1  {"success": false, "error": {"code", "message", "details"}, "meta": {"request_id"}}     legacy
     E2  {"error": {"code", "message"}}                                                          beta, and our own

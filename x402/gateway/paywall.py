@@ -71,6 +71,7 @@ class Paywall:
     for `answer_retention_seconds` (also in `policy`), for the same payment to be sent again; 0 keeps none. It is sealed
     with the first of `answer_keys`; without any by `quote_keys`, or by a key file that is made beside the ledger's.
 
+    With `accounts` every answer has a bill in the ledger, and what is paid and not used goes to the payer's account.
     `policy` bounds the risks, `nodes` (`gateway.nodes.open_nodes`) let the seller see for itself what a facilitator
     says of the chain, and `purse` holds the keys that pay back what is owed. `envelope` chooses the shape of errors.
 
@@ -97,6 +98,7 @@ class Paywall:
         handler_timeout_seconds: float = 600.0,
         answer_retention_seconds: int | None = None,
         policy: Policy | None = None,
+        accounts: bool = False,
         nodes: Nodes | None = None,
         purse: Purse | None = None,
         envelope: EnvelopeRule = plain_envelope,
@@ -124,6 +126,7 @@ class Paywall:
             policy=_policy(policy, answer_retention_seconds),
             witnesses=nodes.witnesses,
             answer_keys=tuple(answer_keys) or tuple(quote_keys) or _keys_beside(ledger),
+            credits=accounts,
         )
         refunds = None if purse is None else refunds_of(register, purse, offers.kinds, nodes.blockhashes)
         self.till = Till(register, handler_timeout_seconds=handler_timeout_seconds, refunds=refunds)

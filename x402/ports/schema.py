@@ -222,6 +222,126 @@ deliveries = Table(
 """What is sent to whom, until it has arrived or is given up."""
 
 
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("account", String(200), primary_key=True),
+    # Atomic USDC: what may be spent, what is set aside, and how much of both was given by the operator.
+    Column("balance", BigInteger, nullable=False),
+    Column("reserved", BigInteger, nullable=False),
+    Column("gift", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+account_entries = Table(
+    "account_entries",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("account", String(200), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("units", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False),
+    Column("reference", String(300), nullable=False),
+    Index("entries_by_account", "account", "seq"),
+    Index("entries_once", "kind", "reference", unique=True),
+)
+"""Every movement of every account, append-only: the sums are the balances."""
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("account", String(200), nullable=False),
+    Column("units", BigInteger, nullable=False),
+    Column("key_id", String(128), nullable=False),
+    Column("fingerprint", String(128), nullable=False),
+    # The caller's own name for the request, unique among an account's reservations that were not released.
+    Column("identifier", String(128), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("leased_by", String(64), nullable=True),
+    Column("leased_until", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Index("reservations_by_name", "account", "identifier"),
+    Index("reservations_by_state", "state", "leased_until"),
+)
+
+key_spending = Table(
+    "key_spending",
+    metadata,
+    Column("key_id", String(128), primary_key=True),
+    Column("units", BigInteger, nullable=False),
+)
+"""What each key has spent or set aside."""
+
+withdrawals = Table(
+    "withdrawals",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("account", String(200), nullable=False),
+    Column("units", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    # The signed payment that is on its way, its identity, and how many were signed.
+    Column("header", Text, nullable=False),
+    Column("pay_id", String(300), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("transaction", String(128), nullable=False),
+    Column("leased_by", String(64), nullable=True),
+    Column("leased_until", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Index("withdrawals_by_account", "account", "created_at"),
+    Index("withdrawals_by_state", "state", "leased_until"),
+)
+
+bills = Table(
+    "bills",
+    metadata,
+    Column("bill_id", String(300), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("account", String(200), nullable=False),
+    Column("paid_by", String(16), nullable=False),
+    Column("key_id", String(128), nullable=False),
+    Column("model", String(160), nullable=False),
+    Column("provider", String(160), nullable=False),
+    Column("endpoint", String(64), nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("images", BigInteger, nullable=False),
+    Column("complete", Boolean, nullable=False),
+    Column("quoted", BigInteger, nullable=False),
+    Column("charged", BigInteger, nullable=False),
+    Column("fee", BigInteger, nullable=False),
+    Column("credited", BigInteger, nullable=False),
+    Column("earned", BigInteger, nullable=False),
+    Column("network", String(64), nullable=False),
+    Column("transaction", String(128), nullable=False),
+    Column("request_id", String(128), nullable=False),
+    Column("outcome", String(32), nullable=False),
+    Column("latency_ms", BigInteger, nullable=False),
+    Column("first_token_ms", BigInteger, nullable=True),
+    Column("tags", Text, nullable=False),
+    Index("bills_by_time", "at", "bill_id"),
+    Index("bills_by_account", "account", "at", "bill_id"),
+    Index("bills_by_key", "key_id", "at"),
+    Index("bills_by_provider", "provider", "at"),
+)
+"""One row per answer that was sold, or given away (`x402.billing.Bill`). Amounts are atomic USDC."""
+
+sign_in_nonces = Table(
+    "sign_in_nonces",
+    metadata,
+    Column("account", String(200), nullable=False),
+    Column("nonce", String(128), nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("account", "nonce"),
+    Index("nonces_by_expiry", "expires_at"),
+)
+"""Nonces that were used to sign in; they are forgotten when the sign-in could not be valid any more."""
+
+
 def upsert(connection: Connection, table: Table) -> Any:
     """An insert that can say what happens on conflict, in the connection's dialect."""
     return (sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert)(table)
