@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpcore
+import httpx
 import pytest
 
 from x402.errors import MalformedError
-from x402.ports.courier import HttpCourier, Undelivered, check_url, is_public
+from x402.ports.courier import HttpCourier, Undelivered, check_hook
+from x402.ports.public_web import is_public
 
 PUBLIC = "93.184.216.34"
 FORBIDDEN_ADDRESSES = [
@@ -35,15 +36,15 @@ NAMES_OF_LOOPBACK = ["127.1", "2130706433", "0x7f.1", "0177.0.0.1", "localhost",
                      "[::ffff:127.0.0.1]", "0"]  # fmt: skip
 
 
-class Doors(httpcore.AsyncNetworkBackend):
+class Doors(httpx.AsyncBaseTransport):
     """Notes where a connection would go, and lets none through."""
 
     def __init__(self) -> None:
-        self.opened: list[tuple[str, int]] = []
+        self.opened: list[str] = []
 
-    async def connect_tcp(self, host: str, port: int, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
-        self.opened.append((host, port))
-        raise httpcore.ConnectError("nobody is at home")
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.opened.append(request.url.host)
+        raise httpx.ConnectError("nobody is at home")
 
 
 def resolving(*answers: Sequence[str]) -> Callable[[str, int], Any]:
@@ -59,7 +60,7 @@ def resolving(*answers: Sequence[str]) -> Callable[[str, int], Any]:
 @pytest.mark.parametrize("address", FORBIDDEN_ADDRESSES)
 async def test_E05_no_address_inside_is_reached(address: str) -> None:
     doors = Doors()
-    courier = HttpCourier(resolve=resolving([address]), backend=doors)
+    courier = HttpCourier(resolve=resolving([address]), transport=doors)
     with pytest.raises(Undelivered, match="not a public one"):
         await courier.post("https://hook.example/x", {}, b"{}")
     assert doors.opened == []
@@ -70,7 +71,7 @@ async def test_E05_no_address_inside_is_reached(address: str) -> None:
 async def test_E05_no_spelling_of_this_machine_is_reached(host: str) -> None:
     doors = Doors()
     with pytest.raises((Undelivered, MalformedError)):
-        await HttpCourier(backend=doors).post(f"https://{host}/", {}, b"{}")
+        await HttpCourier(transport=doors).post(f"https://{host}/", {}, b"{}")
     assert doors.opened == []
 
 
@@ -78,20 +79,20 @@ async def test_E05_no_spelling_of_this_machine_is_reached(host: str) -> None:
 async def test_E05_no_other_kind_of_url_is_taken(url: str) -> None:
     doors = Doors()
     with pytest.raises(MalformedError) as caught:
-        await HttpCourier(resolve=resolving([PUBLIC]), backend=doors).post(url, {}, b"{}")
-    assert caught.value.code == "invalid_webhook_url"
+        await HttpCourier(resolve=resolving([PUBLIC]), transport=doors).post(url, {}, b"{}")
+    assert caught.value.code == "invalid_url"
     assert doors.opened == []
 
 
 async def test_E05_a_name_that_is_rebound_leads_to_what_was_looked_at() -> None:
     doors = Doors()
-    courier = HttpCourier(resolve=resolving([PUBLIC], ["127.0.0.1"]), backend=doors)
+    courier = HttpCourier(resolve=resolving([PUBLIC], ["127.0.0.1"]), transport=doors)
     with pytest.raises(Undelivered):
         await courier.post("https://hook.example/x", {}, b"{}")
-    assert doors.opened == [(PUBLIC, 443)], "the control: a public address is gone to, by its number"
+    assert doors.opened == [PUBLIC], "the control: a public address is gone to, by its number"
     with pytest.raises(Undelivered, match="not a public one"):
         await courier.post("https://hook.example/x", {}, b"{}")
-    mixed = HttpCourier(resolve=resolving([PUBLIC, "10.0.0.1"]), backend=doors)
+    mixed = HttpCourier(resolve=resolving([PUBLIC, "10.0.0.1"]), transport=doors)
     with pytest.raises(Undelivered, match="not a public one"):
         await mixed.post("https://hook.example/x", {}, b"{}")
     assert len(doors.opened) == 1
@@ -137,7 +138,7 @@ async def test_an_operators_own_address_is_reached_only_when_he_says_so() -> Non
 
 
 def test_a_plain_url_is_fine() -> None:
-    assert check_url("https://hook.example/a/b?c=d").hostname == "hook.example"
-    assert check_url("http://10.0.0.1:8080/x", inside=True).port == 8080
+    assert check_hook("https://hook.example/a/b?c=d").host == "hook.example"
+    assert check_hook("http://10.0.0.1:8080/x", inside=True).port == 8080
     assert is_public(PUBLIC)
     assert is_public("2606:2800:220:1::1")

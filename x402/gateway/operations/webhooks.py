@@ -22,7 +22,7 @@ from x402.errors import MisconfiguredError, UnavailableError
 from x402.gateway.problem import ApiProblem
 from x402.gateway.sealed import Seal
 from x402.ports import Clock
-from x402.ports.courier import Courier, Undelivered, check_url
+from x402.ports.courier import Courier, Undelivered, check_hook
 from x402.ports.deliveries import Delivery, DeliveryBook, Happening, Message, Webhook
 from x402.stages import State
 from x402.telemetry import Fact, Telemetry
@@ -62,7 +62,7 @@ class Webhooks:
         webhook_id: str = "",
     ) -> tuple[str, Webhook]:  # fmt: skip
         """A new webhook and its secret, which is told this once. Raises `MalformedError` or `ApiProblem`."""
-        check_url(url, inside=inside)
+        check_hook(url, inside=inside)
         unknown = [topic for topic in topics if not any(_covers(topic, known) for known in TOPICS)]
         if unknown or not topics:
             raise ApiProblem(
