@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -18,12 +19,15 @@ from starlette.middleware.cors import CORSMiddleware
 
 from x402 import __version__
 from x402.errors import MisconfiguredError
+from x402.gateway.api.description import add_description
 from x402.gateway.api.failures import add_failures
 from x402.gateway.api.listings import add_listings
 from x402.gateway.api.probes import add_probes
 from x402.gateway.api.profiles import envelope_of
 from x402.gateway.api.request_ids import RequestIds
 from x402.gateway.api.selling import Desks, add_selling
+from x402.gateway.api.signposts import add_signposts
+from x402.gateway.api.status import add_status
 from x402.gateway.inference.catalogue import Catalogue
 from x402.gateway.inference.router import Router, servable
 from x402.gateway.inference.upstream import UpstreamClient
@@ -35,6 +39,9 @@ from x402.telemetry import Fact, Observer, Telemetry
 from x402.telemetry.metrics import count_facts
 from x402.wire.facilitation import Facilitator
 from x402.wire.headers import EXPOSED_HEADERS, PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID
+
+_OWN_PAGES: dict[str, Any] = {"openapi_url": None, "docs_url": None, "redoc_url": None}
+"""What FastAPI would serve by itself loads its scripts from elsewhere; `api.description` serves ours."""
 
 
 def create_app(
@@ -77,17 +84,21 @@ def create_app(
         if upstream is None:
             await client.close()
 
-    app = FastAPI(title="x402 gateway", version=__version__, lifespan=lifespan)
-    prices = add_selling(app, Desks.over(router))
+    app = FastAPI(title="x402 gateway", version=__version__, lifespan=lifespan, **_OWN_PAGES)
+    goods = add_selling(app, Desks.over(router))
     add_listings(app, router)
     add_probes(app, registry)
+    add_status(app, router)
+    url = settings.public_url if public_url is None else public_url
+    add_signposts(app, catalogue, [good.path for good in goods], list(receivers), url)
+    add_description(app, {good.path: good.body for good in goods})
     app.add_middleware(
         Paywall,
-        routes=prices,
+        routes={f"POST {good.path}": good.price for good in goods},
         pay_to=receivers,
         facilitator=facilitator or settings.facilitator_urls,
         ledger=ledger if ledger is not None else settings.ledger,
-        public_url=settings.public_url if public_url is None else public_url,
+        public_url=url,
         clock=now,
         telemetry=facts,
         envelope=envelope_of,
