@@ -22,6 +22,7 @@ from x402.errors import MisconfiguredError
 from x402.gateway.api.description import add_description
 from x402.gateway.api.failures import add_failures
 from x402.gateway.api.listings import add_listings
+from x402.gateway.api.operations import Operations
 from x402.gateway.api.probes import add_probes
 from x402.gateway.api.profiles import envelope_of
 from x402.gateway.api.request_ids import RequestIds
@@ -31,9 +32,11 @@ from x402.gateway.api.status import add_status
 from x402.gateway.inference.catalogue import Catalogue
 from x402.gateway.inference.router import Router, servable
 from x402.gateway.inference.upstream import UpstreamClient
+from x402.gateway.operations.turnstile import RATE_HEADERS, Turnstile
 from x402.gateway.outfit import catalogue_of, refuse_mainnet, till_options
 from x402.gateway.paywall import Paywall
 from x402.ports import Clock, Ledger
+from x402.ports.ledger import SqlLedger
 from x402.settings import GatewaySettings
 from x402.telemetry import Fact, Observer, Telemetry
 from x402.telemetry.metrics import count_facts
@@ -92,24 +95,30 @@ def create_app(
     url = settings.public_url if public_url is None else public_url
     add_signposts(app, catalogue, [good.path for good in goods], list(receivers), url)
     add_description(app, {good.path: good.body for good in goods})
+    place = ledger if ledger is not None else settings.ledger
+    operations = Operations(settings, place=place, receivers=list(receivers), url=url, clock=now, facts=facts)
+    operations.mount(app)
     app.add_middleware(
         Paywall,
         routes={f"POST {good.path}": good.price for good in goods},
         pay_to=receivers,
         facilitator=facilitator or settings.facilitator_urls,
-        ledger=ledger if ledger is not None else settings.ledger,
+        ledger=place,
+        accounts=isinstance(place, str | Path | SqlLedger),
+        companion=operations,
         public_url=url,
         clock=now,
         telemetry=facts,
         envelope=envelope_of,
         **till_options(settings, receivers),
     )
+    app.add_middleware(Turnstile, **operations.turnstile)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=["*"],
         allow_methods=["GET", "POST", "OPTIONS"],
         allow_headers=["*", *PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID],
-        expose_headers=[*EXPOSED_HEADERS, "Retry-After"],
+        expose_headers=[*EXPOSED_HEADERS, *RATE_HEADERS, "Retry-After"],
     )
     app.add_middleware(RequestIds)
     add_failures(app)

@@ -73,7 +73,7 @@ async def test_row_057_a_key_has_its_tier_and_strangers_share_an_address() -> No
         limits = Limits(Pace(tiers={"free": 2, "pro": 5, "enterprise": 0}))
 
         async def served(**headers: str) -> int:
-            async with before(limits, keys=ring) as client:
+            async with before(limits, keys=lambda: ring) as client:
                 answers = [await client.get("/free", headers=headers) for _ in range(8)]
             return sum(answer.status_code == 200 for answer in answers)
 

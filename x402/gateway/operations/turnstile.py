@@ -6,6 +6,8 @@ its profile, before anything is read, priced or verified.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from x402.gateway import asgi
 from x402.gateway.accounts.keys import KeyRing
 from x402.gateway.envelope import EnvelopeRule, plain_envelope
@@ -21,14 +23,15 @@ FREE_PATHS = ("/health", "/ready", "/metrics")
 
 
 class Turnstile:
-    """An ASGI app before another. `proxies` are trusted to tell whom they speak for."""
+    """An ASGI app before another. `proxies` are trusted to tell whom they speak for; `keys` gives the ring, once it is
+    open."""
 
     def __init__(
         self,
         app: asgi.App,
         *,
         limits: Limits,
-        keys: KeyRing | None = None,
+        keys: Callable[[], KeyRing | None] = lambda: None,
         proxies: tuple[Network, ...] = (),
         envelope: EnvelopeRule = plain_envelope,
     ) -> None:
@@ -56,7 +59,8 @@ class Turnstile:
     async def _count(self, peer: str, headers: HeaderPairs) -> Standing | None:
         """A known key is counted for itself, whatever the address; anything else by the address."""
         authorizations = values(headers, "Authorization")
-        key = await self._keys.known(authorizations) if self._keys is not None and authorizations else None
+        keys = self._keys() if authorizations else None
+        key = None if keys is None else await keys.known(authorizations)
         if key is not None:
             return await self._limits.hit("key", key.key_id, self._limits.pace.of(key.tier))
         if self._limits.is_exempt(peer):
