@@ -67,18 +67,21 @@ class Turnstile:
             return None
         return await self._limits.hit("address", household(peer), self._limits.pace.of(FREE_TIER))
 
-    async def _refuse(self, scope: asgi.Scope, send: asgi.Send, refusal: TooMany) -> None:
+    async def _refuse(
+        self, scope: asgi.Scope, send: asgi.Send, refusal: TooMany, standing: Standing | None = None
+    ) -> None:
         target, headers = asgi.target_of(scope), asgi.headers_of(scope)
         status, told, body = error_reply(refusal, envelope=self._envelope(target, headers))
-        own = () if refusal.standing is None else refusal.standing.headers
+        standing = standing or refusal.standing
+        own = () if standing is None else standing.headers
         await asgi.send_plain(send, (status, (*told, *own), body))
 
-    async def quote(self, scope: asgi.Scope, send: asgi.Send, peer: str) -> bool:
+    async def quote(self, scope: asgi.Scope, send: asgi.Send, peer: str, standing: Standing | None) -> bool:
         """Whether a 402 may go out; when not, the refusal has gone out in its place."""
         try:
             await self._limits.quoted(peer)
         except TooMany as refusal:
-            await self._refuse(scope, send, refusal)
+            await self._refuse(scope, send, refusal, standing)
             return False
         return True
 
@@ -105,7 +108,7 @@ class _Exit:
         if message["type"] == "http.response.start" and self._door.counts(self._peer):
             offers = any(name.lower() == PAYMENT_REQUIRED.lower().encode() for name, _ in message["headers"])
             if message["status"] == 402 and offers:
-                self._refused = not await self._door.quote(self._scope, self._send, self._peer)
+                self._refused = not await self._door.quote(self._scope, self._send, self._peer, self._standing)
             elif self._pays and message["status"] < 400:
                 await self._door.paid(self._peer)
         if self._refused:
