@@ -171,7 +171,47 @@ class FacilitatorSettings(FacilitatorLimits):
     port: int = Field(4022, ge=0, le=65535, validation_alias=_named("X402_FACILITATOR_PORT", "PORT"))
 
 
-class GatewaySettings(Settings):
+class OperatorSettings(Settings):
+    """Who may ask a gateway how often, who is told, who may look, and how long what is kept. Times in seconds or days.
+
+    The page docs/operating.md says what each is for.
+    """
+
+    trusted_proxies: str = Field("", validation_alias=_named("X402_TRUSTED_PROXIES"))
+    """Networks of proxies whose `X-Forwarded-For` is believed, separated by commas."""
+    rate_store: str = Field("memory://", repr=False, validation_alias=_named("X402_RATE_STORE"))
+    """Where requests are counted: `memory://`, or `redis://host:port` when replicas share."""
+    tiers: str = Field("free=100,pro=1000,enterprise=0", validation_alias=_named("X402_TIERS"))
+    """Requests a minute by tier, 0 for any number; `free` is for everybody without one (aimo row 57)."""
+    rate_exempt: str = Field("127.0.0.0/8,::1", validation_alias=_named("X402_RATE_EXEMPT"))
+    """Networks that are not counted; a key is counted wherever it comes from."""
+    open_quotes: int = Field(10, ge=0, validation_alias=_named("X402_OPEN_QUOTES"))
+    """Quotes that one address may leave unpaid at once, 0 for any number (aimo row 58)."""
+    quotes_per_hour: int = Field(100, ge=0, validation_alias=_named("X402_QUOTES_PER_HOUR"))
+    accept_aimo_keys: bool = Field(False, validation_alias=_named("X402_ACCEPT_AIMO_KEYS"))
+    """Accept keys of AiMo's own signed layout, which are good at every node that does."""
+
+    webhook_url: str = Field("", repr=False, validation_alias=_named("X402_WEBHOOK_URL"))
+    """Where the operator is told of every change of a payment."""
+    webhook_secret: SecretStr | None = Field(None, validation_alias=_named("X402_WEBHOOK_SECRET"))
+    """`whsec_` and base64: signs what is sent there."""
+    operators: str = Field("", validation_alias=_named("X402_OPERATORS"))
+    """Wallet addresses that may look at the dashboard, separated by commas; nobody unless named."""
+    operator_session_seconds: int = Field(
+        1800, ge=60, le=86_400, validation_alias=_named("X402_OPERATOR_SESSION_SECONDS")
+    )
+
+    zero_retention: bool = Field(False, validation_alias=_named("X402_ZERO_RETENTION"))
+    """Keep nothing of a request or an answer longer than it takes to deliver it."""
+    tag_retention_days: int = Field(90, ge=0, validation_alias=_named("X402_TAG_RETENTION_DAYS"))
+    """How long a bill keeps the request's `metadata`, `user` and request id."""
+    delivery_retention_days: int = Field(30, ge=0, validation_alias=_named("X402_DELIVERY_RETENTION_DAYS"))
+    """How long a webhook's deliveries are kept once they have ended."""
+    traces: bool = Field(False, validation_alias=_named("X402_TRACES"))
+    """Send OpenTelemetry traces, to where the variables OTEL_* say."""
+
+
+class GatewaySettings(OperatorSettings):
     """A gateway that sells models. Networks are CAIP-2 ids or v1 names; times in seconds."""
 
     evm_pay_to: str = Field("", validation_alias=_named("X402_EVM_PAY_TO", "EVM_PAYEE_ADDRESS", "EVM_ADDRESS"))

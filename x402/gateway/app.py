@@ -23,6 +23,7 @@ from x402.gateway.api.back_office import at_work, office_of
 from x402.gateway.api.description import add_description
 from x402.gateway.api.failures import add_failures
 from x402.gateway.api.listings import add_listings
+from x402.gateway.api.operations import Operations
 from x402.gateway.api.probes import add_probes
 from x402.gateway.api.profiles import OURS, envelope_of
 from x402.gateway.api.registration import add_registration
@@ -33,9 +34,11 @@ from x402.gateway.api.status import add_status
 from x402.gateway.inference.catalogue import Catalogue
 from x402.gateway.inference.router import Router, servable
 from x402.gateway.inference.upstream import UpstreamClient
+from x402.gateway.operations.turnstile import RATE_HEADERS, Turnstile
 from x402.gateway.outfit import catalogue_of, refuse_mainnet, till_options
 from x402.gateway.paywall import Paywall
 from x402.ports import Clock, Ledger
+from x402.ports.ledger import SqlLedger
 from x402.settings import GatewaySettings
 from x402.telemetry import Fact, Observer, Telemetry
 from x402.telemetry.metrics import count_facts
@@ -66,11 +69,7 @@ def create_app(
     settings = settings or GatewaySettings.read()
     now = clock or _wall_clock
     sold = catalogue or catalogue_of(settings, environment=os.environ, now=now())
-    idle = [model.id for model in sold.models if not servable(model)]
-    if idle:
-        raise MisconfiguredError(
-            "no_upstream", f"no provider can be asked for {', '.join(idle)}: [models.params] is missing"
-        )
+    _refuse_idle(sold)
     registry = CollectorRegistry()
     observers = [count_facts(registry), *([] if telemetry is None else [_passed_on(telemetry)])]
     facts = Telemetry(observers)
@@ -79,7 +78,6 @@ def create_app(
     receivers = dict(pay_to or settings.pay_to)
     if not settings.mainnet:
         refuse_mainnet(receivers)
-
     url = settings.public_url if public_url is None else public_url
 
     @asynccontextmanager
@@ -99,23 +97,37 @@ def create_app(
     add_status(app, router)
     add_signposts(app, sold, [good.path for good in goods], list(receivers), url)
     add_description(app, {good.path: good.body for good in goods})
+    add_failures(app)
+    place = ledger if ledger is not None else settings.ledger
+    operations = Operations(settings, place=place, receivers=list(receivers), url=url, clock=now, facts=facts)
+    operations.mount(app)
     app.add_middleware(
         Paywall,
         routes={f"POST {good.path}": good.price for good in goods},
         pay_to=receivers,
         facilitator=facilitator or settings.facilitator_urls,
-        ledger=ledger if ledger is not None else settings.ledger,
+        ledger=place,
+        accounts=isinstance(place, str | Path | SqlLedger),
+        companion=operations,
         public_url=url,
         clock=now,
         telemetry=facts,
-        accounts=True,
         envelope=envelope_of,
         **till_options(settings, receivers),
     )
+    app.add_middleware(Turnstile, **operations.turnstile)
     _open_to_browsers(app)
     app.add_middleware(RequestIds)
-    add_failures(app)
     return app
+
+
+def _refuse_idle(catalogue: Catalogue) -> None:
+    """Raise `MisconfiguredError` for models that nobody can be asked for."""
+    idle = [model.id for model in catalogue.models if not servable(model)]
+    if idle:
+        raise MisconfiguredError(
+            "no_upstream", f"no provider can be asked for {', '.join(idle)}: [models.params] is missing"
+        )
 
 
 def _open_to_browsers(app: FastAPI) -> None:
@@ -125,7 +137,7 @@ def _open_to_browsers(app: FastAPI) -> None:
         allow_origins=["*"],
         allow_methods=["GET", "POST", "OPTIONS"],
         allow_headers=["*", *PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID],
-        expose_headers=[*EXPOSED_HEADERS, "Retry-After"],
+        expose_headers=[*EXPOSED_HEADERS, *RATE_HEADERS, "Retry-After"],
     )
 
 

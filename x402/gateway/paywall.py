@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.requests import Request
 
@@ -60,6 +60,14 @@ def _wall_clock() -> int:
     return int(time.time())
 
 
+class Companion(Protocol):
+    """What works beside a paywall, on its ledger: opened after it, and run as long as the server's lifespan lasts."""
+
+    async def open(self, paywall: Paywall) -> None: ...
+
+    async def run(self) -> None: ...
+
+
 class Paywall:
     """An ASGI app in front of another: routes with a price are served once they are paid for.
 
@@ -76,7 +84,8 @@ class Paywall:
     With `accounts` (in the ledger, or in a book of their own) every answer has a bill, what is paid and not used goes
     to the payer's account, and whoever signs in pays from there.
     `policy` bounds the risks, `nodes` (`gateway.nodes.open_nodes`) let the seller see for itself what a facilitator
-    says of the chain, and `purse` holds the keys that pay back what is owed. `envelope` chooses the shape of errors.
+    says of the chain, and `purse` holds the keys that pay back what is owed. `envelope` chooses the shape of errors,
+    and a `companion` works beside it.
 
     Contradictions raise `MisconfiguredError`, those about routes when the app starts. Use its lifespan: it opens the
     ledger and reconciles what a crash left open.
@@ -105,6 +114,7 @@ class Paywall:
         nodes: Nodes | None = None,
         purse: Purse | None = None,
         envelope: EnvelopeRule = plain_envelope,
+        companion: Companion | None = None,
         reconcile_seconds: float = RECONCILE_SECONDS,
         clock: Clock = _wall_clock,
         telemetry: Telemetry | None = None,
@@ -116,6 +126,7 @@ class Paywall:
             quote_keys=tuple(quote_keys) or (secrets.token_bytes(32),),
         )
         self._owned: list[Any] = []
+        self._companion = companion
         known = self._facilitators(facilitator, facilitator_api_key, clock, telemetry)
         offers = Offers(known, seller, clock=clock)
         known.on_change = offers.kinds.forget
@@ -146,7 +157,7 @@ class Paywall:
         self._starting = asyncio.Lock()
         self._started = False
         self._on_routes = False
-        self._loop: asyncio.Task[None] | None = None
+        self._loops: list[asyncio.Task[None]] = []
         self.reconciled = asyncio.Event()
         """Set when everything that an earlier process left open was looked at once."""
 
@@ -233,14 +244,16 @@ class Paywall:
             for part in self._owned:
                 if hasattr(part, "start"):
                     await part.start()
+            if self._companion is not None:
+                await self._companion.open(self)
             self._started = True
 
     async def stop(self) -> None:
         """Finish the sales at work and close what is owned."""
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
-            self._loop = None
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        self._loops = []
         await self.till.drain(DRAIN_SECONDS)
         if self.members is not None:
             await self.members.tab.drain(DRAIN_SECONDS)
@@ -265,7 +278,9 @@ class Paywall:
         async def follow(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
                 await self.start(scope)
-                self._loop = asyncio.create_task(self._reconcile())
+                self._loops = [asyncio.create_task(self._reconcile())]
+                if self._companion is not None:
+                    self._loops.append(asyncio.create_task(self._companion.run()))
             elif message["type"] == "lifespan.shutdown.complete":
                 await self.stop()
             await send(message)
