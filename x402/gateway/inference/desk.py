@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
+from x402.chat_order import variant_of
 from x402.errors import MalformedError, Mender
 from x402.gateway.inference.catalogue import Model
-from x402.gateway.inference.lanes import Tier
+from x402.gateway.inference.price_rules import Tier, tier_of
 from x402.gateway.inference.ranges import refused
 from x402.gateway.inference.router import Forwardable, Router, Take, Taken
 from x402.gateway.inference.selection import NO_WISHES, REGION, Wishes, read_wishes
@@ -120,6 +121,7 @@ class Desk(Generic[R]):
             mime_type="text/event-stream" if stream else "application/json",
             order=ordered.order if self.trade.announced else None,
             prices=self.router.catalogue.price_list(ordered.model),
+            variant=variant_of(ordered.request.members, request.header(REGION) or ""),
         )
 
     def order(self, body: bytes, sale: Sale | None, *, region: str = "") -> Ordered[R]:
@@ -136,16 +138,18 @@ class Desk(Generic[R]):
             raise refused("model", words, code="unsuitable_model", status=422)
         self.trade.check(request, model)
         model = self.router.fitting(model, request.members, wishes, path=request.path)
+        tier = tier_of(request.members)
         token = None if sale is None else sale.requirement.extra.get("quote")
         if isinstance(token, str):
             # Its signature was checked when the payment was taken.
-            return Ordered(request, model, peek(token).quote, wishes)
+            return Ordered(request, model, peek(token).quote, wishes, tier)
+        model = replace(model, price=self.router.catalogue.rules.price(model.price, tier))
         try:
             order = request.order(model.price)
             quoted = quote(order, self.router.catalogue.price_list(model))
         except MalformedError as error:
             raise refused("", error.message, code=error.code) from error
-        return Ordered(request, model, quoted, wishes, order=order)
+        return Ordered(request, model, quoted, wishes, tier, order)
 
     async def complete(self, ordered: Ordered[R], sale: Sale | None, *, request_id: str = "") -> Completion:
         """A whole answer; the receipt notes what it really used.
