@@ -18,6 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from x402 import __version__
 from x402.errors import MisconfiguredError
+from x402.gateway.api.billing import add_billing
 from x402.gateway.api.failures import add_failures
 from x402.gateway.api.listings import add_listings
 from x402.gateway.api.probes import add_probes
@@ -83,6 +84,7 @@ def create_app(
     prices = add_selling(app, Desks.over(router))
     if options["accounts"]:
         prices |= add_session(app, OURS.base, options["policy"])
+        add_billing(app, OURS.base)
     add_listings(app, router)
     add_probes(app, registry)
     app.add_middleware(

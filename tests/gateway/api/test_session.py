@@ -171,7 +171,7 @@ class Payer:
         self.policy = policy
         self.open()
 
-    def open(self, book: Any = None, **options: Any) -> Withdrawals:
+    def open(self, book: Any = None, **options: Any) -> None:
         given = {
             "accounts": book or self.book,
             "purse": self.purse,
@@ -182,7 +182,6 @@ class Payer:
 
         self.shop.open({"GET /x": "$1"}, FastAPI(), **(given | options))
         self.withdrawals: Withdrawals = self.shop.paywall.members.withdrawals
-        return self.withdrawals
 
     def account(self, network: str) -> str:
         return f"{network}:{Signer().address(network)}"
