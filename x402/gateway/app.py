@@ -97,7 +97,7 @@ def create_app(
     add_description(app, {good.path: good.body for good in goods})
     place = ledger if ledger is not None else settings.ledger
     operations = Operations(settings, place=place, receivers=list(receivers), url=url, clock=now, facts=facts)
-    operations.mount(app)
+    operations.mount(app, router)
     app.add_middleware(
         Paywall,
         routes={f"POST {good.path}": good.price for good in goods},
