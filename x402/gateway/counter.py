@@ -124,10 +124,10 @@ class Counter:
         offers = await self.offers.requirements(terms, request_digest=request.digest, preferred=preferred)
         error = UNPAID if refused is None else refused.code
         route = request.route if terms.order is not None or not callable(rule) else ""
-        extensions = dict(self.offers.announce(terms, route))
+        challenge = self.offers.challenge(offers, _resource(url, terms), error, self.offers.announce(terms, route))
         if self._members is not None:
-            extensions |= self._members.extensions(url)
-        challenge = self.offers.challenge(offers, _resource(url, terms), error, extensions)
+            extensions = {**challenge.extensions, **self._members.extensions(url)}
+            challenge = challenge.model_copy(update={"extensions": extensions})
         envelope = self.envelope(request.target, request.headers)
         return challenge_reply(challenge, refused, receipt, envelope=envelope)
 
