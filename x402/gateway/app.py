@@ -109,7 +109,7 @@ def create_app(
     add_description(app, {good.path: good.body for good in goods})
     add_failures(app)
     operations = Operations(settings, place=place, receivers=list(receivers), url=url, clock=now, facts=facts)
-    operations.mount(app)
+    operations.mount(app, router)
     app.add_middleware(
         Paywall,
         routes=prices,
