@@ -22,6 +22,7 @@ from x402.client.answers import (
 from x402.client.envelope import errors_of
 from x402.errors import ApiError, MalformedError, Moved, X402Error
 from x402.networks import BASE_SEPOLIA
+from x402.wire.headers import BILL, encode_header
 from x402.wire.receipt import Receipt
 
 from .seller import TRANSACTION, asks, challenge, offer
@@ -39,6 +40,15 @@ def test_a_completion_by_item_and_by_attribute() -> None:
     assert dict(answer.choices[0].message) == {"role": "assistant", "content": "Hi"}
     assert not hasattr(answer, "nothing")
     assert len(answer) == 3
+
+
+def test_the_bill_of_a_balance_comes_with_the_answer() -> None:
+    bill = {"id": "b1", "account": "eip155:84532:0x1", "quoted": "20", "charged": "7"}
+    answer = read_completion([(BILL, encode_header(bill))], json.dumps(PLAIN).encode(), None)
+    assert answer.bill is not None
+    assert (answer.bill.charged, answer.receipt) == ("7", None)
+    for headers in ([], [(BILL, "%")]):
+        assert read_completion(headers, json.dumps(PLAIN).encode(), None).bill is None
 
 
 def test_a_wrapped_answer_is_unwrapped_only_when_it_is_one() -> None:
@@ -94,7 +104,9 @@ ENVELOPES: list[tuple[int, Any, str, str]] = [
 
 
 @pytest.mark.parametrize(("status", "body", "code", "message"), ENVELOPES)
-def test_row_044_045_046_047_048_049_050_seven_envelopes_become_one_error(status: int, body: Any, code: str, message: str) -> None:
+def test_row_044_045_046_047_048_049_050_seven_envelopes_become_one_error(
+    status: int, body: Any, code: str, message: str
+) -> None:
     raw = body if isinstance(body, bytes) else body.encode() if isinstance(body, str) else json.dumps(body).encode()
     error = errors_of(status, [("X-Request-ID", "r1"), ("Retry-After", "3")], raw)
     assert (error.status_code, error.code, error.message, error.request_id) == (status, code, message, "r1")

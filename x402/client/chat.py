@@ -9,6 +9,7 @@ package with `X402Auth`, see `auth`.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -77,8 +78,6 @@ class _Caller:
         if not url.startswith(("http://", "https://")):
             raise MisconfiguredError("no_base_url", "name the seller's URL, or set X402_BASE_URL")
         key = _key(known, api_key, secret(settings.api_key), required=auth is None and http_client is None)
-        bearer = {"Authorization": f"Bearer {key}"} if key else {}
-        self._line = Line(url, patience_seconds, {"Accept": "application/json, text/event-stream"}, bearer, known)
         bare = wallet is None and auth is None and http_client is None and not known.needs_key
         if bare and not key and settings.has_wallet:
             wallet = Wallet.from_env(settings)
@@ -89,6 +88,12 @@ class _Caller:
         if auth is None and isinstance(own := getattr(http_client, "auth", None), X402Auth):
             auth = own
         self.auth = auth
+        bearer = {"Authorization": f"Bearer {key}"} if key else {}
+        charged = bool(bearer) or (auth is not None and auth.sign_in is not None)
+        self._line = Line(
+            url, patience_seconds, {"Accept": "application/json, text/event-stream"}, bearer, known,
+            partial(secrets.token_hex, 16) if charged else str,
+        )  # fmt: skip
         self._owned = http_client is None
         self._http: Any = self._client_type(timeout=_TIMEOUT) if http_client is None else http_client
 

@@ -6,7 +6,7 @@ A response here is one of httpx or httpx2, of which only what both have in commo
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -31,6 +31,7 @@ from x402.client.flow import outcome_of, receipt_of
 from x402.client.profile import OURS, Profile
 from x402.errors import ApiError, Moved, PendingError
 from x402.stages import State
+from x402.wire.headers import IDEMPOTENCY_KEY
 from x402.wire.receipt import Receipt
 
 _WAIT_MIN_SECONDS, _WAIT_MAX_SECONDS = 0.2, 10.0
@@ -65,13 +66,18 @@ Steps = Generator[Exchange | Wait, Any, T]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Where the seller is and how to talk to it. Builds steps, does nothing."""
+    """Where the seller is and how to talk to it. Builds steps, does nothing.
+
+    `new_name` names an order that a balance may be charged for, so that asking for it again charges nothing more (fault
+    G07); a payment needs no such name, it is one.
+    """
 
     base_url: str
     patience_seconds: float
     headers: dict[str, str]
     credential: dict[str, str] = field(default_factory=dict, repr=False)
     profile: Profile = OURS
+    new_name: Callable[[], str] = field(default=lambda: "", repr=False)
 
     def create(self, model: str, messages: Any, params: dict[str, Any]) -> Steps[Completion]:
         """The steps of one whole answer."""
@@ -123,6 +129,8 @@ class Line:
     def _post(self, path: str, members: dict[str, Any], *, known: bool = True, **how: bool) -> Exchange:
         content = json.dumps(members, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
         headers = self.headers | (self.credential if known else {}) | {"Content-Type": "application/json"}
+        if name := self.new_name():
+            headers[IDEMPOTENCY_KEY] = name
         return Exchange("POST", self.profile.url(path, self.base_url), headers, content, known=known, **how)
 
     def _answer(self, exchange: Exchange) -> Steps[Any]:
