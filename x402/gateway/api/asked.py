@@ -29,6 +29,7 @@ async def asked(request: Request) -> PaidRequest:
         body,
         request.path_params,
         peer=asgi.peer_of(request.scope),
+        url=request.app.state.paywall.url_of(request.scope),
     )
     return read
 
