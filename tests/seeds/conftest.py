@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 
 import pytest
 
+from x402.client.auth import X402Auth
+from x402.client.journal import Journal
 from x402.devnet.town import Town
 from x402.devnet.town_serving import listen, serving
 from x402.gateway.app import create_app
@@ -24,27 +27,39 @@ PROVIDER = "8W7X1tGnWh9CXwnPD7wgke31Gdcqmex4LapJvQ2afBUq"
 
 T = TypeVar("T")
 
-_PRICE = "prompt = 0.5\ncompletion = 1.5\n"
+_ECHO, _STORY = "demo/echo-1", "demo/story-1"
+_LISTED = "prompt = 0.5\ncompletion = 1.5\n"
+_CHAT = "context_length = 8192\ndefault_output_tokens = 256\n"
+
+
+def _per_1k(dollars: str) -> str:
+    return f"unit = 'per_1k'\nprompt = {dollars}\ncompletion = {dollars}\n"
+
+
 MODELS = {
-    "openai/gpt-4o": ("demo/echo-1", _PRICE),
-    "openai/gpt-4": ("demo/echo-1", "unit = 'per_1k'\nprompt = 0.03\ncompletion = 0.03\n"),
-    "openai/gpt-3.5-turbo": ("demo/echo-1", "unit = 'per_1k'\nprompt = 0.002\ncompletion = 0.002\n"),
-    "anthropic/claude-3-5-sonnet": ("demo/echo-1", _PRICE),
-    "deepseek/deepseek-chat": ("demo/story-1", _PRICE),
-    "deepseek-chat-v3": ("demo/echo-1", _PRICE),
+    "openai/gpt-4o": (_ECHO, _CHAT, _LISTED),
+    "openai/gpt-4": (_ECHO, _CHAT, _per_1k("0.03")),
+    "openai/gpt-3.5-turbo": (_ECHO, _CHAT, _per_1k("0.002")),
+    "anthropic/claude-3-5-sonnet": (_ECHO, _CHAT, _LISTED),
+    "deepseek/deepseek-chat": (_STORY, _CHAT, _LISTED),
+    "deepseek-chat-v3": (_ECHO, f"{_CHAT}provider_id = '{PROVIDER}'\n", _LISTED),
+    "openai/text-embedding-ada-002": (
+        "demo/embed-1",
+        "output_modalities = ['embedding']\n",
+        "prompt = 0.1\ncompletion = 0\n",
+    ),
+    "openai/dall-e-3": ("demo/picture-1", "output_modalities = ['image']\n", "images = { '1024x1024' = 0.040 }\n"),
 }
-"""What is sold: the model of the seeds, the demo's model behind it, and the price (aimo row 76)."""
+"""What is sold: the model of the seeds, the demo's model behind it, what it is, and its price (aimo row 76)."""
 
 
 def price_list(api_base: str) -> str:
     """The operator's TOML."""
-    entries = [
-        f'[[models]]\nname = "{name}"\n'
-        + (f'provider_id = "{PROVIDER}"\n' if "/" not in name else "")
-        + f'[models.pricing]\n{price}[models.params]\nmodel = "{model}"\napi_base = "{api_base}"\n'
-        for name, (model, price) in MODELS.items()
-    ]
-    return "\n".join(entries)
+    return "\n".join(
+        f"[[models]]\nname = '{name}'\n{labels}[models.pricing]\n{price}"
+        f"[models.params]\nmodel = '{model}'\napi_base = '{api_base}'\n"
+        for name, (model, labels, price) in MODELS.items()
+    )
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,10 @@ class Street:
 
     town: Town
     url: str
+
+    def buyer(self, network: str = "") -> X402Auth:
+        """The buyer's `auth=`, with a journal of its own."""
+        return self.town.client_auth(Journal(":memory:", clock=lambda: int(time.time())), network=network)
 
 
 class _Loop:
