@@ -21,9 +21,10 @@ from x402.errors import MisconfiguredError
 from x402.gateway.api.failures import add_failures
 from x402.gateway.api.listings import add_listings
 from x402.gateway.api.probes import add_probes
-from x402.gateway.api.profiles import envelope_of
+from x402.gateway.api.profiles import OURS, envelope_of
 from x402.gateway.api.request_ids import RequestIds
 from x402.gateway.api.selling import Desks, add_selling
+from x402.gateway.api.session import add_session
 from x402.gateway.inference.catalogue import Catalogue
 from x402.gateway.inference.router import Router, servable
 from x402.gateway.inference.upstream import UpstreamClient
@@ -78,7 +79,10 @@ def create_app(
             await client.close()
 
     app = FastAPI(title="x402 gateway", version=__version__, lifespan=lifespan)
+    options = till_options(settings, receivers)
     prices = add_selling(app, Desks.over(router))
+    if options["accounts"]:
+        prices |= add_session(app, OURS.base, options["policy"])
     add_listings(app, router)
     add_probes(app, registry)
     app.add_middleware(
@@ -91,7 +95,7 @@ def create_app(
         clock=now,
         telemetry=facts,
         envelope=envelope_of,
-        **till_options(settings, receivers),
+        **options,
     )
     app.add_middleware(
         CORSMiddleware,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from inspect import isawaitable
 
 from x402.errors import MalformedError, MisconfiguredError, RefusedError, X402Error
@@ -104,8 +105,11 @@ class Counter:
         self, tab: Tab, holder: Holder, request: PaidRequest, rule: PriceRule, url: str, handler: Handler
     ) -> Reply | Plain:
         """An answer out of a balance; offers to pay for it when that is empty."""
+        terms = await self._terms(request, rule)
+        if terms.on_chain:
+            return await self._challenge(request, rule, url)
         try:
-            return await tab.take(holder, request, await self._terms(request, rule), handler)
+            return await tab.take(holder, request, terms, handler)
         except RefusedError as error:
             return await self._challenge(request, rule, url, error)
 
@@ -144,7 +148,7 @@ class Counter:
             terms = terms_of(price)
             if terms is None or terms.flow is not None:
                 return terms
-            return Terms(price=terms.price, flow=self._flow, description=terms.description, mime_type=terms.mime_type)
+            return replace(terms, flow=self._flow)
         except MalformedError as error:
             raise MisconfiguredError("invalid_price", f"the price of this request: {error.message}") from error
 

@@ -52,6 +52,8 @@ class Terms:
     flow: Flow | None = None
     description: str = ""
     mime_type: str = ""
+    on_chain: bool = False
+    """Whether only a payment will do, and no balance: for what fills one."""
 
     def __post_init__(self) -> None:
         if self.usd == 0:
