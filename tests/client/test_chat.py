@@ -11,9 +11,12 @@ import httpx
 import httpx2
 import pytest
 
+from x402 import networks
 from x402.client.answers import read_chunk
 from x402.client.auth import X402Auth
 from x402.client.chat import AsyncChat, Chat
+from x402.client.choose import Policy
+from x402.client.identity import Identity
 from x402.client.wallet import Wallet
 from x402.errors import (
     ApiError,
@@ -291,6 +294,32 @@ class TestOtherVerbs:
             with pytest.raises(MalformedError):
                 Caller(seat, seller, auth)("deposit", amount=wrong)
         assert len(seller.signatures) == 1
+
+    def test_what_is_paid_in_goes_to_the_account_that_signs_in(self, seat: Seat, wallet: Wallet) -> None:
+        """One wallet on two chains is two accounts (aimo §2.8)."""
+        main, domain = networks.get(networks.BASE).usd, {"name": "USD Coin", "version": "2"}
+        offers = (offer(), offer(network=networks.BASE, asset=main.address, extra=domain))
+
+        def paid_on(identity: Identity, *named: str) -> set[str]:
+            auth = X402Auth(wallet, journal=":memory:", sign_in=identity, policy=Policy(networks=named))
+            Caller(seat, Seller(shop(delivers(b"{}"), *offers)), auth)("deposit", amount="0.01")
+            return {record.entry.subject.network for record in auth.journal.history()}
+
+        for chain in (BASE_SEPOLIA, networks.BASE):
+            assert paid_on(Identity(wallet, chain)) == {chain}
+        assert paid_on(Identity(wallet, networks.BASE), BASE_SEPOLIA) == {BASE_SEPOLIA}, "a policy is never widened"
+
+    def test_a_withdrawal_is_asked_for_once_and_never_paid(self, seat: Seat, wallet: Wallet) -> None:
+        auth = X402Auth(wallet, journal=":memory:", sign_in=True)
+        seller = Seller(Answer(503, {"Retry-After": "0"}, b"{}"), Answer(200, body=b'{"id":"w"}'), asks())
+        assert Caller(seat, seller, auth)("withdraw", amount="0.01").id == "w"
+        with pytest.raises(ApiError):
+            Caller(seat, seller, auth)("withdraw")
+        assert [json.loads(seen.content) for seen in seller.seen] == [{"amount": "0.01"}] * 2 + [{}]
+        names = [seen.headers["idempotency-key"] for seen in seller.seen]
+        assert names[0] == names[1] != names[2]
+        assert all("sign-in-with-x" in seen.headers for seen in seller.seen)
+        assert seller.signatures == set()
 
     def test_filters_are_written_as_the_seller_reads_them(self, seat: Seat) -> None:
         seller = Seller(Answer(200, body=b'{"data":[{"id":"m"}]}'))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from typing import Any, TypeVar
 import pytest
 
 from x402.client.auth import X402Auth
-from x402.client.journal import Journal
+from x402.client.choose import Policy
+from x402.client.identity import Identity
 from x402.devnet.town import Town
 from x402.devnet.town_serving import listen, serving
 from x402.gateway.app import create_app
@@ -69,9 +69,15 @@ class Street:
     town: Town
     url: str
 
-    def buyer(self, network: str = "") -> X402Auth:
+    def buyer(self, network: str = "", *, sign_in: Identity | bool = False) -> X402Auth:
         """The buyer's `auth=`, with a journal of its own."""
-        return self.town.client_auth(Journal(":memory:", clock=lambda: int(time.time())), network=network)
+        return X402Auth(
+            self.town.parties.buyer,
+            policy=Policy(networks=(network,) if network else (), mainnet=False),
+            journal=":memory:",
+            svm_rpc=self.town.urls.svm_rpc,
+            sign_in=sign_in,
+        )
 
 
 class _Loop:

@@ -1,4 +1,4 @@
-"""`x402 balance`, `x402 deposit` and `x402 usage`: money that lies with a seller, and what went where."""
+"""`x402 balance`, `deposit`, `withdraw` and `usage`: money that lies with a seller, and what went where."""
 
 from __future__ import annotations
 
@@ -15,17 +15,22 @@ if TYPE_CHECKING:
 
 
 def balance(
-    base_url: BaseUrl = "", wallet: WalletFile = None, profile: ProfileName = "", as_json: AsJson = False
+    base_url: BaseUrl = "",
+    network: Networks = None,
+    wallet: WalletFile = None,
+    profile: ProfileName = "",
+    as_json: AsJson = False,
 ) -> None:
     """Show what your wallet has with a seller. The wallet signs in; nothing is paid.
 
-    A balance belongs to a wallet on one chain: X402_CHAIN_ID says on which, by default where the wallet pays.
+    A balance belongs to a wallet on one chain: --network or X402_CHAIN_ID says on which.
 
     Example:
 
         x402 balance --base-url http://127.0.0.1:4021/api/v1
     """
-    opened = _caller(base_url, profile, sign_in=True, **payer(profile, wallet))
+    purse = payer(profile, wallet)
+    opened = _caller(base_url, profile, sign_in=_who(purse, network), **purse)
     with opened as caller, working("signing in", quiet=as_json):
         answer = caller.balance().as_json()
     if as_json:
@@ -55,15 +60,41 @@ def deposit(
         x402 deposit 0.50 --network base-sepolia
     """
     purse = payer(profile, wallet) | {"policy": policy_of(amount, network, mainnet)}
-    with _caller(base_url, profile, sign_in=False, **purse) as caller, working("paying in", quiet=as_json):
+    opened = _caller(base_url, profile, sign_in=_who(purse, network), **purse)
+    with opened as caller, working("paying in", quiet=as_json):
         answer = caller.deposit(amount)
-    members, receipt = answer.as_json(), answer.receipt
+        members = caller.balance().as_json()
+    receipt = answer.receipt
     if as_json:
         write_json({**members, "receipt": receipt.as_json() if receipt else None})
         return
     out().print(f"[green]paid in[/] ${shown(amount)}; the balance is [bold]{_dollars(members)}[/]", soft_wrap=True)
     if receipt is not None:
         err().print(f"[dim]{receipt.outcome} · {shown(receipt.transaction)}[/]", soft_wrap=True)
+
+
+def withdraw(
+    amount: Annotated[str, typer.Argument(help="US dollars, such as 0.50; all of it when it is left out.")] = "",
+    base_url: BaseUrl = "",
+    network: Networks = None,
+    wallet: WalletFile = None,
+    profile: ProfileName = "",
+    as_json: AsJson = False,
+) -> None:
+    """Have your balance with a seller, or a part of it, sent back to your own wallet.
+
+    Example:
+
+        x402 withdraw 0.25 --network base-sepolia
+    """
+    purse = payer(profile, wallet)
+    opened = _caller(base_url, profile, sign_in=_who(purse, network), **purse)
+    with opened as caller, working("asking for it back", quiet=as_json):
+        answer = caller.withdraw(amount or None).as_json()
+    if as_json:
+        write_json(answer)
+        return
+    out().print(f"[green]on its way[/] · {shown(str(answer.get('id', '')))} · {shown(str(answer.get('status', '')))}")
 
 
 def usage(
@@ -97,6 +128,13 @@ def usage(
     out().print(_table(ours))
     if theirs is not None:
         out().print(f"\n[bold]the seller's books[/]\n{shown(_lines(theirs))}", soft_wrap=True)
+
+
+def _who(purse: dict[str, Any], network: list[str] | None) -> Any:
+    """Who signs in: the wallet on the network that was named, or where the environment says."""
+    from x402.client.identity import identity_of
+
+    return identity_of(purse["wallet"], network[0]) if network and "wallet" in purse else "wallet" in purse
 
 
 def _caller(base_url: str, profile: str, **options: Any) -> Chat:

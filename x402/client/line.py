@@ -42,7 +42,7 @@ _AGAIN = (409, 503)
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """One request to make. `pay` allows a payment, and `known` saying who one is; `stream` leaves the body of a success
-    unread."""
+    unread. `network` is the only one that is paid on, where one is named."""
 
     method: str
     url: str
@@ -51,6 +51,7 @@ class Exchange:
     pay: bool = True
     known: bool = True
     stream: bool = False
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +100,15 @@ class Line:
         response = yield self._chat(model, messages, params, pay=False, known=False)
         return read_quotation(response.status_code, response.headers.multi_items(), response.content)
 
-    def order(self, path: str, members: dict[str, Any]) -> Steps[Answer]:
+    def order(self, path: str, members: dict[str, Any], *, network: str = "") -> Steps[Answer]:
         """The steps of posting JSON for one answer that is no chat, paid where that is asked (aimo rows 6, 7)."""
         if isinstance(model := members.get("model"), str):
             self.profile.check_model(model)
-        response = yield from self._answer(self._post(path, members))
-        return self._read(response)
+        return self._read((yield from self._answer(self._post(path, members, network=network))))
+
+    def tell(self, path: str, members: dict[str, Any]) -> Steps[Answer]:
+        """The steps of posting something about oneself, which is never paid for."""
+        return self._read((yield from self._answer(self._post(path, members, pay=False))))
 
     def ask(self, path: str, filters: dict[str, Any]) -> Steps[Answer]:
         """The steps of reading something about oneself, which is never paid for."""
@@ -126,7 +130,7 @@ class Line:
             del members["stream"]
         return self._post("chat/completions", members, **how)
 
-    def _post(self, path: str, members: dict[str, Any], *, known: bool = True, **how: bool) -> Exchange:
+    def _post(self, path: str, members: dict[str, Any], *, known: bool = True, **how: Any) -> Exchange:
         content = json.dumps(members, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
         headers = self.headers | (self.credential if known else {}) | {"Content-Type": "application/json"}
         if name := self.new_name():
