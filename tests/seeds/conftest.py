@@ -7,18 +7,21 @@ import os
 import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import httpx
 import pytest
 
 from x402.client.auth import X402Auth
+from x402.client.chat import AsyncChat
 from x402.client.choose import Policy
 from x402.client.identity import Identity
 from x402.devnet.town import Town
 from x402.devnet.town_serving import listen, serving
 from x402.gateway.app import create_app
 from x402.gateway.inference.price_file import read_catalogue
+from x402.networks import BASE_SEPOLIA
 from x402.settings import GatewaySettings
 
 SECONDS = 60
@@ -64,10 +67,14 @@ def price_list(api_base: str) -> str:
 
 @dataclass(frozen=True)
 class Street:
-    """A town with the seeds' gateway in it. `url` is the gateway's, without a path."""
+    """A town with the seeds' gateway in it. `url` is the gateway's, without a path; `identity` is the buyer, who has paid
+    into a balance, and `key` an API key that spends it."""
 
     town: Town
     url: str
+    identity: Identity
+    key: str
+    provider: str = PROVIDER
 
     def buyer(self, network: str = "", *, sign_in: Identity | bool = False) -> X402Auth:
         """The buyer's `auth=`, with a journal of its own."""
@@ -110,7 +117,18 @@ async def _open(stack: AsyncExitStack) -> Street:
         public_url=url,
     )
     await stack.enter_async_context(serving(app, listener))
-    return Street(town, url)
+    street = Street(town, url, Identity(town.parties.buyer, BASE_SEPOLIA), "")
+    return replace(street, key=await _key(street))
+
+
+async def _key(street: Street) -> str:
+    """A key as its owner makes one: a wallet pays in, signs in, and asks for it."""
+    auth = street.buyer(sign_in=street.identity)
+    async with AsyncChat(f"{street.url}/api/v1", auth=auth) as chat:
+        await chat.deposit("0.90")
+    async with httpx.AsyncClient(auth=auth.sign_in) as client:
+        made = await client.post(f"{street.url}/api/v1/keys", json={"name": "seeds"})
+    return str(made.json()["key"])
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import openai
 import pytest
 
 from x402.client.chat import Chat
-from x402.client.identity import Identity
 from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET
 from x402.stages import State
 
@@ -47,18 +46,22 @@ def test_row_094_the_stock_package_with_a_wallet(street: Street, network: str) -
 
 
 def test_row_094_the_stock_package_signed_in(street: Street) -> None:
-    """One deposit pays for everything, by what was used; nothing else is paid on chain."""
-    wallet = street.town.parties.buyer
-    auth = street.buyer(sign_in=Identity(wallet, BASE_SEPOLIA))
+    """A balance pays for everything, by what was used; nothing is paid on chain."""
+    auth = street.buyer(sign_in=street.identity)
     http = httpx.Client(auth=auth)
     with Chat(f"{street.url}/api/v1", auth=auth) as chat:
-        chat.deposit("0.50")
         before = chat.balance().balance_micro_usdc
         with openai.OpenAI(base_url=f"{street.url}/api/v1", api_key="x402", http_client=http, max_retries=0) as sdk:
             everything(sdk)
         after = chat.balance().balance_micro_usdc
-    assert len(auth.journal.history()) == 1
+    assert auth.journal.history() == []
     assert 40_000 < before - after < 50_000, "an image for $0.04, and some tokens"
+
+
+@pytest.mark.parametrize("path", ["/api/v1", "/api/alpha"])
+def test_row_094_the_stock_package_with_a_key(street: Street, path: str) -> None:
+    with openai.OpenAI(base_url=street.url + path, api_key=street.key, max_retries=0) as sdk:
+        everything(sdk)
 
 
 def test_row_094_an_error_is_the_packages_own(street: Street) -> None:
