@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 
+from x402.billing import Bill
 from x402.client.auth import X402Auth
 from x402.client.chat import AsyncChat
 from x402.client.choose import Policy
@@ -22,6 +23,8 @@ from x402.devnet.town_serving import listen, serving
 from x402.gateway.app import create_app
 from x402.gateway.inference.price_file import read_catalogue
 from x402.networks import BASE_SEPOLIA
+from x402.ports.account_book import SqlAccounts
+from x402.ports.accounts import BillFilter
 from x402.settings import GatewaySettings
 
 SECONDS = 60
@@ -65,29 +68,7 @@ def price_list(api_base: str) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Street:
-    """A town with the seeds' gateway in it. `url` is the gateway's, without a path; `identity` is the buyer, who has paid
-    into a balance, and `key` an API key that spends it."""
-
-    town: Town
-    url: str
-    identity: Identity
-    key: str
-    provider: str = PROVIDER
-
-    def buyer(self, network: str = "", *, sign_in: Identity | bool = False) -> X402Auth:
-        """The buyer's `auth=`, with a journal of its own."""
-        return X402Auth(
-            self.town.parties.buyer,
-            policy=Policy(networks=(network,) if network else (), mainnet=False),
-            journal=":memory:",
-            svm_rpc=self.town.urls.svm_rpc,
-            sign_in=sign_in,
-        )
-
-
-class _Loop:
+class Loop:
     """A loop on a thread of its own, so that blocking programs can talk to what runs on it."""
 
     def __init__(self) -> None:
@@ -104,7 +85,35 @@ class _Loop:
         self._loop.close()
 
 
-async def _open(stack: AsyncExitStack) -> Street:
+@dataclass(frozen=True)
+class Street:
+    """A town with the seeds' gateway in it. `url` is the gateway's, without a path; `identity` is the buyer, who has
+    paid into a balance, and `key` an API key that spends it."""
+
+    town: Town
+    url: str
+    identity: Identity
+    key: str
+    loop: Loop
+    provider: str = PROVIDER
+
+    def bills(self) -> Sequence[Bill]:
+        """What the gateway has written down for the buyer, newest first."""
+        book = SqlAccounts(self.town.gateway_ledger)
+        return self.loop.now(book.bills(BillFilter(account=self.identity.account)))
+
+    def buyer(self, network: str = "", *, sign_in: Identity | bool = False) -> X402Auth:
+        """The buyer's `auth=`, with a journal of its own."""
+        return X402Auth(
+            self.town.parties.buyer,
+            policy=Policy(networks=(network,) if network else (), mainnet=False),
+            journal=":memory:",
+            svm_rpc=self.town.urls.svm_rpc,
+            sign_in=sign_in,
+        )
+
+
+async def _open(stack: AsyncExitStack, loop: Loop) -> Street:
     town = await stack.enter_async_context(Town())
     listener = listen()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -117,7 +126,7 @@ async def _open(stack: AsyncExitStack) -> Street:
         public_url=url,
     )
     await stack.enter_async_context(serving(app, listener))
-    street = Street(town, url, Identity(town.parties.buyer, BASE_SEPOLIA), "")
+    street = Street(town, url, Identity(town.parties.buyer, BASE_SEPOLIA), "", loop)
     return replace(street, key=await _key(street))
 
 
@@ -133,9 +142,9 @@ async def _key(street: Street) -> str:
 
 @pytest.fixture(scope="session")
 def street() -> Iterator[Street]:
-    loop, stack = _Loop(), AsyncExitStack()
+    loop, stack = Loop(), AsyncExitStack()
     try:
-        yield loop.now(_open(stack))
+        yield loop.now(_open(stack, loop))
     finally:
         loop.now(stack.aclose())
         loop.close()

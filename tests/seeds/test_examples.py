@@ -13,7 +13,7 @@ import pytest
 
 from x402.client.chat import Chat
 from x402.wire.headers import SIGN_IN_WITH_X
-from x402.wire.sign_in import seconds
+from x402.wire.sign_in import read_header, seconds
 
 from .conftest import Street
 from .programs import SENDS, Example, Heard, curl, examples, kit, tool
@@ -141,8 +141,6 @@ def test_row_016_a_sign_in_is_used_once_and_for_five_minutes(street: Street) -> 
     header = headers(street, Example("S3", "curl", example.path, credential="sign-in"))
     assert curl(example, street.url + example.path, header).status == 200
     assert curl(example, street.url + example.path, header).status == 401
-    from x402.wire.sign_in import read_header
-
     shown = read_header(header[SIGN_IN_WITH_X]).sign_in
     assert seconds(shown.expiration_time or "") - seconds(shown.issued_at or "") == 300
 
@@ -156,7 +154,10 @@ def test_row_096_a_request_takes_the_seeds_six_steps(street: Street) -> None:
     told = httpx.post(url, json=asked, headers=bearer | {"X-Request-ID": "req_six_steps"}).json()
     assert (told["meta"]["request_id"], told["meta"]["provider"]) == ("req_six_steps", "openai")
     used = told["data"]["usage"]
-    assert httpx.get(f"{street.url}/metrics").status_code == 200
-    rows = httpx.get(f"{street.url}/api/v1/billing/receipts", headers=bearer).json()["data"]
-    bill = next(row for row in rows if row["request_id"] == "req_six_steps")
-    assert bill["usage"]["total_tokens"] == used["total_tokens"]
+    (bill,) = [one for one in street.bills() if one.request_id == "req_six_steps"]
+    metered = bill.metered
+    assert (metered.prompt_tokens, metered.completion_tokens) == (used["prompt_tokens"], used["completion_tokens"])
+    assert metered.charged == 30 * used["total_tokens"], "$0.03 per 1000 tokens, as the seeds' table has it (row 76)"
+    assert (metered.provider, bill.tags, bill.key_id != "") == ("openai", {"user": "six-steps"}, True)
+    assert 0 < bill.earned <= metered.charged, "the provider's reward"
+    assert "x402_" in httpx.get(f"{street.url}/metrics").text

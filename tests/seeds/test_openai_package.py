@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -37,7 +37,7 @@ def everything(sdk: openai.OpenAI) -> None:
 @pytest.mark.parametrize("network", [BASE_SEPOLIA, SOLANA_DEVNET])
 def test_row_094_the_stock_package_with_a_wallet(street: Street, network: str) -> None:
     auth = street.buyer(network)
-    http = httpx.Client(auth=auth)
+    http = httpx2.Client(auth=auth)
     with openai.OpenAI(base_url=f"{street.url}/api/v1", api_key="x402", http_client=http, max_retries=0) as sdk:
         everything(sdk)
     paid = auth.journal.history()
@@ -48,7 +48,7 @@ def test_row_094_the_stock_package_with_a_wallet(street: Street, network: str) -
 def test_row_094_the_stock_package_signed_in(street: Street) -> None:
     """A balance pays for everything, by what was used; nothing is paid on chain."""
     auth = street.buyer(sign_in=street.identity)
-    http = httpx.Client(auth=auth)
+    http = httpx2.Client(auth=auth)
     with Chat(f"{street.url}/api/v1", auth=auth) as chat:
         before = chat.balance().balance_micro_usdc
         with openai.OpenAI(base_url=f"{street.url}/api/v1", api_key="x402", http_client=http, max_retries=0) as sdk:
