@@ -64,6 +64,8 @@ class ClientSettings(Settings):
 
     base_url: str = Field("", validation_alias=_named("X402_BASE_URL", "AIMO_BASE_URL"))
     api_key: SecretStr | None = Field(None, validation_alias=_named("X402_API_KEY", "AIMO_API_KEY"))
+    proxy_key: SecretStr | None = Field(None, validation_alias=_named("X402_PROXY_KEY"))
+    """What programs must show to `x402 proxy`; without it only those of this machine may ask."""
     profile: str = Field("ours", validation_alias=_named("X402_PROFILE"))
     """How the seller is spoken to: `ours`, `devnet-key`, `devnet-x402`, `beta-siwx` or `legacy`."""
     chain_id: str = Field("", validation_alias=_named("X402_CHAIN_ID", "AIMO_CHAIN_ID"))
