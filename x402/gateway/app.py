@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from x402 import __version__
 from x402.errors import MisconfiguredError
-from x402.gateway.api.back_office import at_work, office_of
+from x402.gateway.api.back_office import at_work, cache_of, office_of
 from x402.gateway.api.failures import add_failures
 from x402.gateway.api.listings import add_listings
 from x402.gateway.api.probes import add_probes
@@ -68,7 +68,7 @@ def create_app(
     observers = [count_facts(registry), *([] if telemetry is None else [_passed_on(telemetry)])]
     facts = Telemetry(observers)
     client = upstream or UpstreamClient(trusted_hosts=settings.trusted_hosts)
-    router = Router(sold, client, telemetry=facts, hedge_at=settings.hedge_at)
+    router = Router(sold, client, telemetry=facts, hedge_at=settings.hedge_at, cache=cache_of(settings, now))
     receivers = dict(pay_to or settings.pay_to)
     if not settings.mainnet:
         refuse_mainnet(receivers)

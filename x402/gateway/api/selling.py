@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from x402.gateway.api.estimates import estimate
 from x402.gateway.api.profiles import LEGACY, MOUNTED, Profile
 from x402.gateway.counter import PriceRule
+from x402.gateway.inference.batch import BatchDesk
 from x402.gateway.inference.chat import ChatDesk
 from x402.gateway.inference.desk import Completion, Desk, Ordered
 from x402.gateway.inference.embeddings import EMBEDDINGS
@@ -31,11 +32,13 @@ class Desks:
     chat: ChatDesk
     embeddings: Desk[Any]
     images: Desk[Any]
+    batch: BatchDesk
 
     @classmethod
     def over(cls, router: Router) -> Desks:
         """The desks that sell what a router can reach."""
-        return cls(ChatDesk(router), Desk(router, EMBEDDINGS), Desk(router, IMAGES))
+        chat = ChatDesk(router)
+        return cls(chat, Desk(router, EMBEDDINGS), Desk(router, IMAGES), BatchDesk(chat))
 
 
 def add_selling(app: FastAPI, desks: Desks) -> dict[str, PriceRule]:
@@ -47,6 +50,8 @@ def add_selling(app: FastAPI, desks: Desks) -> dict[str, PriceRule]:
             endpoint = _chat(profile, desk) if isinstance(desk, ChatDesk) else _whole(profile, desk)
             app.add_api_route(profile.base + path, endpoint, methods=["POST"], tags=tag, name=path.strip("/"))
             prices[f"POST {profile.base}{path}"] = desk.price
+        app.add_api_route(f"{profile.base}/batch", _batch(desks.batch), methods=["POST"], tags=tag)
+        prices[f"POST {profile.base}/batch"] = desks.batch.price
         app.add_api_route(f"{profile.base}/estimate", _estimate(profile, desks), methods=["POST"], tags=tag)
     return prices
 
@@ -74,6 +79,16 @@ def _chat(profile: Profile, desk: ChatDesk) -> Endpoint:
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
     return chat_completions
+
+
+def _batch(desk: BatchDesk) -> Endpoint:
+    async def batch_completion(request: Request) -> Response:
+        """Many chat completions of one model under one payment, answered in order. Without a payment: 402."""
+        sale = request.scope.get("x402")
+        batch = desk.order(await request.body(), sale, region=request.headers.get(REGION, ""))
+        return JSONResponse(await desk.complete(batch, sale, request_id=request.state.request_id))
+
+    return batch_completion
 
 
 def _whole(profile: Profile, desk: Desk[Any]) -> Endpoint:

@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from x402.errors import MalformedError, Mender
 from x402.gateway.inference.adapters import FORMATS
 from x402.gateway.inference.adapters.api_format import CHAT
+from x402.gateway.inference.answer_cache import AnswerCache
 from x402.gateway.inference.catalogue import Catalogue, Model, Provider, Upstream
 from x402.gateway.inference.health import Health
 from x402.gateway.inference.lanes import Lanes
@@ -66,8 +67,10 @@ class Router:
         health: Health | None = None,
         dice: Dice = secrets.randbelow,
         hedge_at: float | None = None,
+        cache: AnswerCache | None = None,
     ) -> None:
         self.catalogue = catalogue
+        self.cache = cache
         self.health = health or Health()
         self._client = client
         self._telemetry = telemetry or Telemetry()
