@@ -31,7 +31,9 @@ class EvmCheck:
         self._sender = sender
         self._bundles = True
 
-    async def inspect(self, signed: SignedAuthorization, gas: int, *, settling: bool = False) -> tuple[int | None, bool]:
+    async def inspect(
+        self, signed: SignedAuthorization, gas: int, *, settling: bool = False
+    ) -> tuple[int | None, bool]:
         """The payer's balance in atomic units, None where the token does not say; and whether the payer is a plain key,
         without code that the token would run, which is only looked up when `settling`.
 

@@ -27,6 +27,7 @@ from x402.gateway.api.registration import add_registration
 from x402.gateway.api.request_ids import RequestIds
 from x402.gateway.api.selling import Desks, add_selling
 from x402.gateway.inference.catalogue import Catalogue
+from x402.gateway.inference.hooks import Pins, Screen
 from x402.gateway.inference.router import Router, servable
 from x402.gateway.inference.upstream import UpstreamClient
 from x402.gateway.outfit import catalogue_of, refuse_mainnet, till_options
@@ -50,11 +51,14 @@ def create_app(
     upstream: UpstreamClient | None = None,
     telemetry: Telemetry | None = None,
     clock: Clock | None = None,
+    screen: Screen | None = None,
+    pins: Pins | None = None,
 ) -> FastAPI:
     """The gateway's app; run it with any ASGI server, its lifespan on.
 
     What is given as an object wins over `settings`, which are read from the environment when they are needed and not
-    given. Raises `MisconfiguredError` for what is missing or contradicts itself.
+    given. `screen` and `pins` are the operator's own rules (`inference.hooks`). Raises `MisconfiguredError` for what is
+    missing or contradicts itself.
     """
     settings = settings or GatewaySettings.read()
     now = clock or _wall_clock
@@ -68,7 +72,15 @@ def create_app(
     observers = [count_facts(registry), *([] if telemetry is None else [_passed_on(telemetry)])]
     facts = Telemetry(observers)
     client = upstream or UpstreamClient(trusted_hosts=settings.trusted_hosts)
-    router = Router(sold, client, telemetry=facts, hedge_at=settings.hedge_at, cache=cache_of(settings, now))
+    router = Router(
+        sold,
+        client,
+        telemetry=facts,
+        hedge_at=settings.hedge_at,
+        cache=cache_of(settings, now),
+        screen=screen,
+        pins=pins,
+    )
     receivers = dict(pay_to or settings.pay_to)
     if not settings.mainnet:
         refuse_mainnet(receivers)

@@ -274,3 +274,27 @@ async def test_row_074_an_urgent_request_costs_what_the_rule_says(shop: Any, tow
         amounts[tier] = int(town.receipt_of(answer).extra["charge"]["actual"])
         assert "service_tier" not in providers.bodies[0]
     assert amounts == {"priority": 2000, "default": 1600, "flex": 800, "auto": 1600}
+
+
+class House:
+    """Rules of an operator: one word is not spoken of, and one name means today's version."""
+
+    def objection(self, members: Any) -> str:
+        return "this house does not speak of that" if "forbidden" in str(members["messages"]) else ""
+
+    def model(self, name: str) -> str:
+        return "m" if name == "m-latest" else name
+
+
+async def test_row_100_the_operators_own_rules_come_before_the_price(shop: Any, town: Any, make: Make) -> None:
+    house, providers = House(), Providers({"a": said("hello")})
+    client = make(providers, catalogue=stock({"a": "1"}), screen=house, pins=house)
+    asked = {"model": "m-latest", "messages": [{"role": "user", "content": "the forbidden word"}]}
+    refused = await client.post("/api/v1/chat/completions", json=asked)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "content_refused")
+    answer = await paid(shop, town, client, model="m-latest", provider={})
+    assert answer.status_code == 200
+    assert providers.bodies[0]["model"] == "m"
+    plain = make(providers, catalogue=stock({"a": "1"}))
+    assert (await plain.post("/api/v1/chat/completions", json=asked | {"model": "m"})).status_code == 402
+    assert (await plain.post("/api/v1/chat/completions", json=asked)).status_code == 404
