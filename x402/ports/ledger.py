@@ -28,6 +28,7 @@ from x402.ports import (
     ledger_rows,
     nonce_book,
     spending,
+    unsettled,
 )
 from x402.ports.leases import Lease
 from x402.ports.ledger_thread import LedgerThread
@@ -89,8 +90,8 @@ class SqlLedger:
     ) -> tuple[Entry, bool]:
         lease, subject = self._lease(lease_seconds), entry.subject
         locks = [_row(entry.party, subject.pay_id)]
-        if room is not None:
-            locks.append(("room", str(entry.party), subject.network, subject.asset))
+        if entry.party is Party.GATEWAY:
+            locks.append(unsettled.LOCK)
         if identifier:
             locks.append(("identifier", subject.payer, identifier))
         return await self._do(
@@ -141,7 +142,8 @@ class SqlLedger:
                 kept_answers.drop(connection, pay_id)
             return entry
 
-        return await self._do(follow, _row(party, pay_id))
+        sums = (unsettled.LOCK,) if party is Party.GATEWAY else ()
+        return await self._do(follow, _row(party, pay_id), *sums)
 
     async def lease(self, party: Party, pay_id: str, seconds: int) -> bool:
         lease = self._lease(seconds)
@@ -164,6 +166,10 @@ class SqlLedger:
 
     async def find(self, party: Party, pay_id: str) -> Entry | None:
         return await self._do(lambda connection: ledger_rows.find(connection, party, pay_id))
+
+    async def held_elsewhere(self, party: Party) -> int:
+        now = self._clock()
+        return await self._do(lambda connection: leases.held_elsewhere(connection, party, self.holder, now))
 
     async def unresolved(self, party: Party) -> Sequence[Entry]:
         return await self._do(lambda connection: ledger_questions.unresolved(connection, party))

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from x402.errors import MisconfiguredError, UnavailableError
+from x402.ports import unsettled
 from x402.ports.ledger_database import DATABASE_ERRORS, LedgerDatabase, is_conflict, is_lost
 from x402.ports.migrations import migrate
 
@@ -78,6 +79,7 @@ class LedgerThread:
     def _run(self, ready: asyncio.Future[None]) -> None:
         try:
             migrate(self._database.connection())
+            self._recount()
         except (*DATABASE_ERRORS, OSError, MisconfiguredError) as error:
             self._database.close()
             _tell(ready, None, error if isinstance(error, MisconfiguredError) else _unopened(error))
@@ -94,6 +96,12 @@ class LedgerThread:
             stopping = batch[-1] is None
             self._commit([job for job in batch if job is not None])
         self._database.close()
+
+    def _recount(self) -> None:
+        connection = self._database.connection()
+        with connection.begin():
+            self._database.lock(connection, [unsettled.LOCK])
+            unsettled.recount(connection)
 
     def _commit(self, batch: list[_Job]) -> None:
         """Run a batch in one transaction. A job that breaks the law has written nothing and fails alone; a failing
