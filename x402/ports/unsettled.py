@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import cached_property
 
 from sqlalchemy import Connection, delete, select
 
@@ -67,35 +68,47 @@ _OPEN = Prepared(
 _SUMS = Prepared(select(unsettled.c.network, unsettled.c.asset, unsettled.c.payer, unsettled.c.units))
 
 
-def check_room(connection: Connection, subject: Subject, room: Room) -> None:
-    """Raise `NoRoom` when a payment that is not written yet would leave more unsettled than may be."""
-    since = room.failures_since
-    if since is not None and _FAILED.scalar(connection, payer=subject.payer, since=since) is not None:
-        raise NoRoom("failures", 0, 0)
-    sums = _sums(connection, subject)
-    if room.payer is not None:
-        units = sums.get(subject.payer, 0)
-        if room.since is not None:
-            of = {"network": subject.network, "asset": subject.asset, "payer": subject.payer}
-            units += sum(int(row.amount) for row in _LATELY.rows(connection, **of, since=room.since))
-        if units + subject.amount > room.payer:
-            raise NoRoom("payer", units, room.payer)
-    if room.total is not None:
-        units = sums.get(_EVERYBODY, 0)
-        if units + subject.amount > room.total:
-            raise NoRoom("total", units, room.total)
+class Sums:
+    """What is unsettled on a subject's network and asset now: asked when it is made, read when it is used."""
+
+    def __init__(self, connection: Connection, subject: Subject, room: Room | None = None) -> None:
+        self._subject, self._room = subject, room or Room()
+        of_payer = {"network": subject.network, "asset": subject.asset, "payer": subject.payer}
+        since, failures_since = self._room.since, self._room.failures_since
+        self._failed = failures_since is not None and _FAILED.ask(connection, payer=subject.payer, since=failures_since)
+        self._lately = since is not None and _LATELY.ask(connection, **of_payer, since=since)
+        self._asked = _READ.ask(connection, **of_payer)
+
+    @cached_property
+    def units(self) -> Mapping[str, int]:
+        """By payer, and of everybody."""
+        return {row.payer: int(row.units) for row in self._asked.rows()}
+
+    def check(self) -> None:
+        """Raise `NoRoom` when a payment that is not written yet would leave more unsettled than may be."""
+        subject, room = self._subject, self._room
+        if self._failed and self._failed.scalar() is not None:
+            raise NoRoom("failures", 0, 0)
+        lately = sum(int(row.amount) for row in self._lately.rows()) if self._lately else 0
+        scopes = (
+            ("payer", room.payer, self.units.get(subject.payer, 0) + lately),
+            ("total", room.total, self.units.get(_EVERYBODY, 0)),
+        )
+        for scope, limit, units in scopes:
+            if limit is not None and units + subject.amount > limit:
+                raise NoRoom(scope, units, limit)
 
 
-def book(connection: Connection, before: State | None, after: Entry) -> None:
-    """Note what a payment's move, or its first memory, changes in the sums."""
+def book(connection: Connection, before: State | None, after: Entry, sums: Sums | None = None) -> None:
+    """Note what a payment's move, or its first memory, changes in the sums; `sums` are those that were asked before."""
     if after.party is not Party.GATEWAY:
         return
     change = (after.state in UNSETTLED) - (before in UNSETTLED)
     if change:
         subject = after.subject
-        sums = _sums(connection, subject)
+        units = (sums or Sums(connection, subject)).units
         for payer in (_EVERYBODY, subject.payer):
-            _set(connection, (subject.network, subject.asset, payer), sums.get(payer, 0) + change * subject.amount)
+            _set(connection, (subject.network, subject.asset, payer), units.get(payer, 0) + change * subject.amount)
 
 
 def recount(connection: Connection) -> None:
@@ -110,11 +123,6 @@ def recount(connection: Connection) -> None:
     for key in known.keys() | counted.keys():
         if known.get(key, 0) != counted[key]:
             _set(connection, key, counted[key])
-
-
-def _sums(connection: Connection, subject: Subject) -> Mapping[str, int]:
-    rows = _READ.rows(connection, network=subject.network, asset=subject.asset, payer=subject.payer)
-    return {row.payer: int(row.units) for row in rows}
 
 
 def _set(connection: Connection, key: _Key, units: int) -> None:
