@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from x402.confirmation import Confirmations
-from x402.errors import Mender, RefusedError, UnavailableError
+from x402.errors import UnavailableError
 from x402.evidence import Standing
 from x402.evidence.evm import EvmWitness, authorization_of
+from x402.facilitator.evm_check import EvmCheck
 from x402.facilitator.evm_sender import EvmSender, Gas
 from x402.facilitator.rail import Checked, prove
 from x402.facilitator.signer import EvmSigner
@@ -24,10 +26,18 @@ from x402.wire.payment import Payment
 
 _LAST_BID_SECONDS = 10
 """So long before its end nothing more is offered for a payment: a late block would revert it."""
-_WORD = 32
 
 Afford = Callable[[Subject, int], Awaitable[bool]]
 """Whether a payment's settlement may cost so much in all, in wei; what it costs more is booked then."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvmChecked(Checked):
+    """With the authorization that was read from it; `plain` when it is known to be a key's, and of an account without
+    code."""
+
+    signed: SignedAuthorization | None = None
+    plain: bool = False
 
 
 class EvmRail:
@@ -52,6 +62,7 @@ class EvmRail:
         self.reserve = self._gas.reserve
         self._afford = afford
         self._sender = EvmSender(network, chain, signers, clock, self._gas)
+        self._check = EvmCheck(chain, self._sender.addresses[0])
         self._confirmations = confirmations or Confirmations()
         self._witness = EvmWitness(network, chain)
         self._proven = False
@@ -74,27 +85,16 @@ class EvmRail:
 
     def read(self, payment: Payment, requirement: Requirement) -> Checked:
         signed = exact_evm_rules.read(payment, requirement)
-        return Checked(evm_subject(signed, payment, requirement), payment, requirement)
+        return EvmChecked(evm_subject(signed, payment, requirement), payment, requirement, None, signed)
 
-    async def check(self, payment: Payment, requirement: Requirement) -> Checked:
+    async def check(self, payment: Payment, requirement: Requirement, *, settling: bool = False) -> Checked:
         signed = exact_evm_rules.check(payment, requirement, now=self._clock())
-        asset, payer, limit = signed.asset.address, signed.authorization.payer, self._gas_limit(signed)
-        _, code, deployed, simulated, held = await asyncio.gather(
-            self._prove(),
-            self._chain.code(payer),
-            self._chain.is_contract(asset),
-            self._chain.call(asset, signed.calldata(), sender=self._sender.addresses[0], gas=limit),
-            self._chain.call(asset, exact_evm.balance_call(payer)),
-        )
-        exact_evm_rules.judge_signature(signed, code)
-        if not deployed:
-            raise RefusedError("asset_not_deployed_contract", f"no token lives at {asset}", mender=Mender.SELLER)
-        exact_evm_rules.judge_simulation(signed, simulated)
-        balance = int.from_bytes(held.data, "big") if held.succeeded and len(held.data) == _WORD else None
-        return Checked(evm_subject(signed, payment, requirement), payment, requirement, balance)
+        await self._prove()
+        balance, plain = await self._check.inspect(signed, self._gas_limit(signed), settling=settling)
+        return EvmChecked(evm_subject(signed, payment, requirement), payment, requirement, balance, signed, plain)
 
     async def fee(self, checked: Checked) -> int:
-        signed = exact_evm_rules.read(checked.payment, checked.requirement)
+        signed = _signed(checked)
         fees, data_fee = await asyncio.gather(self._chain.fees(), self._sender.data_fee())
         return self._gas_limit(signed) * self._sender.bid(fees)[0] + data_fee
 
@@ -103,7 +103,7 @@ class EvmRail:
         return receipt.fee or None if receipt is not None else None
 
     async def intend(self, checked: Checked, ledger: Ledger) -> tuple[Entry, bool]:
-        signed = exact_evm_rules.read(checked.payment, checked.requirement)
+        signed = _signed(checked)
         address = self._sender.next()
         fees, count = await asyncio.gather(self._chain.fees(), self._sender.count(address, ledger))
         sign = self._signing(address, self._sender.bid(fees), signed)
@@ -258,3 +258,8 @@ class EvmRail:
     def _gas_limit(self, signed: SignedAuthorization) -> int:
         """The same for simulation and settlement, so that what passed the one has enough for the other (D05)."""
         return self._gas.limit if len(signed.signature) == 65 else self._gas.wallet_limit
+
+
+def _signed(checked: Checked) -> SignedAuthorization:
+    known = checked.signed if isinstance(checked, EvmChecked) else None
+    return known or exact_evm_rules.read(checked.payment, checked.requirement)

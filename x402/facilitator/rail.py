@@ -61,8 +61,9 @@ class Rail(Protocol):
         """
         ...
 
-    async def check(self, payment: Payment, requirement: Requirement) -> Checked:
-        """All rules, and the simulation of the very transfer; at most one round trip (design D7).
+    async def check(self, payment: Payment, requirement: Requirement, *, settling: bool = False) -> Checked:
+        """All rules, and the simulation of the very transfer; at most one round trip, and none for what breaks a rule
+        that needs no chain (design D7). Looks closer when it is `settling` that follows.
 
         Raises `RefusedError` with the canonical reason.
         """

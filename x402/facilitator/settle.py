@@ -156,7 +156,7 @@ class LocalFacilitator:
             return await self._repeat(known, checked)
         rail = self._rail(requirement)
         try:
-            checked = await rail.check(checked.payment, requirement)
+            checked = await rail.check(checked.payment, requirement, settling=True)
         except (RefusedError, MalformedError) as error:
             return await self._refuse_unless_settled(rail, checked, error)
         try:

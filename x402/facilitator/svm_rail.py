@@ -87,7 +87,7 @@ class SvmRail:
     def read(self, payment: Payment, requirement: Requirement) -> Checked:
         return Checked(subject_of(payment, requirement), payment, requirement)
 
-    async def check(self, payment: Payment, requirement: Requirement) -> Checked:
+    async def check(self, payment: Payment, requirement: Requirement, *, settling: bool = False) -> Checked:
         signed = self._signed(payment, requirement)
         unsigned = _unsigned(signed)
         transfer = signed.transfer

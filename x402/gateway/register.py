@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from x402.billing import Booking
 from x402.errors import ConflictError, MalformedError, PendingError, RefusedError, UnavailableError
 from x402.evidence import Verdict, Witnesses
+from x402.gateway.accounts import credits
 from x402.gateway.answers import Answers
 from x402.gateway.belief import Belief
 from x402.gateway.claim import FACILITATOR, FLOW, Claims
@@ -26,7 +28,7 @@ from x402.gateway.watch import Watch
 from x402.lifecycle import Entry, Event, Party, Subject, open_states
 from x402.ports import Answer, Clock, Ledger
 from x402.schemes.subject import is_same_payment, recall, subject_of
-from x402.stages import Delivered, Owed, Refused, Served, Settled, Settling, Stage, State
+from x402.stages import Credited, Delivered, Owed, Refused, Served, Settled, Settling, Stage, State
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Facilitation, Facilitator
@@ -79,7 +81,8 @@ class Job:
 class Register:
     """One seller's memory of payments, and its facilitator, or several.
 
-    `witnesses` check the word of a facilitator that is not in this process; `answer_keys` seal what is kept.
+    `witnesses` check the word of a facilitator that is not in this process; `answer_keys` seal what is kept. With
+    `credits` every answer has a bill, and what is paid and not used goes to the payer's account.
     """
 
     party = ME
@@ -94,6 +97,7 @@ class Register:
         policy: Policy | None = None,
         witnesses: Witnesses | None = None,
         answer_keys: Sequence[bytes] = (),
+        credits: bool = False,
     ) -> None:
         self.facilitators = (
             facilitator
@@ -108,6 +112,7 @@ class Register:
         self.leases = Leases(ledger, seconds=self.policy.lease_seconds)
         self.watch = Watch(ledger, self.belief.witnesses, self.telemetry)
         retention = self.policy.answer_retention_seconds
+        self.credits = credits
         self.answers = Answers(ledger, clock=clock, retention_seconds=retention, keys=answer_keys)
 
     async def known(self, pay_id: str, payment: Payment, fingerprint: str) -> Job | None:
@@ -131,7 +136,7 @@ class Register:
             return await self._taken_up(entry)
         self.leases.keep(entry.subject.pay_id)
         self.emit("sale.claimed", entry.subject)
-        job = Job.of(entry)
+        job = self.job_of(entry)
         job.is_new, job.is_unsent = True, entry.state is State.SETTLING
         return job
 
@@ -143,7 +148,13 @@ class Register:
                 raise in_use(same_request=True)
             # Whoever held it may have moved it on between our look and our lease.
             entry = await self.ledger.find(ME, pay_id) or entry
-        return Job.of(entry)
+        return self.job_of(entry)
+
+    def job_of(self, entry: Entry) -> Job:
+        """The job of a remembered payment."""
+        job = Job.of(entry)
+        job.sale.credits = self.credits
+        return job
 
     def check_same(self, entry: Entry, payment: Payment, fingerprint: str) -> None:
         """Raise `ConflictError` unless a request and its payment are those of a remembered one (faults A24, B14)."""
@@ -156,9 +167,9 @@ class Register:
         if not is_same_payment(entry.subject, presented):
             raise in_use(same_request=False)
 
-    async def advance(self, job: Job, event: Event, stage: Stage) -> None:
+    async def advance(self, job: Job, event: Event, stage: Stage, booking: Booking | None = None) -> None:
         """Follow one arrow; raises `UnlawfulEvent` when another process has moved the payment on."""
-        job.entry = await self.ledger.advance(ME, job.pay_id, event, stage)
+        job.entry = await self.ledger.advance(ME, job.pay_id, event, stage, booking=booking)
 
     async def served(self, job: Job, answer: Answer) -> None:
         """Keep an answer that is withheld until it is paid, and note that the payment is handed over now."""
@@ -187,10 +198,11 @@ class Register:
         if verdict is None:
             raise self._pending(job, transaction)
         delivered = [(Event.DELIVER, Delivered(verdict.transaction))] if deliver else []
+        booking = self._booking(job, verdict.transaction) if deliver else None
         forget = deliver and not self.answers.retention_seconds
         try:
             job.entry = await self.ledger.follow(
-                ME, job.pay_id, [(Event.SETTLE, verdict), *delivered], forget_answer=forget
+                ME, job.pay_id, [(Event.SETTLE, verdict), *delivered], forget_answer=forget, booking=booking
             )
         except UnavailableError:
             # The money moved and could not be written down: asking again will find it.
@@ -240,12 +252,32 @@ class Register:
         sealed = self.answers.sealed(job.pay_id, answer) if answer is not None and keeps else None
         try:
             job.entry = await self.ledger.follow(
-                ME, job.pay_id, [(Event.DELIVER, Delivered(transaction))], answer=sealed, forget_answer=not keeps
-            )
+                ME, job.pay_id, [(Event.DELIVER, Delivered(transaction))],
+                answer=sealed, forget_answer=not keeps, booking=self._booking(job, transaction),
+            )  # fmt: skip
         except UnavailableError:
             self.emit("sale.delivery_failed", job.entry.subject)
         else:
             self.emit("sale.delivered", job.entry.subject)
+
+    def _booking(self, job: Job, transaction: str) -> Booking | None:
+        if not self.credits:
+            return None
+        return credits.delivered(job.entry.subject, job.sale, transaction, now=self.clock())
+
+    def note_credit(self, job: Job) -> None:
+        """Have the receipt tell what goes to the payer's account."""
+        booking = self._booking(job, "")
+        told = None if booking is None else credits.told(booking)
+        if told is not None:
+            job.sale.note(credit=told)
+
+    async def credit(self, job: Job, transaction: str) -> None:
+        """Give what is owed to the payer's account; from then on no answer is made for it any more."""
+        subject = job.entry.subject
+        stage = Credited(transaction, credits.account_of(subject.network, subject.payer))
+        await self.advance(job, Event.CREDIT, stage, credits.undelivered(subject))
+        self.emit("sale.credited", subject)
 
     async def is_delivered(self, job: Job) -> bool:
         """Whether the ledger says by now, perhaps by another process, that the answer went out."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from x402.billing import Booking
 from x402.chain import (
     Blockhash,
     CallResult,
@@ -140,8 +141,14 @@ class Ledger(Protocol):
         """
         ...
 
-    async def advance(self, party: Party, pay_id: str, event: Event, stage: Stage) -> Entry:
-        """Follow one arrow of the law. Raises `UnlawfulEvent` when the row has moved on, `KeyError` without a row."""
+    async def advance(
+        self, party: Party, pay_id: str, event: Event, stage: Stage, *, booking: Booking | None = None
+    ) -> Entry:
+        """Follow one arrow of the law. Raises `UnlawfulEvent` when the row has moved on, `KeyError` without a row.
+
+        `booking` is written in the same transaction: a bill, and what the payer's account gains. A gateway's payment
+        that a reorganisation undoes takes back what it brought an account, as far as it is still there.
+        """
         ...
 
     async def follow(
@@ -152,9 +159,10 @@ class Ledger(Protocol):
         *,
         answer: Answer | None = None,
         forget_answer: bool = False,
+        booking: Booking | None = None,
     ) -> Entry:
         """Follow arrows that have nothing to do between them, all or none, and keep `answer` with them, or forget the
-        one that is kept. Raises what `advance` raises, having written nothing."""
+        one that is kept; `booking` as in `advance`. Raises what `advance` raises, having written nothing."""
         ...
 
     async def lease(self, party: Party, pay_id: str, seconds: int) -> bool:
@@ -194,8 +202,8 @@ class Ledger(Protocol):
     async def answer(self, pay_id: str) -> Answer | None: ...
 
     async def forget_answers(self, before: int) -> int:
-        """Delete the answers of payments that ended (DELIVERED, RELEASED, REFUSED, REFUNDED, REVERSED) at unix second
-        `before` or earlier; returns how many. An answer that may still go out is never deleted, however old it is.
+        """Delete the answers of payments that ended (DELIVERED, RELEASED, REFUSED, REFUNDED, CREDITED, REVERSED) at
+        unix second `before` or earlier; returns how many. One that may still go out is never deleted, however old.
         """
         ...
 
@@ -236,10 +244,6 @@ class EvmChain(Protocol):
         ...
 
     async def code(self, address: str) -> bytes: ...
-
-    async def is_contract(self, address: str) -> bool:
-        """Whether code lives at `address`; a yes may be remembered."""
-        ...
 
     async def call(
         self, to: str, data: bytes, *, sender: str = "", gas: int = 0, block: int | None = None

@@ -12,7 +12,7 @@ from x402.ports.prepared import Insert, Prepared, value
 from x402.ports.schema import answers, payments
 from x402.stages import State
 
-_ENDED = (State.DELIVERED, State.RELEASED, State.REFUSED, State.REFUNDED, State.REVERSED)
+_ENDED = (State.DELIVERED, State.RELEASED, State.REFUSED, State.REFUNDED, State.CREDITED, State.REVERSED)
 _COLUMNS = ("status", "headers", "body", "complete", "created_at")
 
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, literal, update
 
+from x402.billing import Booking
 from x402.lifecycle import Entry, Event, Party, Subject
 from x402.ports import (
     Answer,
@@ -22,6 +23,7 @@ from x402.ports import (
     NonceBook,
     Room,
     Sign,
+    account_rows,
     kept_answers,
     leases,
     ledger_questions,
@@ -120,8 +122,10 @@ class SqlLedger:
             _book(signer),
         )
 
-    async def advance(self, party: Party, pay_id: str, event: Event, stage: Stage) -> Entry:
-        return await self.follow(party, pay_id, ((event, stage),))
+    async def advance(
+        self, party: Party, pay_id: str, event: Event, stage: Stage, *, booking: Booking | None = None
+    ) -> Entry:
+        return await self.follow(party, pay_id, ((event, stage),), booking=booking)
 
     async def follow(
         self,
@@ -131,6 +135,7 @@ class SqlLedger:
         *,
         answer: Answer | None = None,
         forget_answer: bool = False,
+        booking: Booking | None = None,
     ) -> Entry:
         now = self._clock()
 
@@ -140,10 +145,16 @@ class SqlLedger:
                 kept_answers.keep(connection, pay_id, answer, now)
             elif forget_answer:
                 kept_answers.drop(connection, pay_id)
+            if booking is not None:
+                account_rows.book(connection, booking, now)
+            if party is Party.GATEWAY and any(event is Event.REORGANISE for event, _ in arrows):
+                account_rows.reverse(connection, pay_id, now)
             return entry
 
-        sums = (unsettled.LOCK,) if party is Party.GATEWAY else ()
-        return await self._do(follow, _row(party, pay_id), *sums)
+        names = [_row(party, pay_id), *(of_account(account) for account in (booking.accounts if booking else ()))]
+        if party is Party.GATEWAY:
+            names.append(unsettled.LOCK)
+        return await self._do(follow, *names)
 
     async def lease(self, party: Party, pay_id: str, seconds: int) -> bool:
         lease = self._lease(seconds)
@@ -215,12 +226,32 @@ class SqlLedger:
     async def ping(self) -> None:
         await self._do(_TOUCH.do)
 
+    # For the books that stand beside the payments.
+
+    @property
+    def clock(self) -> Clock:
+        """What this ledger takes for the time."""
+        return self._clock
+
+    def lease_for(self, seconds: int) -> Lease:
+        """The right of this ledger's owner to work on a row, from now on."""
+        return self._lease(seconds)
+
+    async def run(self, work: Callable[[Connection], T], *locks: tuple[str, ...]) -> T:
+        """Run a piece of another book's work as `LedgerThread.do` does."""
+        return await self._do(work, *locks)
+
     def _lease(self, seconds: int) -> Lease:
         now = self._clock()
         return Lease(self.holder, now, now + seconds)
 
     async def _do(self, work: Callable[[Connection], T], *locks: tuple[str, ...]) -> T:
         return await self._thread.do(work, *locks)
+
+
+def of_account(account: str) -> tuple[str, ...]:
+    """The name under which one account is had by one transaction alone."""
+    return ("account", account)
 
 
 def _row(party: Party, pay_id: str) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ def open_row(
     first = replace(entry, created_at=lease.now, updated_at=lease.now)
     moved = _follow(first, arrows)
     with at_once(connection):
-        _insert(connection, entry, lease, sums)
+        _write_first(connection, entry, lease, sums)
         if identifier:
             payer, pay_id = entry.subject.payer, entry.subject.pay_id
             _NAME.do(connection, payer=payer, identifier=identifier, pay_id=pay_id)
@@ -114,7 +114,7 @@ def intend(
     # What signs may refuse, so nothing is written before it has signed.
     entry = begin(Party.FACILITATOR, subject, sign(nonce))
     with at_once(connection):
-        _insert(connection, entry, lease)
+        _write_first(connection, entry, lease)
         nonce_book.take(connection, subject.network, signer, chain_nonce, nonce)
     return replace(entry, created_at=lease.now, updated_at=lease.now), True
 
@@ -222,7 +222,7 @@ def _move(connection: Connection, entry: Entry, arrows: Sequence[Arrow], moved: 
     return known or replace(last, updated_at=now)
 
 
-def _insert(connection: Connection, entry: Entry, lease: Lease, sums: unsettled.Sums | None = None) -> None:
+def _write_first(connection: Connection, entry: Entry, lease: Lease, sums: unsettled.Sums | None = None) -> None:
     """Write a first memory. Nobody else can have done so meanwhile: who begins a row has its name to himself."""
     subject, now = entry.subject, lease.now
     text, values = _written(entry.stage)

@@ -24,7 +24,7 @@ UNSETTLED = frozenset({State.CLAIMED, State.SERVED, State.SETTLING})
 LOCK = ("unsettled",)
 """Whoever writes to the sums has this name to itself."""
 
-_PAID = (State.SETTLED, State.DELIVERED, State.OWED)
+_PAID = (State.SETTLED, State.DELIVERED, State.OWED, State.CREDITED)
 _EVERYBODY = ""
 _Key = tuple[str, str, str]
 

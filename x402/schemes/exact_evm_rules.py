@@ -105,6 +105,12 @@ def check(payment: Payment, requirement: Requirement, *, now: int) -> SignedAuth
     return signed
 
 
+def is_signed_by_key(signed: SignedAuthorization) -> bool:
+    """Whether the payer's own key has signed: then it pays, whether code lives at its address or not, if the simulation
+    says so."""
+    return len(signed.signature) == 65 and signed.recovered == signed.authorization.payer
+
+
 def judge_signature(signed: SignedAuthorization, code: bytes) -> None:
     """The signature by the payer's kind of account (D06): without code ECDSA decides; with code (a contract or an
     EIP-7702 delegation) the token asks the account itself, so the simulation decides. Raises `RefusedError`."""
