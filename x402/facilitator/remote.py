@@ -15,7 +15,7 @@ import httpx
 from x402 import networks
 from x402.errors import MalformedError, Mender, MisconfiguredError, RefusedError, UnavailableError
 from x402.facilitator.line import ClientLine, Line, NoAnswer, NotReached, PooledLine
-from x402.schemes.subject import subject_of
+from x402.schemes.subject import payer_of
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import (
     Facilitation,
@@ -156,7 +156,7 @@ def _unbelievable(receipt: Receipt, payment: Payment, requirement: Requirement) 
     if receipt.transaction and (_EVM_HASH if evm else _SVM_SIGNATURE).fullmatch(receipt.transaction) is None:
         return "the facilitator names a transaction that can't be one"
     try:
-        payer = subject_of(payment, requirement).payer
+        payer = payer_of(payment, requirement)
     except RefusedError:
         return ""
     stated = receipt.payer or payer
