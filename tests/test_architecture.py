@@ -42,7 +42,8 @@ SAME_ROW = {
 """Which neighbours of its own row a room may import; all others may import none."""
 
 WEB = {"fastapi", "starlette", "uvicorn", "httpx", "httpx2", "anyio", "websockets", "requests", "aiohttp", "openai"}
-CHAIN = {"web3", "solana", "solders", "coincurve", "eth_account", "eth_abi", "eth_utils", "eth_keys", "eth", "Crypto"}
+CHAIN = {"web3", "solana", "solders", "coincurve", "eth_account", "eth_abi", "eth_utils", "eth_keys", "eth", "Crypto",
+         "cryptography"}  # fmt: skip
 STORE = {"alembic", "sqlalchemy", "sqlite3", "aiosqlite", "asyncpg", "psycopg"}
 CLOCK = {"time", "random"}
 SYSTEM = {
