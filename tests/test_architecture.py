@@ -42,8 +42,10 @@ SAME_ROW = {
 """Which neighbours of its own row a room may import; all others may import none."""
 
 WEB = {"fastapi", "starlette", "uvicorn", "httpx", "httpx2", "anyio", "websockets", "requests", "aiohttp", "openai"}
-CHAIN = {"web3", "solana", "solders", "coincurve", "eth_account", "eth_abi", "eth_utils", "eth_keys", "eth", "Crypto",
-         "cryptography"}  # fmt: skip
+CHAIN = {
+    "web3", "solana", "solders", "coincurve", "sha3", "cryptography", "Crypto",
+    "eth_account", "eth_abi", "eth_utils", "eth_keys", "eth",
+}  # fmt: skip
 STORE = {"alembic", "sqlalchemy", "sqlite3", "aiosqlite", "asyncpg", "psycopg"}
 CLOCK = {"time", "random"}
 SYSTEM = {
