@@ -154,7 +154,9 @@ class Register:
     def job_of(self, entry: Entry, taken: Facilitation | None = None) -> Job:
         """The job of a remembered payment; what was `taken` is recalled when it isn't at hand."""
         job = Job.of(entry, taken)
-        job.sale.credits = self.credits
+        if self.credits:
+            job.sale.credits = True
+            job.sale.account = credits.account_of(entry.subject.network, entry.subject.payer)
         return job
 
     def check_same(self, entry: Entry, payment: Payment, fingerprint: str) -> None:
