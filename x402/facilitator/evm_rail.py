@@ -90,8 +90,9 @@ class EvmRail:
     async def check(self, payment: Payment, requirement: Requirement, *, settling: bool = False) -> Checked:
         signed = exact_evm_rules.check(payment, requirement, now=self._clock())
         await self._prove()
-        balance, plain = await self._check.inspect(signed, self._gas_limit(signed), settling=settling)
-        return EvmChecked(evm_subject(signed, payment, requirement), payment, requirement, balance, signed, plain)
+        seen = await self._check.inspect(signed, self._gas_limit(signed), settling=settling)
+        subject = evm_subject(signed, payment, requirement)
+        return EvmChecked(subject, payment, requirement, seen.balance, signed, seen.plain)
 
     async def fee(self, checked: Checked) -> int:
         signed = _signed(checked)
