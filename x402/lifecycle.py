@@ -7,13 +7,15 @@ each in its own ledger, and each memory moves only along its own table:
     gateway      CLAIMED → SERVED → SETTLING → SETTLED → DELIVERED        flow `authorization`
                  CLAIMED → SETTLING → SETTLED → DELIVERED                 flow `upfront`
                  ... SETTLED → OWED → REFUNDING → REFUNDED                when no answer came of it
+                 ... SETTLED → OWED → CREDITED                            the same, into the payer's account
     facilitator  INTENDED → SETTLED → FINAL                      the bytes are durable before they leave
 
 Three rules hold for all of them (faults §0, design §2):
 
 1. There are three outcomes, not two: settled, refused, pending. Only a *provable* refusal (nothing was broadcast, or
    what was broadcast can never land) leaves the pending states; a timeout is no event at all.
-2. Every arrow is one durable transaction in the ledger, written before the effect that it announces.
+2. Every arrow is durable in the ledger before the effect that it announces. Arrows with nothing to do between them
+   go down in one transaction.
 3. No arrow leads back: a state is a rank that only grows, and so does the number of an attempt that is replaced.
 
 `advance()` is the only way to move. The diagrams in the docs are drawn from `LAW`.
@@ -55,6 +57,7 @@ class Event(StrEnum):
     FINALISE = "finalise"
     FAIL = "fail"
     REFUND = "refund"
+    CREDIT = "credit"
     REORGANISE = "reorganise"
     REFUSE = "refuse"
     RELEASE = "release"
@@ -79,11 +82,17 @@ _GATEWAY: dict[State, dict[Event, State]] = {
     _S.SERVED: {_E.SUBMIT: _S.SETTLING, _E.RELEASE: _S.RELEASED},
     _S.SETTLING: {_E.SETTLE: _S.SETTLED, _E.REFUSE: _S.REFUSED},
     _S.SETTLED: {_E.DELIVER: _S.DELIVERED, _E.FAIL: _S.OWED, _E.REORGANISE: _S.REVERSED},
-    _S.OWED: {_E.DELIVER: _S.DELIVERED, _E.REFUND: _S.REFUNDING, _E.REORGANISE: _S.REVERSED},
+    _S.OWED: {
+        _E.DELIVER: _S.DELIVERED,
+        _E.REFUND: _S.REFUNDING,
+        _E.CREDIT: _S.CREDITED,
+        _E.REORGANISE: _S.REVERSED,
+    },
     # What is owed goes back once: another attempt is signed only when the one before can provably never land.
     _S.REFUNDING: {_E.REPLACE: _S.REFUNDING, _E.SETTLE: _S.REFUNDED},
     _S.DELIVERED: {_E.REORGANISE: _S.REVERSED},
     _S.REFUNDED: {},
+    _S.CREDITED: {_E.REORGANISE: _S.REVERSED},
     _S.REVERSED: {},
     _S.REFUSED: {},
     _S.RELEASED: {},
@@ -109,6 +118,15 @@ LAW: Mapping[Party, Table] = MappingProxyType(
 
 BEGINNING: Mapping[Party, State] = MappingProxyType(
     {Party.CLIENT: State.HELD, Party.GATEWAY: State.CLAIMED, Party.FACILITATOR: State.INTENDED}
+)
+
+
+_OPEN: Mapping[Party, frozenset[State]] = MappingProxyType(
+    {
+        Party.CLIENT: frozenset({_S.HELD, _S.EXPOSED, _S.REFUSED}),
+        Party.GATEWAY: frozenset({_S.CLAIMED, _S.SERVED, _S.SETTLING, _S.SETTLED, _S.OWED, _S.REFUNDING}),
+        Party.FACILITATOR: frozenset({_S.INTENDED, _S.SETTLED, _S.REVERSED}),
+    }
 )
 
 
@@ -193,19 +211,7 @@ def is_terminal(party: Party, state: State) -> bool:
 
 def open_states(party: Party) -> frozenset[State]:
     """States that reconciliation must resolve after a restart: those whose outcome is not known, or not final, yet."""
-    unresolved: dict[Party, set[State]] = {
-        Party.CLIENT: {State.HELD, State.EXPOSED, State.REFUSED},
-        Party.GATEWAY: {
-            State.CLAIMED,
-            State.SERVED,
-            State.SETTLING,
-            State.SETTLED,
-            State.OWED,
-            State.REFUNDING,
-        },
-        Party.FACILITATOR: {State.INTENDED, State.SETTLED, State.REVERSED},
-    }
-    return frozenset(unresolved[party])
+    return _OPEN[party]
 
 
 def outcome(state: State) -> Outcome:

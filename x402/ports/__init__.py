@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from x402.billing import Booking
 from x402.chain import (
     Blockhash,
     CallResult,
@@ -37,7 +38,8 @@ class NotSent(Exception):
 
 
 class NoRoom(Exception):
-    """A claim would leave more open than may be open at once. `scope` is `payer` or `total`, amounts are atomic."""
+    """A claim would leave more open than may be open at once, in atomic units. `scope` is `payer` or `total`; or it is
+    `failures`, for a payer who has no room at all."""
 
     def __init__(self, scope: str, open_units: int, room: int) -> None:
         super().__init__(f"{open_units} units are open, and the limit ({scope}) is {room}")
@@ -54,12 +56,14 @@ class Room:
     for its payer, and for all payers together. None is no limit (fault A08).
 
     What the payer settled at unix second `since` or later counts as open for `payer` as well: a balance that was read
-    then may not have known of it.
+    then may not have known of it. A payer with a failure (`Ledger.failures_of`) at the gateway, or at a facilitator
+    that keeps its books here as well, at `failures_since` or later has no room (faults A16, D11).
     """
 
     payer: int | None = None
     total: int | None = None
     since: int | None = None
+    failures_since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,13 @@ class Ledger(Protocol):
     """
 
     async def begin(
-        self, entry: Entry, *, lease_seconds: int = 0, room: Room | None = None, identifier: str = ""
+        self,
+        entry: Entry,
+        *,
+        lease_seconds: int = 0,
+        room: Room | None = None,
+        identifier: str = "",
+        arrows: Sequence[Arrow] = (),
     ) -> tuple[Entry, bool]:
         """Write a first memory. Returns the row and True for the one winner; the older row and False for the rest.
 
@@ -104,6 +114,8 @@ class Ledger(Protocol):
 
         `identifier` is the payer's own name for the payment; raises `IdentifierTaken`, having written nothing, when
         he has given it to another payment that did not end REFUSED or RELEASED.
+
+        The winner's row follows `arrows` at once, in the same transaction.
         """
         ...
 
@@ -129,8 +141,28 @@ class Ledger(Protocol):
         """
         ...
 
-    async def advance(self, party: Party, pay_id: str, event: Event, stage: Stage) -> Entry:
-        """Follow one arrow of the law. Raises `UnlawfulEvent` when the row has moved on, `KeyError` without a row."""
+    async def advance(
+        self, party: Party, pay_id: str, event: Event, stage: Stage, *, booking: Booking | None = None
+    ) -> Entry:
+        """Follow one arrow of the law. Raises `UnlawfulEvent` when the row has moved on, `KeyError` without a row.
+
+        `booking` is written in the same transaction: a bill, and what the payer's account gains. A gateway's payment
+        that a reorganisation undoes takes back what it brought an account, as far as it is still there.
+        """
+        ...
+
+    async def follow(
+        self,
+        party: Party,
+        pay_id: str,
+        arrows: Sequence[Arrow],
+        *,
+        answer: Answer | None = None,
+        forget_answer: bool = False,
+        booking: Booking | None = None,
+    ) -> Entry:
+        """Follow arrows that have nothing to do between them, all or none, and keep `answer` with them, or forget the
+        one that is kept; `booking` as in `advance`. Raises what `advance` raises, having written nothing."""
         ...
 
     async def lease(self, party: Party, pay_id: str, seconds: int) -> bool:
@@ -166,8 +198,8 @@ class Ledger(Protocol):
     async def answer(self, pay_id: str) -> Answer | None: ...
 
     async def forget_answers(self, before: int) -> int:
-        """Delete the answers of payments that ended (DELIVERED, RELEASED, REFUSED, REFUNDED, REVERSED) at unix second
-        `before` or earlier; returns how many. An answer that may still go out is never deleted, however old it is.
+        """Delete the answers of payments that ended (DELIVERED, RELEASED, REFUSED, REFUNDED, CREDITED, REVERSED) at
+        unix second `before` or earlier; returns how many. One that may still go out is never deleted, however old.
         """
         ...
 

@@ -12,7 +12,7 @@ from x402.ports.prepared import Insert, Prepared, value
 from x402.ports.schema import answers, payments
 from x402.stages import State
 
-_ENDED = (State.DELIVERED, State.RELEASED, State.REFUSED, State.REFUNDED, State.REVERSED)
+_ENDED = (State.DELIVERED, State.RELEASED, State.REFUSED, State.REFUNDED, State.CREDITED, State.REVERSED)
 _COLUMNS = ("status", "headers", "body", "complete", "created_at")
 
 
@@ -30,6 +30,7 @@ _ended = (
 )
 _KEEP = Prepared(_newest, ("pay_id", *_COLUMNS))
 _READ = Prepared(select(answers).where(answers.c.pay_id == value("pay_id")))
+_DROP = Prepared(delete(answers).where(answers.c.pay_id == value("pay_id")))
 _FORGET = Prepared(delete(answers).where(_ended.exists()))
 
 
@@ -46,6 +47,11 @@ def read(connection: Connection, pay_id: str) -> Answer | None:
         return None
     headers = tuple((name, value) for name, value in json.loads(row.headers))
     return Answer(row.status, headers, row.body, bool(row.complete))
+
+
+def drop(connection: Connection, pay_id: str) -> None:
+    """Delete the answer of one payment."""
+    _DROP.do(connection, pay_id=pay_id)
 
 
 def forget(connection: Connection, before: int) -> int:

@@ -14,13 +14,16 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, literal, update
 
+from x402.billing import Booking
 from x402.lifecycle import Entry, Event, Party, Subject
 from x402.ports import (
     Answer,
+    Arrow,
     Clock,
     NonceBook,
     Room,
     Sign,
+    account_rows,
     kept_answers,
     leases,
     ledger_questions,
@@ -78,7 +81,13 @@ class SqlLedger:
     # A payment's row.
 
     async def begin(
-        self, entry: Entry, *, lease_seconds: int = 0, room: Room | None = None, identifier: str = ""
+        self,
+        entry: Entry,
+        *,
+        lease_seconds: int = 0,
+        room: Room | None = None,
+        identifier: str = "",
+        arrows: Sequence[Arrow] = (),
     ) -> tuple[Entry, bool]:
         lease, subject = self._lease(lease_seconds), entry.subject
         locks = [_row(entry.party, subject.pay_id)]
@@ -87,7 +96,7 @@ class SqlLedger:
         if identifier:
             locks.append(("identifier", subject.payer, identifier))
         return await self._do(
-            lambda connection: ledger_rows.open_row(connection, entry, lease, room, identifier), *locks
+            lambda connection: ledger_rows.open_row(connection, entry, lease, room, identifier, arrows), *locks
         )
 
     async def intend(
@@ -112,11 +121,37 @@ class SqlLedger:
             _book(signer),
         )
 
-    async def advance(self, party: Party, pay_id: str, event: Event, stage: Stage) -> Entry:
+    async def advance(
+        self, party: Party, pay_id: str, event: Event, stage: Stage, *, booking: Booking | None = None
+    ) -> Entry:
+        return await self.follow(party, pay_id, ((event, stage),), booking=booking)
+
+    async def follow(
+        self,
+        party: Party,
+        pay_id: str,
+        arrows: Sequence[Arrow],
+        *,
+        answer: Answer | None = None,
+        forget_answer: bool = False,
+        booking: Booking | None = None,
+    ) -> Entry:
         now = self._clock()
-        return await self._do(
-            lambda connection: ledger_rows.move(connection, party, pay_id, ((event, stage),), now), _row(party, pay_id)
-        )
+
+        def follow(connection: Connection) -> Entry:
+            entry = ledger_rows.move(connection, party, pay_id, arrows, now)
+            if answer is not None:
+                kept_answers.keep(connection, pay_id, answer, now)
+            elif forget_answer:
+                kept_answers.drop(connection, pay_id)
+            if booking is not None:
+                account_rows.book(connection, booking, now)
+            if party is Party.GATEWAY and any(event is Event.REORGANISE for event, _ in arrows):
+                account_rows.reverse(connection, pay_id, now)
+            return entry
+
+        accounts = () if booking is None else booking.accounts
+        return await self._do(follow, _row(party, pay_id), *(of_account(account) for account in accounts))
 
     async def lease(self, party: Party, pay_id: str, seconds: int) -> bool:
         lease = self._lease(seconds)
@@ -184,12 +219,32 @@ class SqlLedger:
     async def ping(self) -> None:
         await self._do(_TOUCH.do)
 
+    # For the books that stand beside the payments.
+
+    @property
+    def clock(self) -> Clock:
+        """What this ledger takes for the time."""
+        return self._clock
+
+    def lease_for(self, seconds: int) -> Lease:
+        """The right of this ledger's owner to work on a row, from now on."""
+        return self._lease(seconds)
+
+    async def run(self, work: Callable[[Connection], T], *locks: tuple[str, ...]) -> T:
+        """Run a piece of another book's work as `LedgerThread.do` does."""
+        return await self._do(work, *locks)
+
     def _lease(self, seconds: int) -> Lease:
         now = self._clock()
         return Lease(self.holder, now, now + seconds)
 
     async def _do(self, work: Callable[[Connection], T], *locks: tuple[str, ...]) -> T:
         return await self._thread.do(work, *locks)
+
+
+def of_account(account: str) -> tuple[str, ...]:
+    """The name under which one account is had by one transaction alone."""
+    return ("account", account)
 
 
 def _row(party: Party, pay_id: str) -> tuple[str, ...]:

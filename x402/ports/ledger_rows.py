@@ -25,7 +25,7 @@ from x402.stages import STAGES, Intended, Settled, Stage, State
 
 UNSETTLED = (State.CLAIMED, State.SERVED, State.SETTLING)
 """States in which a payer's money is promised and has not moved (fault A08)."""
-_PAID = (State.SETTLED, State.DELIVERED, State.OWED)
+_PAID = (State.SETTLED, State.DELIVERED, State.OWED, State.CREDITED)
 
 _MEMBERS: Mapping[State, tuple[str, ...]] = {
     state: tuple(member.name for member in fields(kind)) for state, kind in STAGES.items()
@@ -60,6 +60,15 @@ _of_room = (
 )
 _unsettled = payments.c.state.in_([str(state) for state in UNSETTLED])
 _lately = payments.c.state.in_([str(state) for state in _PAID]) & (payments.c.updated_at >= value("since"))
+_FAILED = Prepared(
+    select(payments.c.pay_id)
+    .where(payments.c.payer == value("payer"), payments.c.updated_at >= value("since"))
+    .where(payments.c.party.in_([str(Party.GATEWAY), str(Party.FACILITATOR)]))
+    .where(payments.c.state.in_([str(State.REFUSED), str(State.REVERSED)]))
+    # What a facilitator refused without a transaction never left it, and cost nobody anything.
+    .where((payments.c.party == str(Party.GATEWAY)) | payments.c.stage.not_like('%,"transaction":""}'))
+    .limit(1)
+)
 _OPEN = Prepared(select(payments.c.amount).where(_of_room, _unsettled))
 _OPEN_TO = Prepared(select(payments.c.amount).where(_of_room, _unsettled, payments.c.payer == value("payer")))
 _PAID_BY = Prepared(select(payments.c.amount).where(_of_room, _lately, payments.c.payer == value("payer")))
@@ -95,13 +104,13 @@ def open_row(
         _check_name(connection, entry, identifier)
     if room is not None:
         _check_room(connection, entry, room)
-    moved = _follow(entry, arrows)
+    first = replace(entry, created_at=lease.now, updated_at=lease.now)
+    moved = _follow(first, arrows)
     if not _insert(connection, entry, lease):
         return _older(connection, entry.party, entry.subject.pay_id), False
     if identifier:
         payer, pay_id = entry.subject.payer, entry.subject.pay_id
         _NAME.do(connection, payer=payer, identifier=identifier, pay_id=pay_id)
-    first = Entry(entry.party, entry.subject, entry.stage, lease.now, lease.now)
     return (_move(connection, first, arrows, moved, lease.now) if arrows else first), True
 
 
@@ -128,7 +137,7 @@ def intend(
     if not _insert(connection, entry, lease):
         return _older(connection, Party.FACILITATOR, subject.pay_id), False
     nonce_book.take(connection, subject.network, signer, chain_nonce, nonce)
-    return Entry(entry.party, subject, entry.stage, lease.now, lease.now), True
+    return replace(entry, created_at=lease.now, updated_at=lease.now), True
 
 
 def replace_attempt(
@@ -264,6 +273,9 @@ def _older(connection: Connection, party: Party, pay_id: str) -> Entry:
 def _check_room(connection: Connection, entry: Entry, room: Room) -> None:
     """Raise `NoRoom` when this entry, which is not written yet, would leave more unsettled than may be."""
     subject = entry.subject
+    since = room.failures_since
+    if since is not None and _FAILED.scalar(connection, payer=subject.payer, since=since) is not None:
+        raise NoRoom("failures", 0, 0)
     of_room = {"party": str(entry.party), "network": subject.network, "asset": subject.asset}
     if room.payer is not None:
         open_units = _sum(_OPEN_TO.rows(connection, **of_room, payer=subject.payer))
