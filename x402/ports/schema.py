@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    select,
 )
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -340,6 +341,26 @@ sign_in_nonces = Table(
     Index("nonces_by_expiry", "expires_at"),
 )
 """Nonces that were used to sign in; they are forgotten when the sign-in could not be valid any more."""
+
+bundles = Table(
+    "bundles",
+    metadata,
+    Column("network", String(64), nullable=False),
+    Column("signer", String(64), nullable=False),
+    Column("nonce", BigInteger, nullable=False),
+    Column("raw", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("network", "signer", "nonce"),
+)
+"""The newest signed bytes of a transaction that settles several payments, which its payments' rows don't repeat."""
+
+_bundle = select(bundles.c.raw).where(
+    payments.c.raw.is_(None),
+    bundles.c.network == payments.c.network,
+    bundles.c.signer == payments.c.sender,
+    bundles.c.nonce == payments.c.nonce,
+)
+whole_payments = select(payments, _bundle.scalar_subquery().label("bundle"))
+"""Payments with the bytes that they share with others, as `ledger_rows.entry_of` reads them."""
 
 
 def upsert(connection: Connection, table: Table) -> Any:
