@@ -1,4 +1,5 @@
-"""Scheme `exact` on one EVM network: one round trip to verify, one transaction to settle, logs to be sure."""
+"""One EVM network: one round trip to verify, one transaction to settle, logs to be sure. Schemes say what is signed and
+what it does (`schemes/evm_scheme.py`)."""
 
 from __future__ import annotations
 
@@ -14,10 +15,10 @@ from x402.facilitator.rail import Checked, prove
 from x402.facilitator.signer import EvmSigner
 from x402.lifecycle import Entry, Subject, UnlawfulEvent
 from x402.ports import Clock, EvmChain, Ledger, NotSent, Sign
-from x402.schemes import exact_evm, exact_evm_rules
-from x402.schemes.exact_evm import SignedAuthorization
+from x402.schemes.evm_payment import EvmPayment, Funds, balance_call
+from x402.schemes.evm_scheme import SCHEMES, EvmScheme, evm_scheme
 from x402.schemes.subject import evm_subject
-from x402.stages import Intended, Refused, Reversed, Settled
+from x402.stages import NOTHING_DUE, Intended, Refused, Reversed, Settled
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Kind
 from x402.wire.payment import Payment
@@ -60,41 +61,70 @@ class EvmRail:
         await self._chain.check_chain_id()
         self._proven = True
 
-    async def kind(self) -> Kind | None:
+    async def kinds(self) -> Sequence[Kind]:
         try:
             self.balances = await self._sender.balances()
         except UnavailableError:
-            return None
-        if max(self.balances.values()) < self.reserve:
-            return None
-        return Kind(scheme=exact_evm.SCHEME, network=self.network)
+            return ()
+        richest = max(self.balances, key=lambda address: self.balances[address])
+        if self.balances[richest] < self.reserve:
+            return ()
+        return tuple(self._kind(scheme, richest) for scheme in SCHEMES.values())
+
+    def _kind(self, scheme: EvmScheme, address: str) -> Kind:
+        extra = {"facilitatorAddress": address} if scheme.named_facilitator else {}
+        return Kind(scheme=scheme.name, network=self.network, extra=extra)
 
     def signers(self) -> list[str]:
         return self._sender.addresses
 
     def read(self, payment: Payment, requirement: Requirement) -> Checked:
-        signed = exact_evm_rules.read(payment, requirement)
+        signed = evm_scheme(requirement.scheme).read(payment, requirement)
         return Checked(evm_subject(signed, payment, requirement), payment, requirement)
 
-    async def check(self, payment: Payment, requirement: Requirement) -> Checked:
-        signed = exact_evm_rules.check(payment, requirement, now=self._clock())
-        asset, payer, limit = signed.asset.address, signed.authorization.payer, self._gas_limit(signed)
-        _, code, deployed, simulated, held = await asyncio.gather(
+    async def check(self, payment: Payment, requirement: Requirement, *, settling: bool = False) -> Checked:
+        scheme = evm_scheme(requirement.scheme)
+        signed = scheme.check(payment, requirement, now=self._clock(), settling=settling)
+        sender = self._sender_of(signed)
+        asset, limit = signed.asset.address, self._gas_limit(signed)
+        _, code, deployed, simulated, held, allowed = await asyncio.gather(
             self._prove(),
-            self._chain.code(payer),
+            self._chain.code(signed.payer),
             self._chain.is_contract(asset),
-            self._chain.call(asset, signed.calldata(), sender=self._sender.addresses[0], gas=limit),
-            self._chain.call(asset, exact_evm.balance_call(payer)),
+            self._chain.call(signed.contract, signed.calldata(), sender=sender, gas=limit),
+            self._units(asset, balance_call(signed.payer)),
+            self._units(asset, signed.allowance_call()),
         )
-        exact_evm_rules.judge_signature(signed, code)
+        scheme.judge_signature(signed, code)
         if not deployed:
             raise RefusedError("asset_not_deployed_contract", f"no token lives at {asset}", mender=Mender.SELLER)
-        exact_evm_rules.judge_simulation(signed, simulated)
-        balance = int.from_bytes(held.data, "big") if held.succeeded and len(held.data) == _WORD else None
-        return Checked(evm_subject(signed, payment, requirement), payment, requirement, balance)
+        scheme.judge_simulation(signed, simulated, Funds(held, allowed))
+        # A permit that came along has raised the allowance to the payment's own amount in the simulation, at least.
+        within = None if allowed is None else max(allowed, signed.amount)
+        balance = held if held is None or within is None else min(held, within)
+        nothing_due = scheme.named_facilitator and signed.amount == 0
+        return Checked(evm_subject(signed, payment, requirement), payment, requirement, balance, nothing_due)
+
+    def _sender_of(self, signed: EvmPayment) -> str:
+        """Who would send a settlement. Raises `RefusedError` when that is somebody else's key."""
+        if not signed.sender:
+            return self._sender.addresses[0]
+        if not self._sender.knows(signed.sender):
+            raise RefusedError(
+                "upto_facilitator_mismatch", f"only {signed.sender} may settle this payment, and that is not us",
+                details={"payer": signed.payer},
+            )  # fmt: skip
+        return signed.sender
+
+    async def _units(self, asset: str, question: bytes | None) -> int | None:
+        """The token's answer to a question about an amount; None when nothing is asked, or none is answered."""
+        if question is None:
+            return None
+        said = await self._chain.call(asset, question)
+        return int.from_bytes(said.data, "big") if said.succeeded and len(said.data) == _WORD else None
 
     async def fee(self, checked: Checked) -> int:
-        signed = exact_evm_rules.read(checked.payment, checked.requirement)
+        signed = evm_scheme(checked.requirement.scheme).read(checked.payment, checked.requirement)
         fees, data_fee = await asyncio.gather(self._chain.fees(), self._sender.data_fee())
         return self._gas_limit(signed) * self._sender.bid(fees)[0] + data_fee
 
@@ -103,8 +133,8 @@ class EvmRail:
         return receipt.fee or None if receipt is not None else None
 
     async def intend(self, checked: Checked, ledger: Ledger) -> tuple[Entry, bool]:
-        signed = exact_evm_rules.read(checked.payment, checked.requirement)
-        address = self._sender.next()
+        signed = evm_scheme(checked.requirement.scheme).read(checked.payment, checked.requirement)
+        address = signed.sender or self._sender.next()
         fees, count = await asyncio.gather(self._chain.fees(), self._sender.count(address, ledger))
         sign = self._signing(address, self._sender.bid(fees), signed)
         return await ledger.intend(checked.subject, address, count, sign)
@@ -122,19 +152,24 @@ class EvmRail:
     async def replace(self, entry: Entry, intended: Intended, ledger: Ledger) -> Entry | None:
         if not self._may_try_again(intended):
             return None
-        address = self._sender.next()
+        signed = authorization_of(entry.subject)
+        address = signed.sender or self._sender.next()
+        if not self._sender.knows(address):
+            return None
         fees, count = await asyncio.gather(self._chain.fees(), self._sender.count(address, ledger))
         bid = self._sender.bid(fees)
         keep = address == intended.sender and intended.nonce is not None and intended.nonce >= count
         if keep and bid == intended.bid:
             # The very same bytes, which may be taken once their sender has gas.
             return None
-        sign = self._signing(address, bid, authorization_of(entry.subject), intended)
+        sign = self._signing(address, bid, signed, intended)
         return await ledger.replace(entry.subject.pay_id, intended.attempt, address, count, sign, keep_nonce=keep)
 
     async def decide(
         self, entry: Entry, intended: Intended, ledger: Ledger, *, timeout: float
     ) -> Settled | Refused | None:
+        if not intended.transaction:
+            return Refused(NOTHING_DUE, "nothing was used, so nothing is taken")
         verdict = await self._witness.judge(
             entry.subject, intended.transactions, last_valid=intended.last_valid, since=entry.created_at,
             timeout=timeout,
@@ -238,16 +273,14 @@ class EvmRail:
         standing = await self._witness.standing(subject, settled)
         return standing is not None and (standing.final or standing.confirmations >= required)
 
-    def _signing(
-        self, address: str, bid: tuple[int, int], signed: SignedAuthorization, before: Intended | None = None
-    ) -> Sign:
+    def _signing(self, address: str, bid: tuple[int, int], signed: EvmPayment, before: Intended | None = None) -> Sign:
         return self._sender.signing(
             address,
             bid,
-            to=signed.asset.address,
+            to=signed.contract,
             data=signed.calldata(),
             gas=self._gas_limit(signed),
-            last_valid=signed.authorization.valid_before,
+            last_valid=signed.valid_before,
             before=before,
         )
 
@@ -255,6 +288,7 @@ class EvmRail:
         if not self._proven:
             await prove(self)
 
-    def _gas_limit(self, signed: SignedAuthorization) -> int:
+    def _gas_limit(self, signed: EvmPayment) -> int:
         """The same for simulation and settlement, so that what passed the one has enough for the other (D05)."""
-        return self._gas.limit if len(signed.signature) == 65 else self._gas.wallet_limit
+        limit = self._gas.limit if len(signed.signature) == 65 else self._gas.wallet_limit
+        return limit + signed.more_gas

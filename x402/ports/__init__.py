@@ -12,6 +12,7 @@ from typing import Protocol
 from x402.chain import (
     Blockhash,
     CallResult,
+    EvmCall,
     EvmFees,
     EvmReceipt,
     Log,
@@ -236,6 +237,10 @@ class EvmChain(Protocol):
 
     async def knows(self, transaction: str) -> bool:
         """Whether the node has the transaction, in its pool or in a block."""
+        ...
+
+    async def transaction(self, transaction: str) -> EvmCall | None:
+        """What a transaction called; None when the node does not have it."""
         ...
 
     async def receipt(self, transaction: str, *, timeout: float) -> EvmReceipt | None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from x402.chain import CallResult, EvmFees, EvmReceipt, Log
+from x402.chain import CallResult, EvmCall, EvmFees, EvmReceipt, Log
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.ports import NotSent
 from x402.ports.rpc import JsonRpc, RpcError, Watch
@@ -121,6 +121,12 @@ class RpcEvmChain:
     async def knows(self, transaction: str) -> bool:
         return await self._ask("eth_getTransactionByHash", transaction) is not None
 
+    async def transaction(self, transaction: str) -> EvmCall | None:
+        found = await self._ask("eth_getTransactionByHash", transaction)
+        if found is None:
+            return None
+        return EvmCall(str(_member(found, "to") or ""), _bytes(_member(found, "input")))
+
     async def receipt(self, transaction: str, *, timeout: float) -> EvmReceipt | None:
         return await self._receipts.wait(transaction, timeout)
 
@@ -232,7 +238,7 @@ def _fee(receipt: dict[str, Any]) -> int:
 
 
 def _revert_text(error: RpcError) -> str:
-    """The reason in an `Error(string)` revert, else the node's message."""
+    """The reason in an `Error(string)` revert; else the node's message, with the selector of a custom error."""
     data = error.data.get("data") if isinstance(error.data, dict) else error.data
     try:
         raw = bytes.fromhex(data[2:]) if isinstance(data, str) and data.startswith("0x") else b""
@@ -241,4 +247,4 @@ def _revert_text(error: RpcError) -> str:
     if raw[:4] == _ERROR_STRING and len(raw) >= 68:
         length = int.from_bytes(raw[36:68], "big")
         return raw[68 : 68 + min(length, 500)].decode(errors="replace")
-    return error.message[:500]
+    return f"{error.message[:500]} 0x{raw[:4].hex()}" if len(raw) >= 4 else error.message[:500]

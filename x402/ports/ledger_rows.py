@@ -144,7 +144,7 @@ def _parsed(row: Row[Any]) -> Entry:
 
 def _move(connection: Connection, entry: Entry, what: Event, stage: Stage, now: int) -> Entry:
     moved = advance(entry, what, stage)
-    text, values = _written(stage)
+    text, values = _written(moved.stage)
     row = (payments.c.party == str(entry.party)) & (payments.c.pay_id == entry.subject.pay_id)
     values |= {"state": str(moved.state), "stage": text, "updated_at": now}
     if isinstance(entry.stage, Intended) and isinstance(stage, Settled):
@@ -214,6 +214,8 @@ def _check_room(connection: Connection, entry: Entry, room: Room) -> None:
 def _written(stage: Stage) -> tuple[str, dict[str, Any]]:
     """A stage as text, and what of it stands in columns: bytes, which only newer bytes replace, sender and nonce."""
     members = {member.name: getattr(stage, member.name) for member in fields(stage)}
+    if members.get("amount") is None:
+        members.pop("amount", None)
     raw = members.pop("raw", b"")
     columns: dict[str, Any] = {"raw": raw} if raw else {}
     if isinstance(stage, Intended):

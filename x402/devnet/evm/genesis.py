@@ -1,4 +1,4 @@
-"""What stands on the devnet's EVM before its first block: the token, what settles in it, the faucet, and given accounts."""
+"""What stands on the devnet's EVM before its first block: the token, its settlers, the faucet, and given accounts."""
 
 from __future__ import annotations
 
