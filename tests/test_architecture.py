@@ -22,7 +22,8 @@ ROW_2 = {"schemes", "ports", "evidence"}
 PARTIES = {"client", "gateway", "facilitator"}
 ROW_4 = {"devnet", "cli", "request_head", "__main__"}
 SEATS = {
-    "client.auth", "client.chat", "client.proxy", "client.stream",
+    "client.auth", "client.chat", "client.chat_stream", "client.sign_in", "client.aimo", "client.proxy",
+    "client.stream",
     "gateway.paywall", "gateway.app", "gateway.api",
     "facilitator.service", "facilitator.remote",
 }  # fmt: skip

@@ -31,6 +31,7 @@ from x402.lifecycle import (
 from x402.stages import (
     STAGES,
     Claimed,
+    Credited,
     Delivered,
     Exposed,
     Final,
@@ -65,6 +66,7 @@ EXAMPLES: dict[State, Stage] = {
         Owed("0xtx", "upstream failed"),
         Refunding("0xtx", "header", "eip155:1:0xtoken:0xpayee:0x2"),
         Refunded("0xtx", "0xback"),
+        Credited("0xtx", "eip155:1:0xpayer"),
         Reversed("0xtx"),
         Refused("insufficient_funds", "too little"),
         Released("expired"),

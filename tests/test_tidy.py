@@ -32,9 +32,10 @@ BANNER = re.compile(r"^\s*#\s*(?:[-=#*~_]\s*){4,}|^\s*#.*[-=#*~_]{6,}\s*$")
 EXCUSE = re.compile(r"# noqa: BLE001 - \w+")
 
 EXPORTED = [
-    "Amount", "ApiError", "Asset", "AsyncChat", "Challenge", "Chat", "ConflictError", "DeclinedError", "Limits",
-    "MalformedError", "MisconfiguredError", "Network", "Payment", "Paywall", "PendingError", "Quote", "Receipt",
-    "RefusedError", "Requirement", "UnavailableError", "UnpaidError", "Wallet", "X402Auth", "X402Error",
+    "AimoClient", "AimoError", "Amount", "ApiError", "Asset", "AsyncAimoClient", "AsyncChat", "Challenge", "Chat",
+    "ConflictError", "DeclinedError", "Limits", "MalformedError", "MisconfiguredError", "Network", "Payment",
+    "Paywall", "PendingError", "Quote", "Receipt", "RefusedError", "Requirement", "UnavailableError", "UnpaidError",
+    "Wallet", "X402Auth", "X402Error",
 ]  # fmt: skip
 
 ANSWERS_RPC = ("x402/devnet/svm/queries.py", "x402/devnet/svm/transactions.py")

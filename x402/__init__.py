@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from x402.client.aimo import AimoClient, AimoError, AsyncAimoClient
     from x402.client.auth import X402Auth
     from x402.client.budget import Limits
     from x402.client.chat import AsyncChat, Chat
@@ -36,9 +37,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AimoClient": "client.aimo",
+    "AimoError": "client.aimo",
     "Amount": "money",
     "ApiError": "errors",
     "Asset": "money",
+    "AsyncAimoClient": "client.aimo",
     "AsyncChat": "client.chat",
     "Challenge": "wire.challenge",
     "Chat": "client.chat",
@@ -63,9 +67,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "AimoClient",
+    "AimoError",
     "Amount",
     "ApiError",
     "Asset",
+    "AsyncAimoClient",
     "AsyncChat",
     "Challenge",
     "Chat",

@@ -5,7 +5,7 @@ All amounts are atomic USDC (6 decimals).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 
@@ -38,6 +38,11 @@ class Metered:
     fee: int = 0
     complete: bool = False
 
+    def within(self, bound: int) -> Metered:
+        """The same, charged at most `bound` atomic USDC, and not less than nothing (fault B17)."""
+        charged = min(max(0, self.charged), bound)
+        return replace(self, charged=charged, fee=min(max(0, self.fee), charged))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bill:
@@ -64,3 +69,60 @@ class Bill:
     first_token_ms: int | None = None
     tags: dict[str, str] = field(default_factory=dict)
     """The request's `metadata` and `user`, which stay with the receipt and go nowhere else (aimo rows 29, 31)."""
+
+
+class EntryKind(StrEnum):
+    """Why an account's balance moved. Each is an entry that is never changed again."""
+
+    DEPOSIT = "deposit"
+    """A payment that was made to fill the account."""
+    CREDIT = "credit"
+    """What was paid and not used, or paid for an answer that never came."""
+    GRANT = "grant"
+    """A gift of the operator: spent before anything else, and never paid out."""
+    RESERVE = "reserve"
+    """The bound of an answer, set aside before it is made."""
+    DEBIT = "debit"
+    """What the answer cost, out of what was set aside."""
+    FEE = "fee"
+    """The platform's part of that."""
+    RELEASE = "release"
+    """What was set aside and not needed."""
+    WITHDRAW = "withdraw"
+    """On its way back to the payer's wallet."""
+    REFUND = "refund"
+    """A withdrawal that provably never left."""
+    REVERSE = "reverse"
+    """What a chain reorganisation took back."""
+
+
+PAID_IN = frozenset({EntryKind.DEPOSIT, EntryKind.CREDIT})
+"""Kinds that are backed by a payment, whose payId is their reference; the seller holds that money for others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posting:
+    """One movement of an account: `units` change what may be spent, `held` what is set aside, either may be negative.
+
+    No two postings of one kind have the same `reference`, so that nothing is booked twice: the payId of a payment, the
+    id of a reservation, a withdrawal or a grant.
+    """
+
+    account: str
+    kind: EntryKind
+    reference: str
+    units: int = 0
+    held: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Booking:
+    """What is written in the very transaction that moves a payment: the bill, and what the payer's account gains."""
+
+    bill: Bill | None = None
+    postings: tuple[Posting, ...] = ()
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """The accounts that move."""
+        return tuple(sorted({posting.account for posting in self.postings}))

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any
 
 
 class Moved(StrEnum):
@@ -48,11 +48,12 @@ class Mender(StrEnum):
 class X402Error(Exception):
     """Root of the tree; never raised itself.
 
-    `code` is stable and machine-readable (x402 reason strings where the protocol has one),
-    `message` is for people, `details` holds JSON-able facts. No secret and no payload belongs in any of them.
+    `code` is stable and machine-readable (x402 reason strings where the protocol has one), `message` is for people,
+    `details` holds JSON-able facts. No secret and no payload belongs in any of them. `status_code` is the HTTP status
+    that it is answered with, or was heard with (aimo row 53).
     """
 
-    status: ClassVar[int] = 500
+    status: int = 500
     moved: Moved = Moved.NO
     mender: Mender = Mender.OPERATOR
 
@@ -70,6 +71,7 @@ class X402Error(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+        self.status_code = self.status
         if mender is not None:
             self.mender = mender
         if moved is not None:
@@ -195,7 +197,11 @@ class UnpaidError(X402Error):
 
 
 class ApiError(X402Error):
-    """The seller answered a call with an error; `status_code` is the HTTP status (seed SDK's `AimoError`)."""
+    """The seller answered a call with an error, whatever envelope it came in (aimo rows 44-53).
+
+    `status` and `status_code` are its HTTP status. `payment_required` is the seller's challenge, as JSON, when it asks
+    to be paid; without one a 402 means that a prepaid balance is empty.
+    """
 
     mender = Mender.CALLER
 
@@ -208,12 +214,14 @@ class ApiError(X402Error):
         request_id: str | None = None,
         moved: Moved = Moved.NO,
         details: Mapping[str, Any] | None = None,
+        payment_required: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(code, message, moved=moved, details=details)
-        self.status_code = status_code
+        self.status = self.status_code = status_code
         self.request_id = request_id
+        self.payment_required = payment_required
 
     @property
     def retryable(self) -> bool:
-        """True for statuses that may answer differently when the same call is made again."""
+        """True for statuses that may answer differently when the same call is made again (aimo row 52)."""
         return self.status_code in {408, 409, 429} or self.status_code >= 500

@@ -8,6 +8,7 @@ each in its own ledger, and each memory moves only along its own table:
                  CLAIMED → SETTLING → SETTLED → DELIVERED                 flow `upfront`
                  CLAIMED → SERVED ↺ → SETTLING → SETTLED → DELIVERED      flow `metered`: what is due grows
                  ... SETTLED → OWED → REFUNDING → REFUNDED                when no answer came of it
+                 ... SETTLED → OWED → CREDITED                            the same, into the payer's account
     facilitator  INTENDED → SETTLED → FINAL                      the bytes are durable before they leave
 
 Three rules hold for all of them (faults §0, design §2):
@@ -59,6 +60,7 @@ class Event(StrEnum):
     FINALISE = "finalise"
     FAIL = "fail"
     REFUND = "refund"
+    CREDIT = "credit"
     REORGANISE = "reorganise"
     REFUSE = "refuse"
     RELEASE = "release"
@@ -83,11 +85,17 @@ _GATEWAY: dict[State, dict[Event, State]] = {
     _S.SERVED: {_E.METER: _S.SERVED, _E.SUBMIT: _S.SETTLING, _E.RELEASE: _S.RELEASED},
     _S.SETTLING: {_E.SETTLE: _S.SETTLED, _E.REFUSE: _S.REFUSED},
     _S.SETTLED: {_E.DELIVER: _S.DELIVERED, _E.FAIL: _S.OWED, _E.REORGANISE: _S.REVERSED},
-    _S.OWED: {_E.DELIVER: _S.DELIVERED, _E.REFUND: _S.REFUNDING, _E.REORGANISE: _S.REVERSED},
+    _S.OWED: {
+        _E.DELIVER: _S.DELIVERED,
+        _E.REFUND: _S.REFUNDING,
+        _E.CREDIT: _S.CREDITED,
+        _E.REORGANISE: _S.REVERSED,
+    },
     # What is owed goes back once: another attempt is signed only when the one before can provably never land.
     _S.REFUNDING: {_E.REPLACE: _S.REFUNDING, _E.SETTLE: _S.REFUNDED},
     _S.DELIVERED: {_E.REORGANISE: _S.REVERSED},
     _S.REFUNDED: {},
+    _S.CREDITED: {_E.REORGANISE: _S.REVERSED},
     _S.REVERSED: {},
     _S.REFUSED: {},
     _S.RELEASED: {},

@@ -127,13 +127,15 @@ class ModelPrice:
     context_length: int | None = None
     tokenizer_factor: Decimal = Decimal(1)
     image_tokens: int = DEFAULT_IMAGE_TOKENS
+    image_kinds: tuple[tuple[str, Rate], ...] = ()
+    """Rates of images to be made, by size, quality or both: `("1024x1792", …)`, `("hd 1024x1792", …)`."""
 
     def __post_init__(self) -> None:
         check_model(self.model)
         for rate in (self.prompt, self.completion):
             if rate.unit not in TOKEN_UNITS:
                 raise MalformedError("invalid_price", f"{self.model}: a token's price cannot be {rate.unit}")
-        for rate in (self.image, self.request):
+        for rate in (self.image, self.request, *(rate for _, rate in self.image_kinds)):
             if rate.unit is not PriceUnit.EACH:
                 raise MalformedError("invalid_price", f"{self.model}: the price of a piece cannot be {rate.unit}")
         check_count("default_output_tokens", self.default_output_tokens, least=1)
@@ -148,7 +150,25 @@ class ModelPrice:
     @property
     def free(self) -> bool:
         """Whether nothing is asked for anything; such a model is served without a payment."""
-        return not any(rate.value for rate in (self.prompt, self.completion, self.image, self.request))
+        kinds = (rate for _, rate in self.image_kinds)
+        return not any(rate.value for rate in (self.prompt, self.completion, self.image, self.request, *kinds))
+
+    def image_rate(self, features: frozenset[str]) -> Rate:
+        """The rate of one image with these features, its size and quality as far as the request states them.
+
+        The most particular kind that they name counts; where they name none fully, the dearest that they leave
+        possible; then the rate of any image. Raises `MalformedError("unpriced_image")` when there is none: what has
+        no price is not sold for nothing.
+        """
+        kinds = [(frozenset(name.split()), rate) for name, rate in self.image_kinds]
+        named = [(len(words), rate.atomic, rate) for words, rate in kinds if words <= features]
+        if named:
+            return max(named, key=lambda entry: entry[:2])[2]
+        possible = [rate for words, rate in kinds if features <= words]
+        if possible or not kinds or self.image.value:
+            return max((*possible, self.image), key=lambda rate: rate.atomic)
+        stated = ", ".join(name for name, _ in self.image_kinds)
+        raise MalformedError("unpriced_image", f"{self.model} has no price for such an image; it sells {stated}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,8 @@ class Order:
     """What is being bought, as read from the request.
 
     `prompt_tokens_bound` comes from `bound_prompt_tokens`, `max_output_tokens` is the request's own limit per choice
-    (None when it has none), `n` the number of choices, `images` those sent or, for an image model, those to be made.
+    (None when it has none), `n` the number of choices. `images` are those sent or, when `made`, those to be made, with
+    the `features` (size, quality) that their price hangs on.
     """
 
     model: str
@@ -96,6 +97,8 @@ class Order:
     max_output_tokens: int | None = None
     n: int = 1
     images: int = 0
+    features: frozenset[str] = frozenset()
+    made: bool = False
 
     def __post_init__(self) -> None:
         check_model(self.model)
@@ -200,7 +203,7 @@ def quote(order: Order, prices: PriceList) -> Quote:
     """
     price = prices.get(order.model)
     context = price.context_length
-    prompt = order.prompt_tokens_bound + order.images * price.image_tokens
+    prompt = order.prompt_tokens_bound + (0 if order.made else order.images * price.image_tokens)
     output = price.default_output_tokens if order.max_output_tokens is None else order.max_output_tokens
     if context is not None:
         prompt = min(prompt, context)
@@ -210,7 +213,7 @@ def quote(order: Order, prices: PriceList) -> Quote:
     rows = [
         (Item.PROMPT, prompt, price.prompt),
         (Item.COMPLETION, output * order.n, price.completion),
-        (Item.IMAGE, order.images, price.image),
+        (Item.IMAGE, order.images, price.image_rate(order.features) if order.made else price.image),
         (Item.REQUEST, 1, price.request),
         (Item.FEE, 1, Rate(prices.fee_percent, PriceUnit.PERCENT)),
     ]

@@ -64,6 +64,10 @@ class ClientSettings(Settings):
 
     base_url: str = Field("", validation_alias=_named("X402_BASE_URL", "AIMO_BASE_URL"))
     api_key: SecretStr | None = Field(None, validation_alias=_named("X402_API_KEY", "AIMO_API_KEY"))
+    profile: str = Field("ours", validation_alias=_named("X402_PROFILE"))
+    """How the seller is spoken to: `ours`, `devnet-key`, `devnet-x402`, `beta-siwx` or `legacy`."""
+    chain_id: str = Field("", validation_alias=_named("X402_CHAIN_ID", "AIMO_CHAIN_ID"))
+    """Where the wallet signs in: a CAIP-2 id, a name such as `base-sepolia`, or an EIP-155 number."""
 
     svm_rpc_url: str = Field("", repr=False, validation_alias=_named("X402_SVM_RPC_URL", "SVM_RPC_URL"))
     """Where a recent blockhash is asked for when an offer brings none; the network's public node when empty."""

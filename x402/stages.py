@@ -44,6 +44,8 @@ class State(StrEnum):
     """Gateway: a refund to the payer is signed and durable; it may have left, and no answer is made any more."""
     REFUNDED = "refunded"
     """Gateway: what was owed went back to the payer, once."""
+    CREDITED = "credited"
+    """Gateway: what was owed lies in the payer's account, once; no answer is made any more."""
     REVERSED = "reversed"
     """A reorganisation undid a settled transfer. It may land again, so its outcome is open once more."""
     REFUSED = "refused"
@@ -169,6 +171,15 @@ class Refunded:
 
 
 @dataclass(frozen=True, slots=True)
+class Credited:
+    """`transaction` paid the seller; `account` holds it for the payer (CAIP-10)."""
+
+    state: ClassVar[State] = State.CREDITED
+    transaction: str
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reversed:
     """`transaction` is the one that a reorganisation dropped, `raw` its bytes where this party has them."""
 
@@ -207,6 +218,7 @@ Stage = (
     | Owed
     | Refunding
     | Refunded
+    | Credited
     | Reversed
     | Refused
     | Released

@@ -12,7 +12,7 @@ from fuzzing.case import Broken, Target
 from fuzzing.tape import Tape, damage, fresh, maul, tear
 from fuzzing.wire_targets import OBJECTS, wounded_body, wounded_text
 from x402.cli.explain import explain
-from x402.client import answers
+from x402.client import answers, envelope
 from x402.client.events import Comment, Event, EventDecoder
 from x402.client.verdict import Reply, judge
 from x402.devnet.model import demo_catalogue
@@ -209,7 +209,7 @@ def run_reply(data: bytes) -> bool:
             read_it()
         except (ApiError, MalformedError):
             continue
-    answers.errors_of(status, headers, body).as_json()
+    envelope.errors_of(status, headers, body).as_json()
     return verdict.delivers
 
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from x402.client.answers import (
     RECEIPT_COMMENT,
     Fields,
-    errors_of,
     read_chunk,
     read_completion,
     read_models,
     read_quotation,
     receipt_in,
 )
+from x402.client.envelope import errors_of
 from x402.errors import ApiError, MalformedError, Moved, X402Error
 from x402.networks import BASE_SEPOLIA
 from x402.wire.receipt import Receipt
@@ -53,8 +53,24 @@ def test_a_wrapped_answer_is_unwrapped_only_when_it_is_one() -> None:
 def test_what_is_no_answer(body: bytes) -> None:
     with pytest.raises(MalformedError):
         read_completion([], body, None)
-    with pytest.raises(MalformedError):
-        read_models(body)
+    if body != b"[]":
+        with pytest.raises(MalformedError):
+            read_models(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [{"id": "a/b", "object": "model"}],
+        {"data": [{"id": "a/b"}]},
+        {"object": "list", "data": [{"name": "a/b", "providers": []}]},
+        {"success": True, "data": [{"id": "a/b"}], "meta": {}},
+        {"success": True, "data": {"object": "list", "data": [{"id": "a/b"}]}, "meta": {}},
+    ],
+    ids=str,
+)
+def test_row_008_every_shape_of_a_model_list_is_read(body: Any) -> None:
+    assert [model.id for model in read_models(json.dumps(body).encode())] == ["a/b"]
 
 
 @pytest.mark.parametrize("body", [{}, {"choices": []}, {"choices": [{}]}, {"choices": [{"message": None}]}])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from x402.devnet.model import ECHO, FREE, STORY, count, create_app, demo_catalogue, split
+from x402.devnet.model import ECHO, EMBED, FREE, PICTURE, STORY, count, create_app, demo_catalogue, split
 from x402.quote import Order, Usage, bound_prompt_tokens, quote
 
 HELLO = [{"role": "user", "content": "Hello, world!"}]
@@ -109,7 +109,7 @@ async def test_unknown_models_are_404(client: httpx.AsyncClient) -> None:
     response = await client.post("/chat/completions", json={"model": "gpt-4", "messages": HELLO})
     assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
     listed = [model["id"] for model in (await client.get("/models")).json()["data"]]
-    assert listed == [ECHO, STORY, FREE]
+    assert listed == [ECHO, STORY, FREE, EMBED, PICTURE]
 
 
 @pytest.mark.parametrize("model", [ECHO, STORY])

@@ -13,8 +13,9 @@ from fastapi import FastAPI
 
 from x402.devnet.model import ECHO, FREE, STORY, demo_catalogue
 from x402.errors import MisconfiguredError, UnavailableError
-from x402.gateway.app import catalogue_of, create_app
+from x402.gateway.app import create_app
 from x402.gateway.inference.price_file import read_catalogue
+from x402.gateway.outfit import catalogue_of
 from x402.gateway.paywall import Paywall
 from x402.settings import GatewaySettings
 from x402.signed_quote import peek
@@ -215,13 +216,13 @@ async def test_E02_without_a_facilitator_nothing_is_free(shop: Any, make: Make) 
 
 def test_settings_say_what_is_missing(tmp_path: Any) -> None:
     with pytest.raises(MisconfiguredError, match="X402_PRICES"):
-        catalogue_of(GatewaySettings.model_construct(), now=0)
+        catalogue_of(GatewaySettings.model_construct(), environment={}, now=0)
     with pytest.raises(MisconfiguredError, match="X402_EVM_PAY_TO"):
         _ = GatewaySettings.model_construct().pay_to
     with pytest.raises(MisconfiguredError, match="nowhere"):
-        catalogue_of(GatewaySettings.model_construct(price_file=tmp_path / "nowhere.toml"), now=0)
+        catalogue_of(GatewaySettings.model_construct(price_file=tmp_path / "nowhere.toml"), environment={}, now=0)
     listed = GatewaySettings.model_construct(upstream_url="https://u.example/v1", model_names="gpt-4o-mini, ")
-    assert [model.id for model in catalogue_of(listed, now=1_800_000_000).models] == ["gpt-4o-mini"]
+    assert [model.id for model in catalogue_of(listed, environment={}, now=1_800_000_000).models] == ["gpt-4o-mini"]
 
 
 def test_mainnet_is_refused_unless_it_is_meant() -> None:

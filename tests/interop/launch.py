@@ -33,6 +33,7 @@ class Peer(StrEnum):
     PYTHON_CLIENT = "python_client.py"
     PYTHON_SERVER = "python_server.py"
     PYTHON_FACILITATOR = "python_facilitator.py"
+    PYTHON_ASYNC_FACILITATOR = "python_async_facilitator.py"
     FETCH_CLIENT = "fetch_client.mjs"
     FETCH_V1_CLIENT = "fetch_v1_client.mjs"
     EXPRESS_SERVER = "express_server.mjs"

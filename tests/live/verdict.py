@@ -20,7 +20,7 @@ UNPROVEN = frozenset({State.EXPOSED, State.REFUSED})
 SHOWN = 4
 """So many examples are named of what is wrong many times."""
 PAID = {
-    "gateway": frozenset({State.SETTLED, State.DELIVERED, State.OWED, State.REFUNDING, State.REFUNDED}),
+    "gateway": frozenset({State.SETTLED, State.DELIVERED, State.OWED, State.CREDITED, State.REFUNDING, State.REFUNDED}),
     "facilitator": frozenset({State.SETTLED, State.FINAL}),
     "client": frozenset({State.SETTLED}),
 }

@@ -22,8 +22,9 @@ from typing import Self
 import httpx
 from solders.keypair import Keypair
 
+from tests.interop.install import cache_directory
 from tests.live import customer
-from tests.live.nursery import ROOT, Child, Nursery
+from tests.live.nursery import Child, Nursery
 from x402.client.wallet import Wallet
 from x402.facilitator.signer import EvmSigner
 from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET
@@ -34,7 +35,7 @@ USDC_EACH = 500_000_000
 FUEL_WEI, FUEL_LAMPORTS = 10**19, 10**11
 PORTS = range(20_000, 32_000)
 """Below what the system gives to connections, so that a port is still free when its owner comes back."""
-ANVIL = ROOT / ".cache" / "anvil" / "node_modules" / ".bin"
+ANVIL = cache_directory() / "anvil" / "node_modules" / ".bin"
 """Where the tests keep anvil when npm has brought it."""
 PRICES = """
 version = "live-1"

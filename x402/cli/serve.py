@@ -35,9 +35,11 @@ def gateway(host: _Host = None, port: _Port = None, ledger: _Ledger = None, main
     """
     from x402.gateway.app import create_app
     from x402.settings import GatewaySettings
+    from x402.telemetry import Telemetry
+    from x402.telemetry.logs import log_facts
 
     settings = GatewaySettings.read(**_given(host=host, port=port, ledger=ledger, mainnet=mainnet or None))
-    app = create_app(settings)
+    app = create_app(settings, telemetry=Telemetry([log_facts()]))
     titles = " and ".join(_title(network) for network in settings.pay_to)
     _run(app, settings.host, settings.port, f"gateway paid on {titles}")
 

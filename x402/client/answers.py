@@ -7,37 +7,34 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from pydantic_core import from_json
-
 from x402 import networks
-from x402.client.verdict import retry_after
-from x402.errors import ApiError, MalformedError, Moved
+from x402.client.envelope import Envelope, errors_of, parse, read_object, request_id
+from x402.errors import MalformedError
 from x402.money import show_units
 from x402.quote import Quote
 from x402.signed_quote import peek
 from x402.wire.challenge import BalanceEmpty, Challenge, Requirement, read_challenge
-from x402.wire.headers import REQUEST_ID, Pairs, decode_header, values
+from x402.wire.headers import Pairs, decode_header
 from x402.wire.receipt import Receipt, parse_receipt
 
 RECEIPT_COMMENT = "x402-receipt "
 """How an SSE comment begins that carries a receipt: then follows the base64 of its JSON."""
-_CODES = {
-    400: "invalid_request",
-    401: "authentication_failed",
-    402: "payment_required",
-    403: "permission_denied",
-    404: "not_found",
-    409: "conflict",
-    410: "gone",
-    413: "request_too_large",
-    422: "invalid_request",
-    429: "rate_limit_exceeded",
-    503: "unavailable",
-}
+
+
+_OPTIONAL = frozenset(
+    {
+        "b64_json", "content", "finish_reason", "function_call", "index", "logprobs", "refusal", "revised_prompt",
+        "role", "system_fingerprint", "tool_calls", "url", "usage",
+    }
+)  # fmt: skip
+"""Members of OpenAI's objects that programs read without asking whether they are there."""
 
 
 class Fields(Mapping[str, Any]):
-    """A JSON object, read by item or by attribute: `answer.choices[0].message.content`."""
+    """A JSON object, read by item or by attribute: `answer.choices[0].message.content`.
+
+    By attribute, members that OpenAI's own objects always have are None when they are absent (aimo row 41).
+    """
 
     __slots__ = ("_members",)
 
@@ -53,6 +50,8 @@ class Fields(Mapping[str, Any]):
         try:
             return _wrap(self._members[name])
         except KeyError:
+            if name in _OPTIONAL:
+                return None
             raise AttributeError(f"the answer has no member {name!r}") from None
 
     def __iter__(self) -> Iterator[str]:
@@ -69,8 +68,8 @@ class Fields(Mapping[str, Any]):
         return dict(self._members)
 
 
-class Completion(Fields):
-    """A plain OpenAI chat completion, with what was paid for it."""
+class Answer(Fields):
+    """A seller's answer, with what was paid for it."""
 
     __slots__ = ("receipt", "request_id")
 
@@ -80,15 +79,21 @@ class Completion(Fields):
         self.request_id = request_id
 
     @property
-    def text(self) -> str:
-        """The text of the first choice, `""` when there is none."""
-        return _text(self._members, "message")
-
-    @property
     def usage(self) -> Fields | None:
         """Token counts as the seller reports them, or None."""
         usage = self._members.get("usage")
         return Fields(usage) if isinstance(usage, dict) else None
+
+
+class Completion(Answer):
+    """A plain OpenAI chat completion."""
+
+    __slots__ = ()
+
+    @property
+    def text(self) -> str:
+        """The text of the first choice, `""` when there is none."""
+        return _text(self._members, "message")
 
 
 class Chunk(Fields):
@@ -99,6 +104,15 @@ class Chunk(Fields):
     @property
     def text(self) -> str:
         return _text(self._members, "delta")
+
+
+class ModelList(list[Fields]):
+    """What is sold; `data` is the list itself, as OpenAI's package has it."""
+
+    @property
+    def data(self) -> list[Fields]:
+        """The models."""
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,34 +145,36 @@ class Quotation:
         return min(prices, default=None)
 
 
-def read_object(body: bytes) -> dict[str, Any]:
-    """The JSON object of a successful answer, out of its wrapping when it has one (aimo row 37).
-
-    Raises `MalformedError("invalid_answer")`.
-    """
-    members = _object(body)
-    if members is None:
-        raise MalformedError("invalid_answer", "the seller's answer is not a JSON object")
-    data = members.get("data")
-    return data if members.get("success") is True and isinstance(data, dict) else members
-
-
-def read_completion(headers: Pairs, body: bytes, receipt: Receipt | None) -> Completion:
+def read_completion(
+    headers: Pairs, body: bytes, receipt: Receipt | None, envelope: Envelope = Envelope.WRAPPED
+) -> Completion:
     """A chat completion. Raises `MalformedError("invalid_answer")`."""
-    return Completion(read_object(body), receipt=receipt, request_id=request_id(headers, _object(body)))
+    members = read_object(body, envelope)
+    return Completion(members, receipt=receipt, request_id=request_id(headers, parse(body)))
 
 
-def read_models(body: bytes) -> list[Fields]:
-    """The entries of a model list. Raises `MalformedError("invalid_answer")`."""
-    entries = read_object(body).get("data")
+def read_answer(headers: Pairs, body: bytes, receipt: Receipt | None, envelope: Envelope = Envelope.WRAPPED) -> Answer:
+    """Any other answer: images, embeddings, a balance. Raises `MalformedError("invalid_answer")`."""
+    members = read_object(body, envelope)
+    return Answer(members, receipt=receipt, request_id=request_id(headers, parse(body)))
+
+
+def read_models(body: bytes, envelope: Envelope = Envelope.WRAPPED) -> ModelList:
+    """The entries of a model list, in any of the shapes that were found (aimo §2.5): under `data` or bare.
+
+    An entry of AiMo's own shape has a `name` only; it is its `id` then. Raises `MalformedError("invalid_answer")`.
+    """
+    if body.lstrip()[:1] == b"[":
+        body = b'{"data":' + body + b"}"
+    entries = read_object(body, envelope).get("data")
     if not isinstance(entries, list):
         raise MalformedError("invalid_answer", "the model list has no `data`")
-    return [Fields(entry) for entry in entries if isinstance(entry, dict)]
+    return ModelList(Fields({"id": entry.get("name"), **entry}) for entry in entries if isinstance(entry, dict))
 
 
 def read_chunk(data: str) -> Chunk:
     """One `data` of a stream. Raises `ApiError` for an error event, `MalformedError("invalid_stream")`."""
-    members = _object(data.encode())
+    members = parse(data.encode())
     if members is None:
         raise MalformedError("invalid_stream", "an event of the stream is not a JSON object")
     if isinstance(members.get("error"), dict | str) and "choices" not in members:
@@ -187,42 +203,6 @@ def receipt_in(comment: str) -> Receipt | None:
     return parse_receipt(decode_header(comment.removeprefix(RECEIPT_COMMENT).strip(), code="invalid_settlement"))
 
 
-def errors_of(status: int, headers: Pairs, body: bytes, *, moved: Moved = Moved.NO) -> ApiError:
-    """A seller's error as one type, from any of the seven envelopes (aimo rows 44-50).
-
-    `moved` is what the caller knows about its payment; a body that says more overrides it.
-    """
-    pairs = tuple(headers)
-    members = _object(body)
-    code, message, details = _CODES.get(status, "internal_error" if status >= 500 else "request_failed"), "", {}
-    if members is None:
-        message = body[:500].decode(errors="replace").strip()
-    else:
-        inner = members.get("error", members.get("detail", members))
-        if isinstance(inner, str):
-            message = inner
-        elif isinstance(inner, dict):
-            code, message = _named(inner, code), _words(inner.get("message"))
-            details = _details(inner.get("details"))
-            moved = _moved(inner, moved)
-        if isinstance(members.get("accepts"), list):
-            code, details = "payment_required", {"accepts": members["accepts"]}
-    seconds = retry_after(pairs)
-    if seconds is not None:
-        details = {**details, "retry_after_seconds": seconds}
-    words = message[:1000] or f"HTTP {status}"
-    return ApiError(status, code, words, request_id=request_id(pairs, members), moved=moved, details=details)
-
-
-def request_id(headers: Pairs, members: Mapping[str, Any] | None = None) -> str | None:
-    """The request's id, from the header or from the body's `meta` (aimo rows 59-60)."""
-    for value in values(headers, REQUEST_ID):
-        return value
-    meta = members.get("meta") if members is not None else None
-    found = meta.get("request_id") if isinstance(meta, dict) else None
-    return found if isinstance(found, str) else None
-
-
 def _wrap(value: Any) -> Any:
     if isinstance(value, dict):
         return Fields(value)
@@ -235,37 +215,6 @@ def _text(members: Mapping[str, Any], where: str) -> str:
     except (KeyError, IndexError, TypeError):
         return ""
     return text if isinstance(text, str) else ""
-
-
-def _object(body: bytes) -> dict[str, Any] | None:
-    try:
-        # Not the json module: under a raised recursion limit its scanner overflows the stack on a deep document.
-        value = from_json(body)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _named(error: Mapping[str, Any], fallback: str) -> str:
-    for name in ("code", "type"):
-        if isinstance(error.get(name), str) and error[name]:
-            return str(error[name])[:100]
-    return fallback
-
-
-def _words(message: Any) -> str:
-    return message if isinstance(message, str) else ""
-
-
-def _details(details: Any) -> dict[str, Any]:
-    if isinstance(details, dict):
-        return details
-    return {"details": details} if isinstance(details, str) and details else {}
-
-
-def _moved(error: Mapping[str, Any], moved: Moved) -> Moved:
-    stated = error.get("moneyMoved")
-    return Moved(stated) if stated in tuple(Moved) else moved
 
 
 def _peek(token: str) -> Quote | None:

@@ -35,11 +35,13 @@ from x402.client.flow import (
     outcome_of,
     receipt_of,
 )
+from x402.client.identity import Identity, identity_of
 from x402.client.journal import Journal
 from x402.client.owner import Call
 from x402.client.proof import Proof, by_network
 from x402.client.record import Record
 from x402.client.sealed import seal
+from x402.client.sign_in import SignInAuth
 from x402.client.stream import WatchedStream, bound
 from x402.client.verdict import Reply, concerns
 from x402.client.wallet import Wallet
@@ -52,6 +54,9 @@ from x402.telemetry import Telemetry
 from x402.wire.headers import PAYMENT_HEADERS
 from x402.wire.receipt import Receipt
 
+PLACEHOLDER = "Bearer x402"
+"""What the `openai` package sends when its key is `x402`, because it wants some key; no credential, so it stays."""
+
 
 class X402Auth(httpx.Auth, httpx2.Auth):
     """Pays for each request that is answered with 402, once, within its limits.
@@ -61,7 +66,8 @@ class X402Auth(httpx.Auth, httpx2.Auth):
     user's own. `svm_rpc` is a Solana node's URL, or one per CAIP-2 network, for offers without a blockhash; it and
     `evm_rpc` are asked as well, instead of the networks' public nodes, before a call is paid for anew whose first
     payment was not answered (`prove`, fault A23). `breaker` says when a host is not paid any more. `on_receipt` hears
-    of every receipt.
+    of every receipt. With `sign_in` each request says whose it is before anything is paid, so that a balance with the
+    seller is spent first: `True` signs in where the wallet pays, an `Identity` says where.
 
     Calls raise `DeclinedError` (not signed), `UnpaidError` (refused by the seller), `PendingError` (money may still
     move: make the same call again), `MalformedError` (unreadable 402) and `UnavailableError` (no journal, no node).
@@ -81,6 +87,7 @@ class X402Auth(httpx.Auth, httpx2.Auth):
         breaker: Breaker | None = None,
         prove: Callable[[Record], Record] | None = None,
         on_receipt: Callable[[Receipt], None] | None = None,
+        sign_in: Identity | bool = False,
         telemetry: Telemetry | None = None,
         settings: ClientSettings | None = None,
         clock: Callable[[], int] = lambda: int(time.time()),
@@ -101,6 +108,10 @@ class X402Auth(httpx.Auth, httpx2.Auth):
             breaker=breaker or Breaker(found.host_failures, found.host_cool_down_seconds),
             prove=prove or Proof(journal, evm_rpc=by_network(evm_rpc, found.evm_rpc_url), svm_rpc=nodes),
         )
+        if sign_in is True:
+            mainnet = self.terms.policy.mainnet is True
+            sign_in = identity_of(self.terms.wallet, found.chain_id, mainnet=mainnet)
+        self.sign_in = SignInAuth(sign_in, clock=clock, entropy=entropy) if sign_in else None
         self.last_receipt: Receipt | None = None
         self._on_receipt = on_receipt
         self._telemetry = telemetry or Telemetry()
@@ -196,6 +207,8 @@ class _Seat:
     def __init__(self, auth: X402Auth, request: Any) -> None:
         self._auth = auth
         self._request = request
+        if request.headers.get("authorization") == PLACEHOLDER:
+            del request.headers["authorization"]
         self._plain = request.headers
         self._call = Call()
         self._sent = 0
@@ -231,7 +244,10 @@ class _Seat:
             headers = {"Content-Type": "application/json", "Accept": "application/json"}
             return type(request)("POST", effect.url, headers=headers, content=effect.body, extensions=timeout)
         request.url = type(request.url)(effect.url)
-        request.headers = seal(self._plain, effect.payment) if effect.payment else self._plain
+        credential = effect.payment
+        if not credential and self._auth.sign_in is not None:
+            credential = self._auth.sign_in.introduction(effect.url, self._plain)
+        request.headers = seal(self._plain, credential) if credential else self._plain
         return request
 
     def must_read(self, response: Any) -> bool:

@@ -10,133 +10,48 @@ package with `X402Auth`, see `auth`.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 import anyio
-import anyio.to_thread
 import httpx
-import httpx2
 
-from x402.client.answers import Chunk, Completion, Fields, Quotation
-from x402.client.answers import errors_of as errors_of
-from x402.client.answers import receipt_in as receipt_in
+from x402.client.answers import Answer, Completion, ModelList, Quotation
 from x402.client.auth import X402Auth
 from x402.client.budget import Limits
-from x402.client.choose import Policy
+from x402.client.chat_stream import TRANSPORT_ERRORS, AsyncChatStream, ChatStream, broken
+from x402.client.choose import Policy, dollar_text
 from x402.client.journal import Journal
-from x402.client.line import Exchange, Line, Reader, Steps, Wait, moved_by
+from x402.client.line import Exchange, Line, Steps, Wait
+from x402.client.profile import Credential, Profile
+from x402.client.profile import profile as named
 from x402.client.wallet import Wallet
-from x402.errors import MisconfiguredError, Moved, PendingError, UnavailableError
+from x402.errors import MisconfiguredError, Moved, PendingError
 from x402.settings import ClientSettings, secret
 from x402.wire.receipt import Receipt
 
 PATIENCE_SECONDS = 60.0
 """How long, in all, a pending payment or an answer in work is waited for before the caller is told."""
 _TIMEOUT = httpx.Timeout(300, connect=10)
-_TRANSPORT_ERRORS = (httpx.HTTPError, httpx2.HTTPError)
 
 T = TypeVar("T")
-
-
-class _Stream:
-    """A streamed answer: iterate over its chunks. `receipt` and `usage` are complete once it has ended."""
-
-    def __init__(self, response: Any, note: Callable[[Any, Receipt], object] | None) -> None:
-        self._response = response
-        self._note = note
-        self._reader = Reader(response)
-
-    @property
-    def receipt(self) -> Receipt | None:
-        """What was paid, as soon as it is known."""
-        return self._reader.receipt
-
-    @property
-    def text(self) -> str:
-        """The text of the first choice so far."""
-        return self._reader.text
-
-    @property
-    def usage(self) -> Fields | None:
-        """Token counts, when the seller sends them."""
-        return self._reader.usage
-
-    @property
-    def request_id(self) -> str | None:
-        return self._reader.request_id
-
-    def _settle(self) -> None:
-        late = self._reader.late_receipt()
-        if late is not None and self._note is not None:
-            self._note(self._response, late)
-
-
-class ChatStream(_Stream):
-    """A streamed answer of `Chat`; closes itself at its end, or use it in a `with` block."""
-
-    def __iter__(self) -> Iterator[Chunk]:
-        try:
-            for piece in self._response.iter_bytes():
-                yield from self._reader.read(piece)
-            yield from self._reader.read(None)
-            self._settle()
-        except (httpx.HTTPError, httpx2.HTTPError) as error:
-            # What breaks after the last chunk takes nothing away from the answer.
-            if not self._reader.done:
-                raise _broken(error, moved_by(self._response)) from error
-            self._settle()
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Stop reading."""
-        self._response.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class AsyncChatStream(_Stream):
-    """A streamed answer of `AsyncChat`; closes itself at its end, or use it in an `async with` block."""
-
-    async def __aiter__(self) -> AsyncIterator[Chunk]:
-        try:
-            async for piece in self._response.aiter_bytes():
-                for chunk in self._reader.read(piece):
-                    yield chunk
-            for chunk in self._reader.read(None):
-                yield chunk
-            await anyio.to_thread.run_sync(self._settle)
-        except (httpx.HTTPError, httpx2.HTTPError) as error:
-            if not self._reader.done:
-                raise _broken(error, moved_by(self._response)) from error
-            await anyio.to_thread.run_sync(self._settle)
-        finally:
-            await self.aclose()
-
-    async def aclose(self) -> None:
-        """Stop reading."""
-        await self._response.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
 
 class _Caller:
     """What both callers are made of.
 
-    `base_url` ends before `/chat/completions`; the environment's when absent. Without `wallet`, `auth` or
-    `http_client` the environment's wallet pays, unless an API key does. An `http_client` of httpx or httpx2 is used as
-    it is, its own `auth` included when none is given here. `patience_seconds` bounds waits for pending payments.
+    `profile` says how the seller is spoken to (`x402.client.profile`). `base_url` ends before `/chat/completions`; the
+    environment's when absent, or else the profile's own. Without `wallet`, `auth` or `http_client` the environment's
+    wallet pays, unless an API key does or the profile knows keys only. With `sign_in` a balance with the seller is
+    spent first, and the wallet pays when it is empty; the profile decides when it is not said. An `http_client` of
+    httpx or httpx2 is used as it is, its own `auth` included when none is given here. `patience_seconds` bounds waits
+    for pending payments.
+
+    Raises `MisconfiguredError` for what is missing or contradicts the profile.
     """
 
     _client_type: ClassVar[type[Any]]
@@ -145,38 +60,53 @@ class _Caller:
         self,
         base_url: str | None = None,
         *,
+        profile: str | Profile | None = None,
         wallet: Wallet | None = None,
         auth: X402Auth | None = None,
         policy: Policy | None = None,
         limits: Limits | None = None,
         journal: Journal | str | Path | None = None,
+        sign_in: bool | None = None,
         api_key: str | None = None,
         http_client: Any = None,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         settings = ClientSettings.read()
-        url = base_url or settings.base_url
+        known = named(profile or settings.profile)
+        url = base_url or settings.base_url or known.base
         if not url.startswith(("http://", "https://")):
             raise MisconfiguredError("no_base_url", "name the seller's URL, or set X402_BASE_URL")
-        key = secret(settings.api_key) if api_key is None else api_key
-        headers = {"Accept": "application/json, text/event-stream"}
-        self._line = Line(url, patience_seconds, headers | ({"Authorization": f"Bearer {key}"} if key else {}))
-        if wallet is None and auth is None and http_client is None and not key and settings.has_wallet:
+        key = _key(known, api_key, secret(settings.api_key), required=auth is None and http_client is None)
+        bearer = {"Authorization": f"Bearer {key}"} if key else {}
+        self._line = Line(url, patience_seconds, {"Accept": "application/json, text/event-stream"}, bearer, known)
+        bare = wallet is None and auth is None and http_client is None and not known.needs_key
+        if bare and not key and settings.has_wallet:
             wallet = Wallet.from_env(settings)
         if wallet is not None and auth is None:
-            auth = X402Auth(wallet, policy=policy, limits=limits, journal=journal, settings=settings)
+            who = known.signs_in if sign_in is None else sign_in
+            terms = replace(policy or Policy(), version=policy.version if policy and policy.version else known.version)
+            auth = X402Auth(wallet, policy=terms, limits=limits, journal=journal, sign_in=who, settings=settings)
+        if auth is None and isinstance(own := getattr(http_client, "auth", None), X402Auth):
+            auth = own
         self.auth = auth
         self._owned = http_client is None
         self._http: Any = self._client_type(timeout=_TIMEOUT) if http_client is None else http_client
+
+    @property
+    def profile(self) -> Profile:
+        """How the seller is spoken to."""
+        return self._line.profile
 
     def _request(self, step: Exchange) -> Any:
         return self._http.build_request(step.method, step.url, headers=step.headers, content=step.content or None)
 
     def _how(self, step: Exchange) -> dict[str, Any]:
-        """Without an `auth` of ours the client's own stays in force, unless nothing may be paid."""
+        """Without an `auth` of ours the client's own stays in force, unless nobody is to be known."""
         how: dict[str, Any] = {"stream": step.stream}
-        if self.auth is not None or not step.pay:
-            how["auth"] = self.auth if step.pay else None
+        if not step.known:
+            how["auth"] = None
+        elif self.auth is not None:
+            how["auth"] = self.auth if step.pay else self.auth.sign_in
         return how
 
     def _note(self, response: Any, receipt: Receipt) -> None:
@@ -201,13 +131,33 @@ class Chat(_Caller):
         """The answer chunk by chunk. Raises as `create`, here or on the way."""
         return ChatStream(self._drive(self._line.open_stream(model, messages, params)), self._note)
 
-    def models(self) -> list[Fields]:
-        """What can be bought. Raises as `create`."""
-        return self._drive(self._line.models())
+    def models(self, **filters: Any) -> ModelList:
+        """What can be bought, or what `filters` leave of it, such as `free=True` (aimo row 72). Raises as `create`."""
+        return self._drive(self._line.models(filters))
 
     def quote(self, *, model: str, messages: Any, **params: Any) -> Quotation:
         """What an answer would cost; asks and does not pay. Raises as `create`."""
         return self._drive(self._line.quote(model, messages, params))
+
+    def images(self, *, model: str, prompt: str, **params: Any) -> Answer:
+        """Images made from a prompt: `answer.data[0].url` (aimo row 6). Raises as `create`."""
+        return self._drive(self._line.order("images/generations", {"model": model, "prompt": prompt, **params}))
+
+    def embeddings(self, *, model: str, input: Any, **params: Any) -> Answer:
+        """Vectors of texts: `answer.data[0].embedding` (aimo row 7). Raises as `create`."""
+        return self._drive(self._line.order("embeddings", {"model": model, "input": input, **params}))
+
+    def balance(self) -> Answer:
+        """What the wallet that signs in has with the seller: `balance_micro_usdc`, atomic USDC. Raises as `create`."""
+        return self._drive(self._line.ask("session/balance", {}))
+
+    def deposit(self, amount: Decimal | str | int) -> Answer:
+        """Pay `amount` US dollars into that balance, within the limits of any call. Raises as `create`."""
+        return self._drive(self._line.order("session/deposit", {"amount": dollar_text(amount)}))
+
+    def usage(self, **filters: Any) -> Answer:
+        """What was used and what it cost, as the seller has it in its books (aimo row 9). Raises as `create`."""
+        return self._drive(self._line.ask("billing/usage", filters))
 
     def close(self) -> None:
         """Close the HTTP client, unless it was given."""
@@ -242,8 +192,8 @@ class Chat(_Caller):
             response = self._http.send(self._request(step), **self._how(step))
             if step.stream and response.status_code >= 300:
                 response.read()
-        except _TRANSPORT_ERRORS as error:
-            raise _broken(error, Moved.UNKNOWN if step.pay and self.auth is not None else Moved.NO) from error
+        except TRANSPORT_ERRORS as error:
+            raise broken(error, Moved.UNKNOWN if step.pay and self.auth is not None else Moved.NO) from error
         return response
 
 
@@ -260,13 +210,33 @@ class AsyncChat(_Caller):
         """As `Chat.stream`; await it, then iterate."""
         return AsyncChatStream(await self._drive(self._line.open_stream(model, messages, params)), self._note)
 
-    async def models(self) -> list[Fields]:
+    async def models(self, **filters: Any) -> ModelList:
         """As `Chat.models`."""
-        return await self._drive(self._line.models())
+        return await self._drive(self._line.models(filters))
 
     async def quote(self, *, model: str, messages: Any, **params: Any) -> Quotation:
         """As `Chat.quote`."""
         return await self._drive(self._line.quote(model, messages, params))
+
+    async def images(self, *, model: str, prompt: str, **params: Any) -> Answer:
+        """As `Chat.images`."""
+        return await self._drive(self._line.order("images/generations", {"model": model, "prompt": prompt, **params}))
+
+    async def embeddings(self, *, model: str, input: Any, **params: Any) -> Answer:
+        """As `Chat.embeddings`."""
+        return await self._drive(self._line.order("embeddings", {"model": model, "input": input, **params}))
+
+    async def balance(self) -> Answer:
+        """As `Chat.balance`."""
+        return await self._drive(self._line.ask("session/balance", {}))
+
+    async def deposit(self, amount: Decimal | str | int) -> Answer:
+        """As `Chat.deposit`."""
+        return await self._drive(self._line.order("session/deposit", {"amount": dollar_text(amount)}))
+
+    async def usage(self, **filters: Any) -> Answer:
+        """As `Chat.usage`."""
+        return await self._drive(self._line.ask("billing/usage", filters))
 
     async def aclose(self) -> None:
         """Close the HTTP client, unless it was given."""
@@ -301,13 +271,18 @@ class AsyncChat(_Caller):
             response = await self._http.send(self._request(step), **self._how(step))
             if step.stream and response.status_code >= 300:
                 await response.aread()
-        except _TRANSPORT_ERRORS as error:
-            raise _broken(error, Moved.UNKNOWN if step.pay and self.auth is not None else Moved.NO) from error
+        except TRANSPORT_ERRORS as error:
+            raise broken(error, Moved.UNKNOWN if step.pay and self.auth is not None else Moved.NO) from error
         return response
 
 
-def _broken(error: Exception, moved: Moved) -> UnavailableError:
-    words = f"the connection to the seller failed: {type(error).__name__}"
-    if moved is not Moved.NO:
-        words += "; make the same call again, it presents the same payment if there was one"
-    return UnavailableError("seller_unreachable", words, moved=moved)
+def _key(profile: Profile, stated: str | None, found: str, *, required: bool) -> str:
+    """The key to send: the one that was stated, or the environment's where the profile knows keys."""
+    if Credential.KEY not in profile.credentials:
+        if stated:
+            raise MisconfiguredError("key_not_used", f"{profile.name} takes no API key: a wallet pays there")
+        return ""
+    key = found if stated is None else stated
+    if not key and profile.needs_key and required:
+        raise MisconfiguredError("no_api_key", f"{profile.name} is opened by an API key: set X402_API_KEY")
+    return key

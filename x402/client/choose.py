@@ -35,7 +35,8 @@ class Policy:
     (False), allows (True) or leaves to the wallet (None) networks where money is real. `payees` names, per host, the
     addresses that may be paid; any other host is held to those that it was paid at before. A signature lives
     `lifetime_seconds` at most, however long the offer asks for. `allow_http` permits paying real money over a
-    connection that anybody on the way can alter.
+    connection that anybody on the way can alter. A 402 that is written in both versions of x402 is read and paid in
+    `version`; None takes 2.
     """
 
     max_per_call: Decimal | str | int | None = None
@@ -45,6 +46,7 @@ class Policy:
     payees: Mapping[str, Collection[str]] = field(default_factory=dict)
     lifetime_seconds: int = 600
     allow_http: bool = False
+    version: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_per_call", dollars(self.max_per_call))
@@ -92,6 +94,14 @@ def dollars(price: Decimal | str | int | None) -> Decimal | None:
     if ticker not in ("", "USD", "USDC"):
         raise MalformedError("invalid_price", "limits are in US dollars")
     return number
+
+
+def dollar_text(price: Decimal | str | int) -> str:
+    """An amount of US dollars as a seller reads it: plain decimals. Raises as `dollars`, and for nothing or less."""
+    number = dollars(price)
+    if number is None or number <= 0:
+        raise MalformedError("invalid_price", "an amount is more than nothing")
+    return f"{number:f}"
 
 
 def is_secure(scheme: str, host: str) -> bool:

@@ -168,7 +168,7 @@ def journey(wanted: Wanted, terms: Terms, call: Call) -> Journey[Outcome]:
         reply = yield Send(wanted.url)
     if reply.status != PAYMENT_REQUIRED_STATUS:
         return Outcome()
-    challenge = read_challenge(reply.headers, reply.body)
+    challenge = read_challenge(reply.headers, reply.body, prefer=terms.policy.version)
     if isinstance(challenge, BalanceEmpty):
         return Outcome()
     _check_place(wanted, reply)

@@ -9,22 +9,26 @@ import json
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 from x402.client.answers import (
+    Answer,
     Chunk,
     Completion,
     Fields,
+    ModelList,
     Quotation,
-    errors_of,
+    read_answer,
     read_chunk,
     read_completion,
     read_models,
     read_quotation,
     receipt_in,
-    request_id,
 )
+from x402.client.envelope import errors_of, request_id
 from x402.client.events import Comment, EventDecoder
 from x402.client.flow import outcome_of, receipt_of
+from x402.client.profile import OURS, Profile
 from x402.errors import ApiError, Moved, PendingError
 from x402.stages import State
 from x402.wire.receipt import Receipt
@@ -36,13 +40,15 @@ _AGAIN = (409, 503)
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request to make. `pay` allows a payment; `stream` leaves the body of a success unread."""
+    """One request to make. `pay` allows a payment, and `known` saying who one is; `stream` leaves the body of a success
+    unread."""
 
     method: str
     url: str
     headers: dict[str, str]
     content: bytes = b""
     pay: bool = True
+    known: bool = True
     stream: bool = False
 
 
@@ -63,38 +69,61 @@ class Line:
 
     base_url: str
     patience_seconds: float
-    headers: dict[str, str] = field(repr=False)
+    headers: dict[str, str]
+    credential: dict[str, str] = field(default_factory=dict, repr=False)
+    profile: Profile = OURS
 
     def create(self, model: str, messages: Any, params: dict[str, Any]) -> Steps[Completion]:
         """The steps of one whole answer."""
         response = yield from self._answer(self._chat(model, messages, params | {"stream": False}))
-        return read_completion(response.headers.multi_items(), response.content, receipt_of(response))
+        pairs = response.headers.multi_items()
+        return read_completion(pairs, response.content, receipt_of(response), self.profile.envelope)
 
     def open_stream(self, model: str, messages: Any, params: dict[str, Any]) -> Steps[Any]:
         """The steps that open a stream; the response is read by the caller."""
         return (yield from self._answer(self._chat(model, messages, params | {"stream": True}, stream=True)))
 
-    def models(self) -> Steps[list[Fields]]:
-        """The steps of listing what is sold."""
-        response = yield from self._answer(Exchange("GET", self._url("models"), self.headers))
-        return read_models(response.content)
+    def models(self, filters: dict[str, Any]) -> Steps[ModelList]:
+        """The steps of listing what is sold (aimo row 8), what `filters` leave of it (aimo row 72)."""
+        response = yield from self._answer(self._get("models", filters))
+        return read_models(response.content, self.profile.envelope)
 
     def quote(self, model: str, messages: Any, params: dict[str, Any]) -> Steps[Quotation]:
-        """The steps of asking a price without paying it."""
-        response = yield self._chat(model, messages, params, pay=False)
+        """The steps of asking a price without paying it: as nobody, whose balance could be charged for the answer."""
+        response = yield self._chat(model, messages, params, pay=False, known=False)
         return read_quotation(response.status_code, response.headers.multi_items(), response.content)
 
+    def order(self, path: str, members: dict[str, Any]) -> Steps[Answer]:
+        """The steps of posting JSON for one answer that is no chat, paid where that is asked (aimo rows 6, 7)."""
+        if isinstance(model := members.get("model"), str):
+            self.profile.check_model(model)
+        response = yield from self._answer(self._post(path, members))
+        return self._read(response)
+
+    def ask(self, path: str, filters: dict[str, Any]) -> Steps[Answer]:
+        """The steps of reading something about oneself, which is never paid for."""
+        return self._read((yield from self._answer(self._get(path, filters))))
+
+    def _get(self, path: str, filters: dict[str, Any]) -> Exchange:
+        stated = {name: _parameter(value) for name, value in filters.items() if value is not None}
+        url = self.profile.url(path, self.base_url) + (f"?{urlencode(stated)}" if stated else "")
+        return Exchange("GET", url, self.headers | self.credential, pay=False)
+
+    def _read(self, response: Any) -> Answer:
+        pairs = response.headers.multi_items()
+        return read_answer(pairs, response.content, receipt_of(response), self.profile.envelope)
+
     def _chat(self, model: str, messages: Any, params: dict[str, Any], **how: bool) -> Exchange:
+        self.profile.check_model(model)
         members = {"model": model, "messages": messages, **params}
         if members.get("stream") is False:
             del members["stream"]
-        content = json.dumps(members, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-        headers = self.headers | {"Content-Type": "application/json"}
-        return Exchange("POST", self._url("chat/completions"), headers, content, **how)
+        return self._post("chat/completions", members, **how)
 
-    def _url(self, path: str) -> str:
-        # Joined as text: urljoin would drop the last part of a base without a trailing slash (aimo §1.7).
-        return f"{self.base_url.rstrip('/')}/{path}"
+    def _post(self, path: str, members: dict[str, Any], *, known: bool = True, **how: bool) -> Exchange:
+        content = json.dumps(members, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        headers = self.headers | (self.credential if known else {}) | {"Content-Type": "application/json"}
+        return Exchange("POST", self.profile.url(path, self.base_url), headers, content, known=known, **how)
 
     def _answer(self, exchange: Exchange) -> Steps[Any]:
         """The successful response, after waiting politely where that helps. Raises `ApiError` and `PendingError`."""
@@ -117,6 +146,13 @@ class Line:
             pause = min(max(seconds, _WAIT_MIN_SECONDS), _WAIT_MAX_SECONDS)
             waited += pause
             yield Wait(pause)
+
+
+def _parameter(value: Any) -> str:
+    """A filter as it stands in a URL: JSON's words for true and false, several values joined by commas."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return ",".join(str(one) for one in value) if isinstance(value, list | tuple) else str(value)
 
 
 class Reader:

@@ -1,20 +1,21 @@
 """A demo model server: OpenAI-compatible, deterministic, and honest about being a demo.
 
 No intelligence is involved. `demo/echo-1` says the last message again, `demo/story-1` tells a story as long as it may,
-`demo/free-1` is an echo that costs nothing. Tokens are words and marks, counted truthfully, so that everything a
-gateway does with `usage`, limits, streams and tools can be tried without a model.
+`demo/free-1` is an echo that costs nothing, `demo/embed-1` makes embeddings and `demo/picture-1` pictures. Tokens are
+words and marks, counted truthfully, so that everything a gateway does with `usage`, limits, streams and tools can be
+tried without a model.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import re
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -22,10 +23,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from x402.devnet.demo_media import embeddings_answer, picture
 from x402.gateway.inference.catalogue import Catalogue, Model, Provider, Upstream
 from x402.price import ModelPrice, PriceUnit, Rate
 
 ECHO, STORY, FREE = "demo/echo-1", "demo/story-1", "demo/free-1"
+EMBED, PICTURE = "demo/embed-1", "demo/picture-1"
+CHATS = (ECHO, STORY, FREE)
 CONTEXT_TOKENS = 8192
 IMAGE_TOKENS = 64
 DEFAULT_TOKENS = 256
@@ -99,57 +103,119 @@ def create_app(*, delay_seconds: float = 0.0) -> Starlette:
         try:
             ask = _read(await request.body())
         except _Unfit as error:
-            body = {"message": str(error), "type": "invalid_request_error", "code": error.code, "param": None}
-            return JSONResponse({"error": body}, error.status)
+            return _refusal(error)
         if ask.stream:
             return StreamingResponse(_stream(ask, delay_seconds), media_type="text/event-stream")
         return JSONResponse(_whole(ask))
 
     async def models(request: Request) -> Response:
-        entries = [{"id": id, "object": "model", "created": 0, "owned_by": "demo"} for id in (ECHO, STORY, FREE)]
+        names = (*CHATS, EMBED, PICTURE)
+        entries = [{"id": id, "object": "model", "created": 0, "owned_by": "demo"} for id in names]
         return JSONResponse({"object": "list", "data": entries})
 
+    async def embeddings(request: Request) -> Response:
+        asked = await _asked(request, EMBED, "input")
+        if isinstance(asked, Response):
+            return asked
+        return JSONResponse(embeddings_answer(asked, _input_tokens(asked["input"])))
+
+    async def images(request: Request) -> Response:
+        asked = await _asked(request, PICTURE, "prompt")
+        if isinstance(asked, Response):
+            return asked
+        size = asked.get("size") or "256x256"
+        png = picture(asked["prompt"], "256x256" if size == "auto" else size)
+        data: dict[str, Any] = {"b64_json": base64.b64encode(png).decode()}
+        if asked.get("response_format") != "b64_json":
+            name = hashlib.sha256(png).hexdigest()[:24]
+            pictures[name] = png
+            data = {"url": str(request.url_for("show", name=name))}
+        return JSONResponse({"created": int(time.time()), "data": [data] * (asked.get("n") or 1)})
+
+    async def show(request: Request) -> Response:
+        png = pictures.get(request.path_params["name"])
+        return Response(png, media_type="image/png") if png else Response(status_code=404)
+
+    pictures: dict[str, bytes] = {}
     return Starlette(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/models", models, methods=["GET"]),
+            Route("/v1/embeddings", embeddings, methods=["POST"]),
+            Route("/v1/images/generations", images, methods=["POST"]),
+            Route("/v1/pictures/{name}.png", show, methods=["GET"], name="show"),
         ]
     )
 
 
 def demo_catalogue(api_base: str) -> Catalogue:
-    """The demo's models with prices, as a gateway sells them; `api_base` ends in `/v1`."""
+    """All of the demo's models, from its one server; `api_base` ends in `/v1`."""
 
-    def model(name: str, title: str, prompt: str, completion: str) -> Model:
-        price = ModelPrice(
-            model=name,
-            prompt=Rate(Decimal(prompt), PriceUnit.PER_1M),
-            completion=Rate(Decimal(completion), PriceUnit.PER_1M),
-            default_output_tokens=DEFAULT_TOKENS,
-            max_output_tokens=4096,
-            context_length=CONTEXT_TOKENS,
-            image_tokens=IMAGE_TOKENS,
-        )
-        direct = ModelPrice(
-            model=f"demo:{name}",
-            prompt=price.prompt,
-            completion=price.completion,
-            default_output_tokens=DEFAULT_TOKENS,
-            max_output_tokens=4096,
-            context_length=CONTEXT_TOKENS,
-            image_tokens=IMAGE_TOKENS,
-        )
-        provider = Provider("demo", "Demo model server", direct, Upstream(name, api_base))
-        return Model(name, name, title, (provider,), price, "demo", 0, ("text", "image"), ("text",))
+    def model(title: str, price: ModelPrice, takes: tuple[str, ...] = ("text",), makes: str = "text") -> Model:
+        direct = replace(price, model=f"demo:{price.model}")
+        provider = Provider("demo", "Demo model server", direct, Upstream(price.model, api_base))
+        return Model(price.model, price.model, title, (provider,), price, "demo", 0, takes, (makes,))
 
+    looks = ("text", "image")
     return Catalogue(
         (
-            model(ECHO, "Echo (demo)", "0.5", "1.5"),
-            model(STORY, "Story (demo)", "2", "8"),
-            model(FREE, "Free echo (demo)", "0", "0"),
+            model("Echo (demo)", _chat(ECHO, "0.5", "1.5"), looks),
+            model("Story (demo)", _chat(STORY, "2", "8"), looks),
+            model("Free echo (demo)", _chat(FREE, "0", "0"), looks),
+            model("Embeddings (demo)", ModelPrice(model=EMBED, prompt=_tokens("0.02")), makes="embedding"),
+            model("Pictures (demo)", ModelPrice(model=PICTURE, image=_each("0.01"), image_kinds=_KINDS), makes="image"),
         ),
         version="demo-1",
     )
+
+
+def _tokens(dollars: str) -> Rate:
+    return Rate.of(dollars, PriceUnit.PER_1M)
+
+
+def _each(dollars: str) -> Rate:
+    return Rate.of(dollars, PriceUnit.EACH)
+
+
+_KINDS = (("1024x1024", _each("0.04")), ("1024x1792", _each("0.08")), ("hd 1024x1024", _each("0.08")))
+
+
+def _chat(name: str, prompt: str, completion: str) -> ModelPrice:
+    return ModelPrice(
+        model=name,
+        prompt=_tokens(prompt),
+        completion=_tokens(completion),
+        default_output_tokens=DEFAULT_TOKENS,
+        max_output_tokens=4096,
+        context_length=CONTEXT_TOKENS,
+        image_tokens=IMAGE_TOKENS,
+    )
+
+
+async def _asked(request: Request, model: str, member: str) -> dict[str, Any] | Response:
+    """The JSON of a request for `model` that has `member`, or the answer that refuses it."""
+    try:
+        asked: dict[str, Any] = json.loads(await request.body())
+        if asked["model"] != model:
+            raise _Unfit(404, "model_not_found", f"the demo has no model {str(asked['model'])[:80]!r} for this")
+        if not asked[member]:
+            raise KeyError(member)
+    except (ValueError, KeyError, TypeError):
+        return _refusal(_Unfit(400, "invalid_request", f"model and {member} are required"))
+    except _Unfit as error:
+        return _refusal(error)
+    return asked
+
+
+def _refusal(error: _Unfit) -> Response:
+    body = {"message": str(error), "type": "invalid_request_error", "code": error.code, "param": None}
+    return JSONResponse({"error": body}, error.status)
+
+
+def _input_tokens(given: Any) -> int:
+    if isinstance(given, str):
+        return count(given)
+    return sum(1 if isinstance(one, int) else count(one) if isinstance(one, str) else len(one) for one in given)
 
 
 def _read(body: bytes) -> _Ask:
@@ -160,7 +226,7 @@ def _read(body: bytes) -> _Ask:
         images = sum(_images(message.get("content")) for message in messages)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise _Unfit(400, "invalid_request", "model and messages are required") from error
-    if model not in (ECHO, STORY, FREE):
+    if model not in CHATS:
         raise _Unfit(404, "model_not_found", f"the demo has no model {str(model)[:80]!r}")
     tools = asked.get("tools") or []
     prompt = sum(4 + count(_text(message.get("content"))) for message in messages) + 3

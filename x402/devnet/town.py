@@ -47,7 +47,7 @@ FUEL_LAMPORTS = 2_000_000_000
 WALLET_FILE = "wallet.toml"
 
 _PAID = {
-    Party.GATEWAY: (State.SETTLED, State.DELIVERED, State.OWED),
+    Party.GATEWAY: (State.SETTLED, State.DELIVERED, State.OWED, State.CREDITED),
     Party.FACILITATOR: (State.SETTLED, State.FINAL),
 }
 """States in which a party believes that the money moved."""

@@ -36,6 +36,12 @@ def target_of(scope: Scope) -> str:
     return f"{path}?{query}" if query else path
 
 
+def peer_of(scope: Scope) -> str:
+    """The IP address that asks: what `operations.peers` found out behind trusted proxies, else the connection's."""
+    named = scope.get("state", {}).get("peer", "")
+    return str(named or (scope.get("client") or ("",))[0])
+
+
 async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
     """The whole request body. Raises `ApiProblem` 413 beyond `limit` bytes, `ClientGone` when it breaks off."""
     stated = next((value for name, value in headers_of(scope) if name.lower() == "content-length"), "")

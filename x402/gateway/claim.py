@@ -14,7 +14,7 @@ from x402.errors import ConflictError, Mender, RefusedError, UnavailableError
 from x402.evidence import Witnesses
 from x402.gateway.belief import is_account
 from x402.gateway.facilitators import Facilitators
-from x402.gateway.offers import flow_of
+from x402.gateway.offers import flow_of, shortfall
 from x402.gateway.policy import Policy, units_of
 from x402.gateway.terms import Flow
 from x402.lifecycle import Entry, Party, Subject, begin
@@ -58,7 +58,7 @@ class Claims:
         (verdict, facilitator), flow = await asyncio.gather(
             facilitators.verify(payment, requirement), self._flow(subject, flow_of(requirement))
         )
-        self._check(verdict, subject)
+        self._check(verdict, subject, requirement)
         subject = replace(subject, record={**subject.record, FACILITATOR: facilitator})
         if subject.amount != requirement.amount or not is_account(subject.network, subject.payee, requirement.pay_to):
             raise RefusedError("invalid_payment_requirements", "what was signed is not what is asked")
@@ -75,11 +75,12 @@ class Claims:
                 return await self._begin(subject, Flow.UPFRONT, None, name)
             raise self._no_room(subject, error) from error
 
-    def _check(self, verdict: Verification, subject: Subject) -> None:
+    def _check(self, verdict: Verification, subject: Subject, requirement: Requirement) -> None:
         if verdict.is_valid is not True:
             reason = verdict.invalid_reason or "invalid_payment"
             self.telemetry.emit("sale.refused", network=subject.network, reason=reason)
-            raise RefusedError(reason, verdict.invalid_message or f"the payment is not valid: {reason}")
+            message = verdict.invalid_message or f"the payment is not valid: {reason}"
+            raise RefusedError(reason, message, details=shortfall(requirement, subject.amount))
 
     async def _flow(self, subject: Subject, offered: Flow) -> Flow:
         if offered is Flow.UPFRONT:

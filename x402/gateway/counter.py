@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 
 from x402.errors import MalformedError, MisconfiguredError, RefusedError, X402Error
+from x402.gateway.envelope import EnvelopeRule, plain_envelope
 from x402.gateway.flow import Till
 from x402.gateway.offers import UNPAID, Offers
 from x402.gateway.replies import Plain, challenge_reply, error_reply
@@ -28,16 +29,24 @@ class Free(Exception):
 class Counter:
     """Prices requests and passes their payments to the till.
 
-    `flow` holds where the terms name none. `any_origin` says that the origin of a resource's URL is only a guess.
+    `flow` holds where the terms name none. `any_origin` says that the origin of a resource's URL is only a guess,
+    `envelope` which shape an error has.
     """
 
     def __init__(
-        self, till: Till, offers: Offers, *, flow: Flow = Flow.AUTHORIZATION, any_origin: bool = False
+        self,
+        till: Till,
+        offers: Offers,
+        *,
+        flow: Flow = Flow.AUTHORIZATION,
+        any_origin: bool = False,
+        envelope: EnvelopeRule = plain_envelope,
     ) -> None:
         self.till = till
         self.offers = offers
         self._flow = flow
         self._any_origin = any_origin
+        self.envelope = envelope
 
     def check(self, rule: PriceRule) -> None:
         """Raise `MisconfiguredError` for a fixed price that cannot be asked on every network of the seller."""
@@ -63,7 +72,7 @@ class Counter:
                 return await self._challenge(request, rule, url)
             return await self._paid(payment, request, rule, url, handler)
         except X402Error as error:
-            return error_reply(error)
+            return error_reply(error, envelope=self.envelope(request.target, request.headers))
 
     async def _paid(
         self, payment: Payment, request: PaidRequest, rule: PriceRule, url: str, handler: Handler
@@ -79,7 +88,8 @@ class Counter:
             return await self.till.take(payment, request.digest, offer, handler)
         except Refusal as refusal:
             if not isinstance(refusal.error, RefusedError):
-                return error_reply(refusal.error, refusal.receipt)
+                envelope = self.envelope(request.target, request.headers)
+                return error_reply(refusal.error, refusal.receipt, envelope=envelope)
             return await self._challenge(request, rule, url, refusal.error, refusal.receipt)
 
     async def _challenge(
@@ -94,7 +104,9 @@ class Counter:
         preferred = request.header(PREFERRED_NETWORK) or ""
         offers = await self.offers.requirements(terms, request_digest=request.digest, preferred=preferred)
         error = UNPAID if refused is None else refused.code
-        return challenge_reply(self.offers.challenge(offers, _resource(url, terms), error), refused, receipt)
+        challenge = self.offers.challenge(offers, _resource(url, terms), error)
+        envelope = self.envelope(request.target, request.headers)
+        return challenge_reply(challenge, refused, receipt, envelope=envelope)
 
     async def _terms(self, request: PaidRequest, rule: PriceRule) -> Terms:
         price: Price

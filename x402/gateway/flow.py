@@ -24,7 +24,7 @@ from x402.errors import MalformedError, Moved, PendingError, RefusedError, Unava
 from x402.gateway.offers import identity_of
 from x402.gateway.problem import ApiProblem, status_of
 from x402.gateway.reconcile import Reconciler
-from x402.gateway.recording import Recording, split_notes
+from x402.gateway.recording import Recording, sold_of, split_notes
 from x402.gateway.refund import Refunds
 from x402.gateway.register import Job, Register, in_use
 from x402.gateway.running import Offer, Running
@@ -34,6 +34,7 @@ from x402.lifecycle import Event, UnlawfulEvent
 from x402.ports import Answer
 from x402.stages import (
     Claimed,
+    Credited,
     Delivered,
     Owed,
     Refunded,
@@ -190,7 +191,7 @@ class Till:
         raise _ended(job)
 
     async def _serve_and_settle(self, job: Job, running: Running) -> Reply | None:
-        answer = await self.register.answers.find(job.pay_id) if job.entry.state is State.SERVED else None
+        answer = await self._found(job) if job.entry.state is State.SERVED else None
         if answer is None:
             patience = self._patience(job)
             if patience <= 0:
@@ -208,7 +209,7 @@ class Till:
                 work.cancel()
             if not recording.kept:
                 raise recording.too_large()
-            answer = recording.answer(job.sale.notes)
+            answer = self._kept_answer(job, recording)
             if answer.status >= 400:
                 # Nothing is charged for an error; the claim stays, and the same payment may ask again.
                 return _reply(job, answer, None)
@@ -234,7 +235,7 @@ class Till:
 
     async def _deliver(self, job: Job, running: Running, transaction: str) -> Reply | None:
         """Give a settled payment its answer: the one that is kept, or the handler's as it comes."""
-        answer = await self.register.answers.find(job.pay_id)
+        answer = await self._found(job)
         if answer is not None:
             await self.register.delivered(job, transaction, None)
             return _reply(job, answer, transaction)
@@ -271,10 +272,24 @@ class Till:
         if recording.status >= 400:
             await self.register.owe(job, transaction, f"the handler answered {recording.status}")
             return False
-        await self.register.delivered(job, transaction, recording.answer(job.sale.notes) if recording.kept else None)
+        answer = self._kept_answer(job, recording)
+        await self.register.delivered(job, transaction, answer if recording.kept else None)
         return True
 
+    def _kept_answer(self, job: Job, recording: Recording) -> Answer:
+        self.register.note_credit(job)
+        return recording.answer(job.sale.notes, sold=job.sale.sold() if self.register.credits else None)
+
+    async def _found(self, job: Job) -> Answer | None:
+        """The answer that is kept for a payment, and what its bill needs."""
+        answer = await self.register.answers.find(job.pay_id)
+        if answer is not None:
+            job.sale.recall(sold_of(answer))
+        return answer
+
     async def _run(self, job: Job, handler: Handler, recording: Recording) -> None:
+        tick = asyncio.get_running_loop().time
+        begun = tick()
         try:
             async with asyncio.timeout(self._timeout) as limit:
                 await handler(job.sale, recording)
@@ -284,6 +299,8 @@ class Till:
             raise
         if not recording.status:
             raise RuntimeError("the handler returned without an answer")
+        job.sale.latency_ms = int((tick() - begun) * 1000)
+        job.sale.first_token_ms = int((recording.first_byte_at - begun) * 1000) if recording.first_byte_at else None
 
     async def _replay(self, job: Job, transaction: str) -> Reply:
         answer = await self.register.answers.find(job.pay_id)
@@ -306,6 +323,9 @@ def _ended(job: Job) -> Exception:
         case Refunding(transaction):
             pending = PendingError("no answer came of this payment, and it is being paid back", transaction=transaction)
             return Refusal(pending, job.receipt(transaction))
+        case Credited(transaction):
+            words = "no answer came of this payment; all of it is in the payer's account"
+            return Refusal(ApiProblem(410, "payment_credited", words, moved=Moved.YES), job.receipt(transaction))
         case Refunded():
             return RefusedError("payment_refunded", "this payment was refunded; sign a new one")
         case Reversed():

@@ -6,14 +6,14 @@ adds to `extra`, and never replaces what we put there (aimo K7).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from x402 import networks, signed_quote
 from x402.errors import MalformedError, Mender, MisconfiguredError, RefusedError, UnavailableError
 from x402.gateway.kinds import HINTS, KINDS_TTL_SECONDS, Kinds, Supports
 from x402.gateway.terms import Flow, Seller, Terms, asset_on
-from x402.money import Asset
+from x402.money import Amount, Asset
 from x402.networks import Network
 from x402.ports import Clock
 from x402.schemes.exact_evm import read_payload
@@ -140,7 +140,8 @@ class Offers:
 
     async def _agreed(self, ours: Requirement, theirs: Requirement) -> Requirement:
         network = networks.get(ours.network)
-        _same("amount", ours.amount, theirs.amount)
+        if theirs.amount != ours.amount:
+            _differs("amount", shortfall(ours, theirs.amount))
         _same("maxTimeoutSeconds", ours.max_timeout_seconds, theirs.max_timeout_seconds)
         _same("asset", _spelled(network, ours.asset), _spelled(network, theirs.asset))
         _same("payTo", _spelled(network, ours.pay_to), _spelled(network, theirs.pay_to))
@@ -155,6 +156,15 @@ class Offers:
         if not isinstance(fee_payer, str) or fee_payer not in await self.kinds.fee_payers(ours.network):
             _differs("extra.feePayer")
         return kept.model_copy(update={"extra": {**kept.extra, "feePayer": fee_payer}})
+
+
+def shortfall(requirement: Requirement, units: int) -> dict[str, str]:
+    """What is asked and what was paid, in whole coins, when `units` are too few (aimo row 54); else nothing."""
+    asset = networks.get(requirement.network).asset(requirement.asset)
+    if asset is None or units >= requirement.amount:
+        return {}
+    required, received = Amount(requirement.amount, asset), Amount(units, asset)
+    return {"required": format(required.decimal, "f"), "received": format(received.decimal, "f")}
 
 
 def identity_of(payment: Payment) -> str:
@@ -227,7 +237,9 @@ def _same(member: str, ours: Any, theirs: Any) -> None:
         _differs(member)
 
 
-def _differs(member: str) -> NoReturn:
+def _differs(member: str, details: Mapping[str, str] | None = None) -> NoReturn:
     raise RefusedError(
-        _MISMATCH, f"{member}: the payment accepts other terms than those offered", details={"member": member}
+        _MISMATCH,
+        f"{member}: the payment accepts other terms than those offered",
+        details={"member": member, **(details or {})},
     )

@@ -28,6 +28,7 @@ from x402.gateway import asgi
 from x402.gateway.answers import key_beside
 from x402.gateway.asgi import App, Message, Receive, Scope, Send
 from x402.gateway.counter import Counter, Free, PriceRule
+from x402.gateway.envelope import EnvelopeRule, plain_envelope
 from x402.gateway.facilitators import Facilitators
 from x402.gateway.flow import Till
 from x402.gateway.nodes import Nodes
@@ -70,8 +71,9 @@ class Paywall:
     for `answer_retention_seconds` (also in `policy`), for the same payment to be sent again; 0 keeps none. It is sealed
     with the first of `answer_keys`; without any by `quote_keys`, or by a key file that is made beside the ledger's.
 
+    With `accounts` every answer has a bill in the ledger, and what is paid and not used goes to the payer's account.
     `policy` bounds the risks, `nodes` (`gateway.nodes.open_nodes`) let the seller see for itself what a facilitator
-    says of the chain, and `purse` holds the keys that pay back what is owed.
+    says of the chain, and `purse` holds the keys that pay back what is owed. `envelope` chooses the shape of errors.
 
     Contradictions raise `MisconfiguredError`, those about routes when the app starts. Use its lifespan: it opens the
     ledger and reconciles what a crash left open.
@@ -96,8 +98,10 @@ class Paywall:
         handler_timeout_seconds: float = 600.0,
         answer_retention_seconds: int | None = None,
         policy: Policy | None = None,
+        accounts: bool = False,
         nodes: Nodes | None = None,
         purse: Purse | None = None,
+        envelope: EnvelopeRule = plain_envelope,
         reconcile_seconds: float = RECONCILE_SECONDS,
         clock: Clock = _wall_clock,
         telemetry: Telemetry | None = None,
@@ -122,10 +126,11 @@ class Paywall:
             policy=_policy(policy, answer_retention_seconds),
             witnesses=nodes.witnesses,
             answer_keys=tuple(answer_keys) or tuple(quote_keys) or _keys_beside(ledger),
+            credits=accounts,
         )
         refunds = None if purse is None else refunds_of(register, purse, offers.kinds, nodes.blockhashes)
         self.till = Till(register, handler_timeout_seconds=handler_timeout_seconds, refunds=refunds)
-        self.counter = Counter(self.till, offers, flow=Flow(flow), any_origin=not public_url)
+        self.counter = Counter(self.till, offers, flow=Flow(flow), any_origin=not public_url, envelope=envelope)
         self._routes = {RouteKey.parse(key): rule for key, rule in (routes or {}).items()}
         for rule in self._routes.values():
             self.counter.check(rule)
@@ -274,9 +279,11 @@ class Paywall:
         except asgi.ClientGone:
             return
         except X402Error as error:
-            await asgi.send_plain(send, error_reply(error))
+            envelope = self.counter.envelope(asgi.target_of(scope), headers)
+            await asgi.send_plain(send, error_reply(error, envelope=envelope))
             return
-        request = PaidRequest(scope["method"], asgi.target_of(scope), headers, body, scope.get("path_params", {}))
+        params = scope.get("path_params", {})
+        request = PaidRequest(scope["method"], asgi.target_of(scope), headers, body, params, asgi.peer_of(scope))
         try:
             reply = await self.counter.serve(request, rule, self._url(scope), asgi.as_handler(app, scope, body))
         except Free:

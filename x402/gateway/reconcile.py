@@ -3,7 +3,7 @@
     CLAIMED, SERVED   handed over once the signature is dead: a stranger may have settled it, else it is refused
     SETTLING          asked about again
     SETTLED           delivered when its answer is kept, else owed
-    OWED, REFUNDING   paid back, when there is a refund wallet (`refund.py`)
+    OWED, REFUNDING   paid back, when there is a refund wallet (`refund.py`), else credited where accounts are kept
 
 Every replica does this; a row is leased while it is looked at, so no two look at one at once, and what a living replica
 works on is left alone.
@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Container
 
 from x402.errors import RefusedError, X402Error
+from x402.gateway.recording import sold_of
 from x402.gateway.refund import Refunds
 from x402.gateway.register import ME, Job, Register
 from x402.gateway.sale import Refusal
@@ -90,15 +91,26 @@ class Reconciler:
                     return isinstance(refusal.error, RefusedError)
             case Settled(transaction):
                 pass
+            case Owed(transaction) if self._is_credited(job):
+                await self.register.credit(job, transaction)
+                return True
             case Owed() | Refunding():
                 return self.refunds is None or await self.refunds.pay_back(job.entry)
             case _:
                 return True
-        if await self.register.answers.find(job.pay_id) is not None:
+        answer = await self.register.answers.find(job.pay_id)
+        if answer is not None:
+            job.sale.recall(sold_of(answer))
             await self.register.delivered(job, transaction, None)
         else:
             await self.register.owe(job, transaction, "settled, and its answer was not fetched yet")
         return True
+
+    def _is_credited(self, job: Job) -> bool:
+        """Whether what is owed goes to the payer's account now: where no wallet pays back, and nobody asked in time."""
+        if not self.register.credits or (self.refunds is not None and self.refunds.covers(job.entry.subject.network)):
+            return False
+        return self.register.clock() >= job.entry.updated_at + self.register.policy.refund_after_seconds
 
     def _is_dead(self, job: Job) -> bool:
         born_dead_at = job.entry.created_at + job.taken.requirement.max_timeout_seconds

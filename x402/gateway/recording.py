@@ -17,8 +17,10 @@ from x402.ports import Answer
 from x402.wire.headers import PAYMENT_REQUIRED, PAYMENT_RESPONSE, X_PAYMENT_RESPONSE
 
 _NOTE = "x402-note"
+_SOLD = "x402-sold"
 _OURS = frozenset(
-    name.lower() for name in (PAYMENT_REQUIRED, PAYMENT_RESPONSE, X_PAYMENT_RESPONSE, _NOTE, "Settlement-Overrides")
+    name.lower()
+    for name in (PAYMENT_REQUIRED, PAYMENT_RESPONSE, X_PAYMENT_RESPONSE, _NOTE, _SOLD, "Settlement-Overrides")
 )
 """Response headers about money. Only the till sets them: a handler may be reflecting somebody else's (fault B18)."""
 
@@ -43,6 +45,8 @@ class Recording:
         self.kept = True
         self._limit = limit
         self._withhold = withhold
+        self.first_byte_at = 0.0
+        """When the body began, by the loop's clock."""
         self._chunks: list[bytes] = []
         self._size = 0
         self._closed = False
@@ -65,6 +69,7 @@ class Recording:
         """The next piece of the body. Raises `MisconfiguredError` when a withheld answer grows too large."""
         if not chunk or (not self.kept and not self._readers):
             return
+        self.first_byte_at = self.first_byte_at or asyncio.get_running_loop().time()
         self._size += len(chunk)
         if self._size > self._limit:
             self.kept = False
@@ -127,11 +132,14 @@ class Recording:
                 return
             self._chunks[index] = b""
 
-    def answer(self, notes: Mapping[str, Any], *, complete: bool = True) -> Answer:
-        """The answer as the ledger keeps it; `notes` belong to its receipt."""
+    def answer(
+        self, notes: Mapping[str, Any], *, complete: bool = True, sold: Mapping[str, Any] | None = None
+    ) -> Answer:
+        """The answer as the ledger keeps it; `notes` belong to its receipt, `sold` to its bill."""
         headers = self.headers
-        if notes:
-            headers = (*headers, (_NOTE, json.dumps(dict(notes), separators=(",", ":"))))
+        for name, members in ((_NOTE, notes), (_SOLD, sold)):
+            if members:
+                headers = (*headers, (name, json.dumps(dict(members), separators=(",", ":"))))
         return Answer(self.status, headers, b"".join(self._chunks), complete)
 
 
@@ -160,8 +168,17 @@ class Reader:
 
 def split_notes(answer: Answer) -> tuple[HeaderPairs, dict[str, Any]]:
     """The headers of a kept answer, and the notes for its receipt."""
-    notes: dict[str, Any] = {}
+    return tuple((name, value) for name, value in answer.headers if name not in (_NOTE, _SOLD)), _kept(answer, _NOTE)
+
+
+def sold_of(answer: Answer) -> dict[str, Any]:
+    """What a kept answer remembers for its bill."""
+    return _kept(answer, _SOLD)
+
+
+def _kept(answer: Answer, wanted: str) -> dict[str, Any]:
+    members: dict[str, Any] = {}
     for name, value in answer.headers:
-        if name == _NOTE:
-            notes = json.loads(value)
-    return tuple((name, value) for name, value in answer.headers if name != _NOTE), notes
+        if name == wanted:
+            members = json.loads(value)
+    return members

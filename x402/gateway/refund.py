@@ -66,12 +66,15 @@ class Refunds:
             return True
         return await self._settle(entry, entry.stage)
 
-    def _is_due(self, entry: Entry) -> bool:
-        rests_until = entry.updated_at + self.register.policy.refund_after_seconds
-        network = entry.subject.network
+    def covers(self, network: str) -> bool:
+        """Whether this wallet can pay back on a network."""
         if networks.get(network).family == networks.SOLANA and network not in self.blockhashes:
             return False
-        return bool(self.purse.address(network)) and self.register.clock() >= rests_until
+        return bool(self.purse.address(network))
+
+    def _is_due(self, entry: Entry) -> bool:
+        rests_until = entry.updated_at + self.register.policy.refund_after_seconds
+        return self.covers(entry.subject.network) and self.register.clock() >= rests_until
 
     async def _begin(self, entry: Entry, owed: Owed) -> Entry | None:
         """The row after the first refund was signed; None when it can't be paid now."""

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from x402.billing import Booking
 from x402.errors import ConflictError, MalformedError, PendingError, RefusedError, UnavailableError
 from x402.evidence import Verdict, Witnesses
+from x402.gateway.accounts import credits
 from x402.gateway.answers import Answers
 from x402.gateway.belief import Belief
 from x402.gateway.claim import FACILITATOR, FLOW, Claims
@@ -27,7 +29,7 @@ from x402.gateway.watch import Watch
 from x402.lifecycle import Entry, Event, Party, Subject, open_states
 from x402.ports import Answer, Clock, Ledger
 from x402.schemes.subject import is_same_payment, recall, subject_of
-from x402.stages import Delivered, Owed, Refused, Settled, Settling, Stage, State
+from x402.stages import Credited, Delivered, Owed, Refused, Settled, Settling, Stage, State
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Facilitation, Facilitator
@@ -76,7 +78,8 @@ class Job:
 class Register:
     """One seller's memory of payments, and its facilitator, or several.
 
-    `witnesses` check the word of a facilitator that is not in this process; `answer_keys` seal what is kept.
+    `witnesses` check the word of a facilitator that is not in this process; `answer_keys` seal what is kept. With
+    `credits` every answer has a bill, and what is paid and not used goes to the payer's account.
     """
 
     party = ME
@@ -91,6 +94,7 @@ class Register:
         policy: Policy | None = None,
         witnesses: Witnesses | None = None,
         answer_keys: Sequence[bytes] = (),
+        credits: bool = False,
     ) -> None:
         self.facilitators = (
             facilitator
@@ -105,6 +109,7 @@ class Register:
         self.leases = Leases(ledger, seconds=self.policy.lease_seconds)
         self.watch = Watch(ledger, self.belief.witnesses, self.telemetry)
         retention = self.policy.answer_retention_seconds
+        self.credits = credits
         self.answers = Answers(ledger, clock=clock, retention_seconds=retention, keys=answer_keys)
 
     async def known(self, pay_id: str, payment: Payment, fingerprint: str) -> Job | None:
@@ -128,7 +133,7 @@ class Register:
             return await self._taken_up(entry)
         self.leases.keep(entry.subject.pay_id)
         self.emit("sale.claimed", entry.subject)
-        return Job.of(entry)
+        return self.job_of(entry)
 
     async def _taken_up(self, entry: Entry) -> Job:
         """The job of a row that this process may work on now; ended ones need no lease."""
@@ -138,7 +143,13 @@ class Register:
                 raise in_use(same_request=True)
             # Whoever held it may have moved it on between our look and our lease.
             entry = await self.ledger.find(ME, pay_id) or entry
-        return Job.of(entry)
+        return self.job_of(entry)
+
+    def job_of(self, entry: Entry) -> Job:
+        """The job of a remembered payment."""
+        job = Job.of(entry)
+        job.sale.credits = self.credits
+        return job
 
     def check_same(self, entry: Entry, payment: Payment, fingerprint: str) -> None:
         """Raise `ConflictError` unless a request and its payment are those of a remembered one (faults A24, B14)."""
@@ -151,9 +162,9 @@ class Register:
         if not is_same_payment(entry.subject, presented):
             raise in_use(same_request=False)
 
-    async def advance(self, job: Job, event: Event, stage: Stage) -> None:
+    async def advance(self, job: Job, event: Event, stage: Stage, booking: Booking | None = None) -> None:
         """Follow one arrow; raises `UnlawfulEvent` when another process has moved the payment on."""
-        job.entry = await self.ledger.advance(ME, job.pay_id, event, stage)
+        job.entry = await self.ledger.advance(ME, job.pay_id, event, stage, booking=booking)
 
     async def settle(self, job: Job) -> str:
         """Have the payment settled; returns the transaction that paid.
@@ -219,7 +230,7 @@ class Register:
         try:
             if answer is not None:
                 await self.answers.keep(job.pay_id, answer)
-            await self.advance(job, Event.DELIVER, Delivered(transaction))
+            await self.advance(job, Event.DELIVER, Delivered(transaction), self._booking(job, transaction))
         except UnavailableError:
             self.emit("sale.delivery_failed", job.entry.subject)
         else:
@@ -228,6 +239,25 @@ class Register:
                 # When the ledger is away now, the next reconciliation forgets it.
                 with suppress(UnavailableError):
                     await self.answers.forget()
+
+    def _booking(self, job: Job, transaction: str) -> Booking | None:
+        if not self.credits:
+            return None
+        return credits.delivered(job.entry.subject, job.sale, transaction, now=self.clock())
+
+    def note_credit(self, job: Job) -> None:
+        """Have the receipt tell what goes to the payer's account."""
+        booking = self._booking(job, "")
+        told = None if booking is None else credits.told(booking)
+        if told is not None:
+            job.sale.note(credit=told)
+
+    async def credit(self, job: Job, transaction: str) -> None:
+        """Give what is owed to the payer's account; from then on no answer is made for it any more."""
+        subject = job.entry.subject
+        stage = Credited(transaction, credits.account_of(subject.network, subject.payer))
+        await self.advance(job, Event.CREDIT, stage, credits.undelivered(subject))
+        self.emit("sale.credited", subject)
 
     async def is_delivered(self, job: Job) -> bool:
         """Whether the ledger says by now, perhaps by another process, that the answer went out."""

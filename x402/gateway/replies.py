@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from x402.errors import RefusedError, X402Error
-from x402.gateway.offers import UNPAID
-from x402.gateway.problem import error_body, retry_after, status_of
+from x402.gateway.envelope import Envelope
+from x402.gateway.problem import retry_after, status_of
 from x402.gateway.sale import HeaderPairs, Reply
 from x402.wire.challenge import Challenge
-from x402.wire.headers import EXPOSED_HEADERS, PAYMENT_HEADERS, PAYMENT_REQUIRED, X_PAYMENT
+from x402.wire.headers import EXPOSED_HEADERS, PAYMENT_HEADERS, PAYMENT_REQUIRED
 from x402.wire.receipt import Receipt
 from x402.wire.strict import dump_json
 
@@ -23,19 +24,20 @@ Plain = tuple[int, HeaderPairs, bytes]
 """Status, headers and body of a small reply."""
 
 
-def challenge_reply(challenge: Challenge, refusal: RefusedError | None = None, receipt: Receipt | None = None) -> Plain:
-    """A 402: the v2 challenge in `PAYMENT-REQUIRED`, the v1 challenge in the JSON body.
+_OWN = Envelope()
 
-    After a refusal the body also says why in words, who can mend it, and whether money moved (design promise 7).
-    """
+
+def challenge_reply(
+    challenge: Challenge,
+    refusal: RefusedError | None = None,
+    receipt: Receipt | None = None,
+    *,
+    envelope: Envelope = _OWN,
+) -> Plain:
+    """A 402: the v2 challenge in `PAYMENT-REQUIRED`, and in the body what the reader's profile expects there."""
     challenge, header = _fitting(challenge)
-    body = challenge.as_v1()
-    if refusal is None:
-        body["error"] = UNPAID.replace(PAYMENT_HEADERS[0], X_PAYMENT)
-    else:
-        body |= {name: value for name, value in refusal.as_json().items() if name not in body}
     headers: HeaderPairs = ((PAYMENT_REQUIRED, header), *_receipt_headers(receipt))
-    return _json_reply(402, body, headers)
+    return _small_reply(402, envelope.challenge(challenge, refusal), headers)
 
 
 def _fitting(challenge: Challenge) -> tuple[Challenge, str]:
@@ -47,16 +49,18 @@ def _fitting(challenge: Challenge) -> tuple[Challenge, str]:
     return challenge, header
 
 
-def error_reply(error: X402Error, receipt: Receipt | None = None) -> Plain:
-    """Any other error as JSON, with `Retry-After` where sending the same again is of use."""
+def error_reply(error: X402Error, receipt: Receipt | None = None, *, envelope: Envelope = _OWN) -> Plain:
+    """Any other error in its reader's shape, with `Retry-After` where sending the same again is of use."""
     seconds = retry_after(error)
     headers: HeaderPairs = () if seconds is None else (("Retry-After", str(seconds)),)
-    return _json_reply(status_of(error), error_body(error), (*headers, *_receipt_headers(receipt)))
+    return _small_reply(status_of(error), envelope.error(error), (*headers, *_receipt_headers(receipt)))
 
 
-def _json_reply(status: int, body: object, headers: HeaderPairs) -> Plain:
-    content = dump_json(body).encode()
-    own = (("Content-Type", "application/json"), ("Content-Length", str(len(content))))
+def _small_reply(status: int, body: Mapping[str, Any] | str, headers: HeaderPairs) -> Plain:
+    text = isinstance(body, str)
+    content = (body if isinstance(body, str) else dump_json(body)).encode()
+    kind = "text/plain; charset=utf-8" if text else "application/json"
+    own = (("Content-Type", kind), ("Content-Length", str(len(content))))
     return status, guarded((*own, *headers)), content
 
 

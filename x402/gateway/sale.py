@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -31,6 +31,8 @@ class PaidRequest:
     headers: HeaderPairs = field(repr=False)
     body: bytes = field(repr=False)
     path_params: Mapping[str, Any] = field(default_factory=dict)
+    peer: str = ""
+    """The IP address that asks, as far as trusted proxies tell (`gateway.operations.peers`); empty when unknown."""
 
     @cached_property
     def digest(self) -> str:
@@ -65,6 +67,26 @@ class Sale:
     notes: dict[str, Any] = field(default_factory=dict)
     metered: Metered | None = None
     """What the request has used so far; a handler that knows sets it as often as it learns more."""
+    credits: bool = False
+    """Whether what is paid and not used goes to the payer's account."""
+    request_id: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    """What stays with the bill: the request's `metadata` and `user` (aimo rows 29, 31)."""
+    latency_ms: int = 0
+    first_token_ms: int | None = None
+
+    def sold(self) -> dict[str, Any]:
+        """What is kept with the answer, so that a restart writes the same bill."""
+        members: dict[str, Any] = {name: getattr(self, name) for name in _KEPT}
+        return members | {"metered": None if self.metered is None else asdict(self.metered)}
+
+    def recall(self, sold: Mapping[str, Any]) -> None:
+        """Take up what `sold` told."""
+        for name in _KEPT:
+            if name in sold:
+                setattr(self, name, sold[name])
+        if sold.get("metered") is not None:
+            self.metered = Metered(**sold["metered"])
 
     def note(self, **members: Any) -> None:
         """Add JSON-able members to `extra` of the receipt, such as what the request really cost.
@@ -72,6 +94,9 @@ class Sale:
         In the flow `upfront` the receipt leaves before the handler knows anything, so there it changes nothing.
         """
         self.notes.update(members)
+
+
+_KEPT = ("request_id", "tags", "latency_ms", "first_token_ms")
 
 
 class Sink(Protocol):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from x402.billing import Booking
 from x402.chain import (
     Blockhash,
     CallResult,
@@ -127,8 +128,14 @@ class Ledger(Protocol):
         """
         ...
 
-    async def advance(self, party: Party, pay_id: str, event: Event, stage: Stage) -> Entry:
-        """Follow one arrow of the law. Raises `UnlawfulEvent` when the row has moved on, `KeyError` without a row."""
+    async def advance(
+        self, party: Party, pay_id: str, event: Event, stage: Stage, *, booking: Booking | None = None
+    ) -> Entry:
+        """Follow one arrow of the law. Raises `UnlawfulEvent` when the row has moved on, `KeyError` without a row.
+
+        `booking` is written in the same transaction: a bill, and what the payer's account gains. A gateway's payment
+        that a reorganisation undoes takes back what it brought an account, as far as it is still there.
+        """
         ...
 
     async def lease(self, party: Party, pay_id: str, seconds: int) -> bool:
@@ -164,8 +171,8 @@ class Ledger(Protocol):
     async def answer(self, pay_id: str) -> Answer | None: ...
 
     async def forget_answers(self, before: int) -> int:
-        """Delete the answers of payments that ended (DELIVERED, RELEASED, REFUSED, REFUNDED, REVERSED) at unix second
-        `before` or earlier; returns how many. An answer that may still go out is never deleted, however old it is.
+        """Delete the answers of payments that ended (DELIVERED, RELEASED, REFUSED, REFUNDED, CREDITED, REVERSED) at
+        unix second `before` or earlier; returns how many. One that may still go out is never deleted, however old.
         """
         ...
 

@@ -36,7 +36,9 @@ from x402.ports.ledger_text import (
 from x402.stages import STAGES, State
 
 OVERDUE_SECONDS = 600
-PAID = frozenset({State.SETTLED, State.DELIVERED, State.FINAL, State.OWED, State.REFUNDING, State.REFUNDED})
+PAID = frozenset({
+    State.SETTLED, State.DELIVERED, State.FINAL, State.OWED, State.REFUNDING, State.REFUNDED, State.CREDITED,
+})  # fmt: skip
 """States in which a transaction has moved the money, for good as far as the party knows."""
 _OPEN = {
     Party.GATEWAY: frozenset({State.SETTLING, State.SETTLED, State.OWED, State.REFUNDING, State.REVERSED}),

@@ -15,15 +15,16 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, delete, select, update
 
+from x402.billing import Booking
 from x402.lifecycle import Entry, Event, Party, Subject, open_states
-from x402.ports import Answer, Clock, NonceBook, Room, Sign, leases, ledger_rows, nonce_book, spending
+from x402.ports import Answer, Clock, NonceBook, Room, Sign, account_rows, leases, ledger_rows, nonce_book, spending
 from x402.ports.leases import Lease
 from x402.ports.ledger_thread import LedgerThread
 from x402.ports.schema import SCHEMA_VERSION, answers, payments, upsert, versions
 from x402.stages import Stage, State
 
 T = TypeVar("T")
-_ENDED = (State.DELIVERED, State.RELEASED, State.REFUSED, State.REFUNDED, State.REVERSED)
+_ENDED = (State.DELIVERED, State.RELEASED, State.REFUSED, State.REFUNDED, State.CREDITED, State.REVERSED)
 
 
 def _wall_clock() -> int:
@@ -100,11 +101,21 @@ class SqlLedger:
             _book(signer),
         )
 
-    async def advance(self, party: Party, pay_id: str, event: Event, stage: Stage) -> Entry:
+    async def advance(
+        self, party: Party, pay_id: str, event: Event, stage: Stage, *, booking: Booking | None = None
+    ) -> Entry:
         now = self._clock()
-        return await self._do(
-            lambda connection: ledger_rows.move(connection, party, pay_id, event, stage, now), _row(party, pay_id)
-        )
+
+        def work(connection: Connection) -> Entry:
+            entry = ledger_rows.move(connection, party, pay_id, event, stage, now)
+            if booking is not None:
+                account_rows.book(connection, booking, now)
+            if event is Event.REORGANISE and party is Party.GATEWAY:
+                account_rows.reverse(connection, pay_id, now)
+            return entry
+
+        accounts = () if booking is None else booking.accounts
+        return await self._do(work, _row(party, pay_id), *(of_account(account) for account in accounts))
 
     async def lease(self, party: Party, pay_id: str, seconds: int) -> bool:
         lease = self._lease(seconds)
@@ -227,12 +238,32 @@ class SqlLedger:
     async def ping(self) -> None:
         await self._do(lambda connection: connection.execute(update(versions).values(version=SCHEMA_VERSION)))
 
+    # For the books that stand beside the payments.
+
+    @property
+    def clock(self) -> Clock:
+        """What this ledger takes for the time."""
+        return self._clock
+
+    def lease_for(self, seconds: int) -> Lease:
+        """The right of this ledger's owner to work on a row, from now on."""
+        return self._lease(seconds)
+
+    async def run(self, work: Callable[[Connection], T], *locks: tuple[str, ...]) -> T:
+        """Run a piece of another book's work as `LedgerThread.do` does."""
+        return await self._do(work, *locks)
+
     def _lease(self, seconds: int) -> Lease:
         now = self._clock()
         return Lease(self.holder, now, now + seconds)
 
     async def _do(self, work: Callable[[Connection], T], *locks: tuple[str, ...]) -> T:
         return await self._thread.do(work, *locks)
+
+
+def of_account(account: str) -> tuple[str, ...]:
+    """The name under which one account is had by one transaction alone."""
+    return ("account", account)
 
 
 def _row(party: Party, pay_id: str) -> tuple[str, ...]:

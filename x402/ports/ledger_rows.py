@@ -23,7 +23,7 @@ from x402.stages import STAGES, Intended, Settled, Stage, State
 
 UNSETTLED = (State.CLAIMED, State.SERVED, State.SETTLING)
 """States in which a payer's money is promised and has not moved (fault A08)."""
-_PAID = (State.SETTLED, State.DELIVERED, State.OWED)
+_PAID = (State.SETTLED, State.DELIVERED, State.OWED, State.CREDITED)
 
 
 def find(connection: Connection, party: Party, pay_id: str, *, to_write: bool = False) -> Entry | None:

@@ -129,6 +129,218 @@ revisions = Table(
 )
 """The same for Alembic, which makes this table where there is none."""
 
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", String(64), primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("account", String(200), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("hint", String(32), nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("addresses", Text, nullable=False),
+    Column("tier", String(32), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    # A u64 fits no integer column of either engine.
+    Column("usage_limit", String(20), nullable=False),
+    Column("uses", BigInteger, nullable=False),
+    Column("used_at", BigInteger, nullable=False),
+    Column("spend_limit", BigInteger, nullable=True),
+    Column("signing", LargeBinary, nullable=True),
+    Column("signed_only", Boolean, nullable=False),
+    Column("revoked_at", BigInteger, nullable=False),
+    Column("former_digest", String(64), nullable=False),
+    Column("former_until", BigInteger, nullable=False),
+    Index("keys_by_digest", "digest", unique=True),
+    Index("keys_by_former_digest", "former_digest"),
+    Index("keys_by_account", "account", "created_at"),
+)
+"""API keys, each by the SHA-256 of its text."""
+
+key_events = Table(
+    "key_events",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("key_id", String(64), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("actor", String(200), nullable=False),
+    Column("details", Text, nullable=False),
+    Index("events_by_key", "key_id"),
+)
+"""Who changed which key, append-only (aimo row 18)."""
+
+signed_requests = Table(
+    "signed_requests",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("until", BigInteger, nullable=False),
+)
+"""Signatures of requests that were accepted, each once (aimo row 19)."""
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("webhook_id", String(64), primary_key=True),
+    # Empty for the operator's own, who is told of every account.
+    Column("account", String(200), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("secret", LargeBinary, nullable=False),
+    Column("topics", Text, nullable=False),
+    Column("inside", Boolean, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("webhooks_by_account", "account"),
+)
+"""Who wants to be told, and where."""
+
+outbox = Table("outbox", metadata, Column("event", BigInteger, primary_key=True, autoincrement=False))
+"""Events of payments that nobody was told of yet, by their `seq`; a trigger writes them (see `announced`)."""
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("delivery_id", String(64), nullable=False),
+    Column("webhook_id", String(64), nullable=False),
+    Column("subject", String(300), nullable=False),
+    Column("topic", String(64), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("error", String(200), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("leased_by", String(64), nullable=True),
+    Column("leased_until", BigInteger, nullable=False),
+    Index("deliveries_by_id", "delivery_id", unique=True),
+    Index("deliveries_by_state", "state", "due_at"),
+    Index("deliveries_by_subject", "webhook_id", "subject", "state", "seq"),
+)
+"""What is sent to whom, until it has arrived or is given up."""
+
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("account", String(200), primary_key=True),
+    # Atomic USDC: what may be spent, what is set aside, and how much of both was given by the operator.
+    Column("balance", BigInteger, nullable=False),
+    Column("reserved", BigInteger, nullable=False),
+    Column("gift", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+account_entries = Table(
+    "account_entries",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("account", String(200), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("units", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False),
+    Column("reference", String(300), nullable=False),
+    Index("entries_by_account", "account", "seq"),
+    Index("entries_once", "kind", "reference", unique=True),
+)
+"""Every movement of every account, append-only: the sums are the balances."""
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("account", String(200), nullable=False),
+    Column("units", BigInteger, nullable=False),
+    Column("key_id", String(128), nullable=False),
+    Column("fingerprint", String(128), nullable=False),
+    # The caller's own name for the request, unique among an account's reservations that were not released.
+    Column("identifier", String(128), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("leased_by", String(64), nullable=True),
+    Column("leased_until", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Index("reservations_by_name", "account", "identifier"),
+    Index("reservations_by_state", "state", "leased_until"),
+)
+
+key_spending = Table(
+    "key_spending",
+    metadata,
+    Column("key_id", String(128), primary_key=True),
+    Column("units", BigInteger, nullable=False),
+)
+"""What each key has spent or set aside."""
+
+withdrawals = Table(
+    "withdrawals",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("account", String(200), nullable=False),
+    Column("units", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    # The signed payment that is on its way, its identity, and how many were signed.
+    Column("header", Text, nullable=False),
+    Column("pay_id", String(300), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("transaction", String(128), nullable=False),
+    Column("leased_by", String(64), nullable=True),
+    Column("leased_until", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Index("withdrawals_by_account", "account", "created_at"),
+    Index("withdrawals_by_state", "state", "leased_until"),
+)
+
+bills = Table(
+    "bills",
+    metadata,
+    Column("bill_id", String(300), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("account", String(200), nullable=False),
+    Column("paid_by", String(16), nullable=False),
+    Column("key_id", String(128), nullable=False),
+    Column("model", String(160), nullable=False),
+    Column("provider", String(160), nullable=False),
+    Column("endpoint", String(64), nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("images", BigInteger, nullable=False),
+    Column("complete", Boolean, nullable=False),
+    Column("quoted", BigInteger, nullable=False),
+    Column("charged", BigInteger, nullable=False),
+    Column("fee", BigInteger, nullable=False),
+    Column("credited", BigInteger, nullable=False),
+    Column("earned", BigInteger, nullable=False),
+    Column("network", String(64), nullable=False),
+    Column("transaction", String(128), nullable=False),
+    Column("request_id", String(128), nullable=False),
+    Column("outcome", String(32), nullable=False),
+    Column("latency_ms", BigInteger, nullable=False),
+    Column("first_token_ms", BigInteger, nullable=True),
+    Column("tags", Text, nullable=False),
+    Index("bills_by_time", "at", "bill_id"),
+    Index("bills_by_account", "account", "at", "bill_id"),
+    Index("bills_by_key", "key_id", "at"),
+    Index("bills_by_provider", "provider", "at"),
+)
+"""One row per answer that was sold, or given away (`x402.billing.Bill`). Amounts are atomic USDC."""
+
+sign_in_nonces = Table(
+    "sign_in_nonces",
+    metadata,
+    Column("account", String(200), nullable=False),
+    Column("nonce", String(128), nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("account", "nonce"),
+    Index("nonces_by_expiry", "expires_at"),
+)
+"""Nonces that were used to sign in; they are forgotten when the sign-in could not be valid any more."""
+
 
 def upsert(connection: Connection, table: Table) -> Any:
     """An insert that can say what happens on conflict, in the connection's dialect."""

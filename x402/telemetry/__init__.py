@@ -7,8 +7,13 @@ an observer. An observer that fails is counted and silenced; it changes nothing 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""The id of the HTTP request that is being served, for the log lines of everything that happens for it (aimo row 59).
+A task that serves a request inherits it."""
 
 
 @dataclass(frozen=True, slots=True)

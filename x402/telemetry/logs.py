@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from x402.telemetry import Fact, Observer
+from x402.telemetry import Fact, Observer, request_id
 
 _WARNINGS = ("refused", "pending", "reversed", "failed", "unavailable", "_low", "_high")
 _GAUGES = ("signer.balance",)
@@ -19,6 +19,7 @@ def log_facts() -> Observer:
         if fact.name in _GAUGES:
             return
         write = logger.warning if fact.name.endswith(_WARNINGS) else logger.info
-        write(fact.name, **fact.attributes)
+        asked = request_id.get()
+        write(fact.name, **({"request_id": asked} if asked else {}), **fact.attributes)
 
     return observe

@@ -17,7 +17,7 @@ from x402.errors import MalformedError
 from x402.money import parse_atomic
 from x402.wire import v1
 from x402.wire.headers import PAYMENT_REQUIRED, Pairs, decode_header, encode_header, only
-from x402.wire.strict import BODY_LIMIT, WireModel, parse_json, read_model, require_object
+from x402.wire.strict import BODY_LIMIT, WireModel, parse_json, parse_object, read_model, require_object
 
 CODE = "invalid_payment_required"
 OFFER_LIMIT = 64
@@ -122,15 +122,16 @@ class BalanceEmpty:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_challenge(headers: Pairs, body: bytes = b"") -> Challenge | BalanceEmpty:
+def read_challenge(headers: Pairs, body: bytes = b"", *, prefer: int | None = None) -> Challenge | BalanceEmpty:
     """Read a 402 response by its content, never by its status.
 
-    The `PAYMENT-REQUIRED` header wins; else a body with `accepts` is a challenge, and a body without it whose error
-    names a balance is an empty one. Raises `MalformedError("invalid_payment_required")` for everything else; what the
-    seller said is then in its details, as `sellerCode` and `sellerMessage`.
+    The `PAYMENT-REQUIRED` header wins, unless `prefer` is 1 and the body says the same in x402 v1; else a body with
+    `accepts` is a challenge, and a body without it whose error names a balance is an empty one. Raises
+    `MalformedError("invalid_payment_required")` for everything else; what the seller said is then in its details, as
+    `sellerCode` and `sellerMessage`.
     """
     header = only(headers, PAYMENT_REQUIRED, code=CODE)
-    if header is not None:
+    if header is not None and not (prefer == 1 and _is_v1(body)):
         return parse_challenge(decode_header(header, code=CODE))
     if not body:
         raise MalformedError(CODE, "a 402 without a PAYMENT-REQUIRED header or a body explains nothing")
@@ -156,6 +157,14 @@ def parse_challenge(value: object) -> Challenge:
             unreadable.append(Unreadable(index=index, reason=error.message))
     shell = read_model(Challenge, common, code=CODE)
     return shell.model_copy(update={"version": version, "accepts": tuple(accepts), "unreadable": tuple(unreadable)})
+
+
+def _is_v1(body: bytes) -> bool:
+    try:
+        value = parse_object(body, limit=BODY_LIMIT, code=CODE)
+    except MalformedError:
+        return False
+    return value.get("x402Version") == 1 and bool(value.get("accepts"))
 
 
 def _balance_empty(value: Mapping[str, Any]) -> BalanceEmpty:

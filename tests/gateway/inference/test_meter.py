@@ -10,15 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from x402.gateway.inference.meter import StreamMeter, charge_json, is_empty, receipt_comment, usage_of
+from x402.gateway.inference.meter import StreamMeter, is_empty, receipt_comment, usage_of
 from x402.gateway.inference.upstream import UpstreamFailed
-from x402.quote import ModelPrice, Order, PriceList, PriceUnit, Rate, Usage, quote
+from x402.quote import Usage
 from x402.wire.receipt import Receipt
-
-PRICES = PriceList(
-    "p1",
-    (ModelPrice(model="m", prompt=Rate.of("1", PriceUnit.PER_1M), completion=Rate.of("2", PriceUnit.PER_1M)),),
-)
 
 
 def event(choices: list[Any], **members: Any) -> bytes:
@@ -110,22 +105,6 @@ def test_usage_without_sense_is_none(stated: Any) -> None:
     assert usage_of({"usage": stated}) is None
 
 
-def test_the_receipt_line_adds_up() -> None:
-    quoted = quote(Order("m", 100, 50), PRICES)
-    line = charge_json(quoted, Usage(40, 20))
-    assert line == {
-        "model": "m",
-        "quoted": "200",
-        "actual": "80",
-        "unused": "120",
-        "prices": "p1",
-        "usage": {"prompt_tokens": 40, "completion_tokens": 20},
-    }
-    assert charge_json(quoted, None)["actual"] == "200"
-    absurd = charge_json(quoted, Usage(10**9, 10**9))
-    assert (absurd["actual"], absurd["over"]) == ("200", ["prompt", "completion"])
-
-
 def test_the_comment_carries_the_receipt() -> None:
     receipt = Receipt.settled("0xabc", "eip155:84532", "0xpayer")
     marker, encoded = receipt_comment(receipt, {"quoted": "1"}).split(" ")
@@ -146,3 +125,35 @@ def test_the_comment_carries_the_receipt() -> None:
 def test_empty_completions_are_told(message: dict[str, Any], empty: bool) -> None:
     assert is_empty({"choices": [{"message": message}]}) is empty
     assert is_empty({"choices": []})
+    assert is_empty({"choices": [{"message": {"content": "x"}, "finish_reason": "error"}]})
+
+
+def test_row_035_chunks_carry_the_name_that_was_asked_for() -> None:
+    meter = StreamMeter(include_usage=False, model="vendor/story")
+    out = meter.feed(event(delta("ü"), model="upstream-7") + event(delta("b", "stop"), model="vendor/story") + DONE)
+    first, second = (json.loads(frame.removeprefix(b"data: ")) for frame in out.strip().split(b"\n\n"))
+    assert (first["model"], second["model"]) == ("vendor/story", "vendor/story")
+    assert first["choices"] == delta("ü")
+    assert out.endswith(event(delta("b", "stop"), model="vendor/story"))
+
+
+@pytest.mark.parametrize("choices", [7, "x", {"a": 1}, [7], [{"delta": 7}], [{"delta": {"content": 7}}]])
+def test_chunks_of_no_known_shape_pass_and_say_nothing(choices: Any) -> None:
+    meter = StreamMeter(include_usage=False)
+    assert meter.feed(event(choices)) == event(choices)
+    assert meter.said == 0
+
+
+def test_what_passes_is_counted() -> None:
+    call = {"tool_calls": [{"index": 0, "function": {"name": "look", "arguments": "{}"}}]}
+    for said, shown in (
+        ({"content": "a"}, 1),
+        ({"content": "abcde"}, 2),
+        ({"content": "ü" * 4}, 2),
+        ({"reasoning_content": "hm"}, 1),
+        (call, 2),
+        ({"role": "assistant", "content": ""}, 0),
+    ):
+        meter = StreamMeter(include_usage=False)
+        meter.feed(event([{"index": 0, "delta": said}]))
+        assert meter.said == shown, said

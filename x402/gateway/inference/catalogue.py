@@ -7,13 +7,16 @@ serve under the same quote, and `provider_id:name` buys from one of them at its 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from x402.errors import MalformedError, MisconfiguredError
+from x402.gateway.inference.model_name import bare, split_name
 from x402.money import EXACT_CONTEXT
 from x402.price import ModelPrice, PriceList, PriceUnit, Rate
 
@@ -24,23 +27,50 @@ CODE = "invalid_catalogue"
 _QUARTER_HOUR = 900
 
 
+HealthOf = Callable[[str], dict[str, Any]]
+"""How the offer `provider_id:name` does at the moment, as JSON."""
+
+
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Where a provider's model answers: its own name for the model, its base URL, and the key to present."""
+    """Where a provider's model answers: its own name for the model, its base URL, and the key to present.
+
+    `format` names the adapter that speaks its API (`inference/adapters`). At most `concurrency` requests are at work
+    there at once, the others wait; None is any number. With `guarded` the address is resolved by us and refused when
+    it lies in a private network, because somebody else has named it (fault E05).
+    """
 
     model: str
     api_base: str
     api_key: str = field(default="", repr=False)
+    format: str = "openai"
+    concurrency: int | None = None
+    guarded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One seller of a model. `price.model` is the direct id `provider_id:name`."""
+    """One seller of a model. `price.model` is the direct id `provider_id:name`.
+
+    `regions` are labels such as `eu`, in lower case. `weight` multiplies its share among the healthy; with 0 it only
+    stands in for others.
+    """
 
     id: str
     name: str
     price: ModelPrice
     upstream: Upstream | None = None
+    regions: tuple[str, ...] = ()
+    weight: int = 1
+
+    @property
+    def endpoint(self) -> str:
+        """This provider's offer of this model: the id of its price, and of its health."""
+        return self.price.model
+
+    def is_called(self, slug: str) -> bool:
+        """Whether a request means this provider: by its id, or by its name with dashes."""
+        return slug.lower() in {self.id.lower(), "-".join(self.name.lower().split())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +86,21 @@ class Model:
     created: int = 0
     input_modalities: tuple[str, ...] = ("text",)
     output_modalities: tuple[str, ...] = ("text",)
+    aliases: tuple[str, ...] = ()
+    """Other names for it, such as one without a date: what they mean is pinned here (aimo row 100)."""
 
-    def as_json(self) -> dict[str, Any]:
-        """The entry of a model list, readable by OpenAI's clients and by AiMo's. Prices are strings, never floats."""
+    def narrowed(self, providers: Sequence[Provider]) -> Model:
+        """The same model from some of its providers only, priced so that each of those may serve."""
+        if tuple(providers) == self.providers:
+            return self
+        alone = [replace(self, providers=(one,), price=replace(one.price, model=self.price.model)) for one in providers]
+        return reduce(join, alone)
+
+    def as_json(self, health: HealthOf | None = None) -> dict[str, Any]:
+        """The entry of a model list, readable by OpenAI's clients and by AiMo's. Prices are strings, never floats.
+
+        `health` adds how each provider does at the moment.
+        """
         return {
             "id": self.id,
             "object": "model",
@@ -66,7 +108,7 @@ class Model:
             "owned_by": self.owned_by,
             "name": self.name,
             "display_name": self.display_name,
-            "providers": [{"id": p.id, "name": p.name, "pricing": _pricing_json(p.price)} for p in self.providers],
+            "providers": [_provider_json(provider, health) for provider in self.providers],
             "pricing": _pricing_json(self.price),
             "context_length": self.price.context_length,
             "architecture": {
@@ -77,25 +119,46 @@ class Model:
 
 
 class Catalogue:
-    """All models on sale and the price list that belongs to them."""
+    """All models on sale and the price list that belongs to them.
 
-    def __init__(self, models: Iterable[Model], *, version: str, fee_percent: Decimal = Decimal(0)) -> None:
+    `changes_at` is the unix second from which other prices of the same file hold, 0 when none do.
+    """
+
+    def __init__(
+        self, models: Iterable[Model], *, version: str, fee_percent: Decimal = Decimal(0), changes_at: int = 0
+    ) -> None:
         """Raises `MisconfiguredError("invalid_catalogue")` when an id occurs twice or the version is malformed."""
         self.models = tuple(models)
+        self.changes_at = changes_at
         self._by_id = {model.id: model for model in self.models}
         self._direct = {
-            provider.price.model: replace(model, id=provider.price.model, providers=(provider,), price=provider.price)
+            provider.endpoint: replace(model, id=provider.endpoint, providers=(provider,), price=provider.price)
             for model in self.models
             for provider in model.providers
         }
+        self._by_alias: dict[str, list[Model]] = {}
+        for model in self.models:
+            for alias in {bare(model.id), *model.aliases} - {model.id}:
+                self._by_alias.setdefault(alias, []).append(model)
         prices = [model.price for model in (*self.models, *self._direct.values())]
         try:
             self.prices = PriceList(version, tuple(prices), fee_percent)
         except MalformedError as error:
             raise MisconfiguredError(CODE, error.message) from error
 
+    def restock(self, other: Catalogue) -> None:
+        """Sell what another catalogue sells, from the next request on. What was quoted before keeps its price."""
+        # One assignment: nobody who asks in between sees half of the one and half of the other.
+        self.__dict__ = dict(other.__dict__)
+
+    def price_list(self, model: Model) -> PriceList:
+        """The list that prices a model as `resolve` or `Model.narrowed` gave it."""
+        if self.prices.find(model.price.model) == model.price:
+            return self.prices
+        return PriceList(self.prices.version, (model.price,), self.prices.fee_percent)
+
     def resolve(self, name: str) -> Model:
-        """The model that a request names: an id, `provider_id:name`, or a bare name without its `vendor/`.
+        """The model that a request names, in any of the spellings of `model_name`.
 
         Raises `MalformedError("model_not_found")` with the nearest names, or `MalformedError("ambiguous_model")` with
         the candidates; both in `details["suggestions"]`.
@@ -103,7 +166,12 @@ class Catalogue:
         exact = self._by_id.get(name) or self._direct.get(name)
         if exact is not None:
             return exact
-        candidates = [model for model in self.models if model.id.rpartition("/")[2] == name]
+        provider, rest = self._split(name)
+        if provider:
+            offers = [model for model in self._direct.values() if model.providers[0].id == provider]
+            candidates = [model for model in offers if rest in _names(model)]
+        else:
+            candidates = self._by_alias.get(name, [])
         if len(candidates) == 1:
             return candidates[0]
         if candidates:
@@ -113,22 +181,44 @@ class Catalogue:
                 f"{name[:80]!r} is the name of several models: {', '.join(names)}",
                 details={"suggestions": names},
             )
-        nearest = self.suggestions(name)
+        nearest = self._offers_near(provider, rest) if provider else self.suggestions(name)
         hint = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
         raise MalformedError(
             "model_not_found", f"no model is called {name[:80]!r}{hint}", details={"suggestions": nearest}
         )
 
+    def _split(self, name: str) -> tuple[str, str]:
+        provider, rest = split_name(name)
+        if not provider:
+            # A provider of the price file may be called by any word; a tag such as `:free` belongs to the model.
+            word, colon, after = name.partition(":")
+            if colon and any(word == model.providers[0].id for model in self._direct.values()):
+                return word, after
+        return provider, rest
+
+    def _offers_near(self, provider: str, rest: str) -> list[str]:
+        """Up to three direct ids: the wanted model from others, else what the wanted provider has."""
+        same = [id for id, model in self._direct.items() if rest in _names(model)]
+        own = [id for id, model in self._direct.items() if model.providers[0].id == provider]
+        near = difflib.get_close_matches(f"{provider}:{rest}"[:128], own, n=3, cutoff=0.5)
+        return (same or near or own)[:3]
+
     def suggestions(self, name: str) -> list[str]:
         """Up to three ids that look like `name`, the nearest first."""
         spellings = {model.id.lower(): model.id for model in self.models}
-        spellings |= {model.id.rpartition("/")[2].lower(): model.id for model in self.models}
+        spellings |= {bare(model.id).lower(): model.id for model in self.models}
         near = difflib.get_close_matches(name[:128].lower(), spellings, n=6, cutoff=0.5)
         return list(dict.fromkeys(spellings[spelling] for spelling in near))[:3]
 
-    def listing(self) -> dict[str, Any]:
+    def listing(self, health: HealthOf | None = None) -> dict[str, Any]:
         """The body of `GET /models`."""
-        return {"object": "list", "data": [model.as_json() for model in self.models]}
+        return {"object": "list", "data": [model.as_json(health) for model in self.models]}
+
+
+def _names(direct: Model) -> set[str]:
+    """What may stand after `provider:` for one provider's offer."""
+    own = direct.id.removeprefix(f"{direct.providers[0].id}:")
+    return {own, bare(own), *direct.aliases}
 
 
 def join(known: Model, other: Model) -> Model:
@@ -144,6 +234,7 @@ def join(known: Model, other: Model) -> Model:
         prompt=_dearest(ours.prompt, theirs.prompt),
         completion=_dearest(ours.completion, theirs.completion),
         image=_dearest(ours.image, theirs.image),
+        image_kinds=_dearest_kinds(ours, theirs),
         request=_dearest(ours.request, theirs.request),
         default_output_tokens=min(ours.default_output_tokens, theirs.default_output_tokens),
         max_output_tokens=_smallest(ours.max_output_tokens, theirs.max_output_tokens),
@@ -156,6 +247,16 @@ def join(known: Model, other: Model) -> Model:
 
 def _dearest(one: Rate, other: Rate) -> Rate:
     return other if other.atomic > one.atomic else one
+
+
+def _dearest_kinds(ours: ModelPrice, theirs: ModelPrice) -> tuple[tuple[str, Rate], ...]:
+    """Images of every kind that both providers have a price for, each at the dearer one."""
+    shared = []
+    for name in dict.fromkeys(name for name, _ in (*ours.image_kinds, *theirs.image_kinds)):
+        words = frozenset(name.split())
+        with suppress(MalformedError):
+            shared.append((name, _dearest(ours.image_rate(words), theirs.image_rate(words))))
+    return tuple(shared)
 
 
 def _smallest(one: int | None, other: int | None) -> int | None:
@@ -199,13 +300,21 @@ def _dearest_step(price: Decimal | TieredPrices | None) -> Decimal:
     return max(price.base, *(tier.price for tier in price.tiers))
 
 
-def _pricing_json(price: ModelPrice) -> dict[str, str | None]:
+def _provider_json(provider: Provider, health: HealthOf | None) -> dict[str, Any]:
+    entry: dict[str, Any] = {"id": provider.id, "name": provider.name, "pricing": _pricing_json(provider.price)}
+    if provider.regions:
+        entry["regions"] = list(provider.regions)
+    return entry if health is None else entry | {"health": health(provider.endpoint)}
+
+
+def _pricing_json(price: ModelPrice) -> dict[str, Any]:
     """USD per million tokens, and USD per image or request; `null` where a price is not asked."""
     return {
         "prompt": _plain(price.prompt.atomic),
         "completion": _plain(price.completion.atomic),
         "image": _plain(price.image.value) if price.image.value else None,
         "request": _plain(price.request.value) if price.request.value else None,
+        **({"images": {kind: _plain(rate.value) for kind, rate in price.image_kinds}} if price.image_kinds else {}),
         "unit": PriceUnit.PER_1M,
     }
 

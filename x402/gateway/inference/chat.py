@@ -1,146 +1,89 @@
-"""Chat completions as goods: what one costs, and how it is made and metered once it is paid for."""
+"""Chat completions as goods: whole, or as a stream that is metered while it passes."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from x402.errors import MalformedError, Mender
+from x402.gateway.inference.abilities import MAKES_CHATS
 from x402.gateway.inference.catalogue import Model
-from x402.gateway.inference.chat_request import ChatRequest, parse_chat, refused
-from x402.gateway.inference.meter import StreamMeter, charge_json, is_empty, receipt_comment, usage_of
+from x402.gateway.inference.chat_request import ChatRequest, parse_chat
+from x402.gateway.inference.desk import Desk, Ordered, Trade, provider_of, remember
+from x402.gateway.inference.meter import StreamMeter, begins_with_error, is_empty, receipt_comment, usage_of
+from x402.gateway.inference.ranges import refused
 from x402.gateway.inference.router import Router
+from x402.gateway.inference.tally import Tally, tokens_of
 from x402.gateway.inference.upstream import UpstreamAnswer, UpstreamFailed
-from x402.gateway.problem import ApiProblem
-from x402.gateway.sale import PaidRequest, Sale
-from x402.gateway.terms import FREE, Flow, Price, Terms
-from x402.quote import Quote, quote
-from x402.signed_quote import peek
-from x402.wire.strict import parse_object
+from x402.gateway.sale import Sale
 
 
-@dataclass(frozen=True, slots=True)
-class Ordered:
-    """A request that was read, the model it names, and the quote under which it is served."""
-
-    request: ChatRequest
-    model: Model
-    quoted: Quote
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A whole answer: the upstream's own bytes."""
-
-    body: bytes = field(repr=False)
-    members: dict[str, Any] = field(repr=False)
-
-
-class ChatCounter:
-    """Sells the models of a router's catalogue."""
+class ChatDesk(Desk[ChatRequest]):
+    """Sells chat completions."""
 
     def __init__(self, router: Router) -> None:
-        self._router = router
+        super().__init__(router, Trade("One chat completion", MAKES_CHATS, parse_chat, _count, _check))
 
-    def price(self, request: PaidRequest) -> Price:
-        """The price of a chat request: a quote, taken up front for a stream; nothing for a free model.
-
-        Raises `ApiProblem` for what cannot run, before anybody is asked to pay for it.
-        """
-        ordered = self._read(request.body, None)
-        if ordered.quoted.free:
-            return FREE
-        stream = ordered.request.stream
-        return Terms(
-            price=ordered.quoted,
-            flow=Flow.UPFRONT if stream else Flow.AUTHORIZATION,
-            description=f"One chat completion by {ordered.model.display_name}",
-            mime_type="text/event-stream" if stream else "application/json",
-        )
-
-    def order(self, body: bytes, sale: Sale | None) -> Ordered:
-        """The order to serve. What was paid for is the quote that came with the payment, not today's price."""
-        return self._read(body, sale)
-
-    def _read(self, body: bytes, sale: Sale | None) -> Ordered:
-        request = parse_chat(body)
-        model = self._router.resolve(request.model)
-        token = None if sale is None else sale.requirement.extra.get("quote")
-        if isinstance(token, str):
-            # Its signature was checked when the payment was taken.
-            return Ordered(request, model, peek(token).quote)
-        try:
-            quoted = quote(request.order(model.price), self._router.catalogue.prices)
-        except MalformedError as error:
-            raise refused("", error.message, code=error.code) from error
-        return Ordered(request, model, quoted)
-
-    async def complete(self, ordered: Ordered, sale: Sale | None, *, request_id: str = "") -> bytes:
-        """The body of a plain answer; the receipt notes what it really used. An empty answer raises, and so is not
-        charged (aimo row 86)."""
-        quoted = ordered.quoted
-        done = await self._router.ask(
-            ordered.model, ordered.request, quoted.output_tokens, _take_whole, request_id=request_id
-        )
-        if sale is not None:
-            sale.note(charge=charge_json(quoted, usage_of(done.members)))
-        return done.body
-
-    async def stream(self, ordered: Ordered, sale: Sale | None, *, request_id: str = "") -> AsyncIterator[bytes]:
+    async def stream(
+        self, ordered: Ordered[ChatRequest], sale: Sale | None, *, request_id: str = ""
+    ) -> AsyncIterator[bytes]:
         """The events of a streamed answer, with the receipt as a comment before `[DONE]`.
 
         The upstream has begun to answer when this returns; the iterator raises `UpstreamFailed` when it breaks off.
         """
-        quoted = ordered.quoted
-        answer = await self._router.ask(
-            ordered.model, ordered.request, quoted.output_tokens, _take_stream, request_id=request_id
-        )
-        return _relay(answer, StreamMeter(include_usage=ordered.request.include_usage), quoted, sale)
+        remember(ordered, sale, request_id)
+        answer = await self.ask(ordered, _take_stream, request_id)
+        tally = Tally(ordered.quoted, ordered.request.endpoint, sale, provider_of(answer))
+        tally.tell()
+        request = ordered.request
+        return _relay(answer, StreamMeter(include_usage=request.include_usage, model=request.model), tally)
 
 
-async def _take_whole(answer: UpstreamAnswer) -> Completion:
-    try:
-        body = await answer.read()
-    finally:
-        await answer.close()
-    try:
-        members = parse_object(body, limit=len(body) + 1)
-    except MalformedError as error:
-        raise UpstreamFailed("the answer is not JSON", status=200) from error
-    if not isinstance(members.get("choices"), list):
+def _check(request: ChatRequest, model: Model) -> None:
+    if request.images and "image" not in model.input_modalities:
+        raise refused("messages", f"{model.id} does not look at images", code="unsuitable_model", status=422)
+
+
+def _count(members: Mapping[str, Any], tally: Tally) -> None:
+    choices = members.get("choices")
+    if not isinstance(choices, list):
         raise UpstreamFailed("the answer has no choices", status=200)
     if is_empty(members):
-        raise ApiProblem(
-            502,
-            "empty_completion",
-            "the model said nothing; nothing is charged",
-            kind="server_error",
-            mender=Mender.NOBODY,
-        )
-    return Completion(body, members)
+        tally.nothing()
+        return
+    said = sum(tokens_of(choice.get("message")) for choice in choices if isinstance(choice, dict))
+    tally.hear(said, usage_of(members))
 
 
 async def _take_stream(answer: UpstreamAnswer) -> UpstreamAnswer:
     if "text/event-stream" not in answer.content_type:
-        await answer.close()
         raise UpstreamFailed("the answer is no event stream", status=200)
+    if begins_with_error(answer.first):
+        # Nothing has reached the buyer yet, so another provider may still be asked.
+        raise UpstreamFailed("the stream began with an error", status=200)
     return answer
 
 
-async def _relay(answer: UpstreamAnswer, meter: StreamMeter, quoted: Quote, sale: Sale | None) -> AsyncIterator[bytes]:
+async def _relay(answer: UpstreamAnswer, meter: StreamMeter, tally: Tally) -> AsyncIterator[bytes]:
     try:
         async for chunk in answer.chunks():
             events = meter.feed(chunk)
+            tally.hear(meter.said - tally.said, meter.usage)
             if events:
                 yield events
             if meter.done:
                 break
-        charge = charge_json(quoted, meter.usage)
-        comment = ""
+        if meter.failed or not meter.said:
+            tally.nothing()
+        sale, comment = tally.sale, ""
         if sale is not None and sale.receipt is not None:
+            charge = tally.as_json()
             sale.note(charge=charge)
             comment = receipt_comment(sale.receipt, charge)
-        yield meter.finish(comment)
+        ending = meter.finish(comment)
+        answer.ended(tally.used.completion_tokens)
+        yield ending
+    except UpstreamFailed:
+        answer.ended(broken=True)
+        raise
     finally:
         await answer.close()

@@ -6,16 +6,15 @@ quote, members that nobody here knows included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 from x402.errors import MalformedError
-from x402.gateway.problem import ApiProblem
+from x402.gateway.inference.pictures import check_pictures
+from x402.gateway.inference.ranges import Check, integer, kind, number, out_of_range, read_members, refused, tags_of
 from x402.quote import ModelPrice, Order, bound_prompt_tokens, count_images
-from x402.wire.strict import parse_object
 
-REQUEST_LIMIT = 1024 * 1024
 MESSAGES_LIMIT = 2048
 TOOLS_LIMIT = 128
 CHOICES_LIMIT = 16
@@ -45,6 +44,9 @@ class ChatRequest:
     max_output_tokens: int | None
     choices: int
     images: int
+    tags: Mapping[str, str] = field(default_factory=dict, repr=False)
+    endpoint: str = "chat.completions"
+    path: str = "/chat/completions"
 
     def order(self, price: ModelPrice) -> Order:
         """What is bought, for the price of a model. Raises `ApiProblem` 400 for content that cannot be priced."""
@@ -71,40 +73,28 @@ class ChatRequest:
         return body
 
 
-def refused(param: str, message: str, *, code: str = "invalid_request", status: int = 400) -> ApiProblem:
-    """A request that its sender must mend."""
-    return ApiProblem(status, code, message, kind="invalid_request_error", param=param)
-
-
 def parse_chat(body: bytes) -> ChatRequest:
-    """The request in a body. Raises `ApiProblem` 400 that names the member in the wrong."""
-    try:
-        members = parse_object(body, limit=REQUEST_LIMIT, code="invalid_request")
-    except MalformedError as error:
-        raise refused("", f"the request body: {error.message}") from error
-    for name, check in _CHECKS.items():
-        value = members.get(name)
-        if value is not None:
-            check(name, value)
-    model = members.get("model")
-    if not isinstance(model, str) or not 1 <= len(model) <= 128:
-        raise refused("model", "model: a name of 1 to 128 characters is required")
+    """The request in a body. Raises `ApiProblem` 400 that names the member in the wrong, 413 for an image too large."""
+    members = read_members(body, _CHECKS)
     _check_messages(members.get("messages"))
     if members.get("max_tokens") is not None and members.get("max_completion_tokens") is not None:
         raise refused("max_tokens", "max_tokens and max_completion_tokens cannot both be stated")
     options = members.get("stream_options") or {}
     try:
         images = count_images(members["messages"])
+        if images:
+            check_pictures(members["messages"])
     except MalformedError as error:
         raise refused("messages", error.message, code=error.code) from error
     return ChatRequest(
         members=members,
-        model=model,
+        model=members["model"],
         stream=members.get("stream") is True,
         include_usage=options.get("include_usage") is True,
         max_output_tokens=members.get("max_completion_tokens") or members.get("max_tokens"),
         choices=members.get("n") or 1,
         images=images,
+        tags=tags_of(members),
     )
 
 
@@ -127,71 +117,48 @@ def _check_messages(messages: Any) -> None:
             raise refused(f"{where}.content", f"{where}.content: a text or a list of parts is required")
 
 
-def _out_of_range(name: str, wanted: str) -> NoReturn:
-    raise refused(name, f"{name}: {wanted} is required", code="invalid_value")
-
-
-def _number(least: int, most: int) -> Callable[[str, Any], None]:
-    def check(name: str, value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            _out_of_range(name, f"a number from {least} to {most}")
-
-    return check
-
-
-def _integer(least: int, most: int) -> Callable[[str, Any], None]:
-    def check(name: str, value: Any) -> None:
-        if type(value) is not int or not least <= value <= most:
-            _out_of_range(name, f"a whole number from {least} to {most}")
-
-    return check
-
-
-def _is(kind: type, words: str) -> Callable[[str, Any], None]:
-    def check(name: str, value: Any) -> None:
-        if not isinstance(value, kind):
-            _out_of_range(name, words)
-
-    return check
-
-
 def _stop(name: str, value: Any) -> None:
     marks = [value] if isinstance(value, str) else value
     fits = isinstance(marks, list) and len(marks) <= _STOP_LIMIT
     if not fits or not all(isinstance(mark, str) and 0 < len(mark) <= _TEXT_LIMIT for mark in marks):
-        _out_of_range(name, f"a text or a list of at most {_STOP_LIMIT} texts")
+        out_of_range(name, f"a text or a list of at most {_STOP_LIMIT} texts")
+
+
+def _user(name: str, value: Any) -> None:
+    if not isinstance(value, str) or len(value) > _TEXT_LIMIT:
+        out_of_range(name, f"a text of at most {_TEXT_LIMIT} characters")
 
 
 def _tools(name: str, value: Any) -> None:
     if not isinstance(value, list) or len(value) > TOOLS_LIMIT or not all(isinstance(tool, dict) for tool in value):
-        _out_of_range(name, f"a list of at most {TOOLS_LIMIT} objects")
+        out_of_range(name, f"a list of at most {TOOLS_LIMIT} objects")
 
 
 def _tool_choice(name: str, value: Any) -> None:
     if not isinstance(value, str | dict):
-        _out_of_range(name, "a text or an object")
+        out_of_range(name, "a text or an object")
 
 
-_CHECKS: Mapping[str, Callable[[str, Any], None]] = {
-    "temperature": _number(0, 2),
-    "top_p": _number(0, 1),
-    "presence_penalty": _number(-2, 2),
-    "frequency_penalty": _number(-2, 2),
-    "max_tokens": _integer(1, _TOKENS_LIMIT),
-    "max_completion_tokens": _integer(1, _TOKENS_LIMIT),
-    "n": _integer(1, CHOICES_LIMIT),
-    "top_logprobs": _integer(0, 20),
-    "seed": _integer(-(2**63), 2**63 - 1),
-    "stream": _is(bool, "true or false"),
-    "logprobs": _is(bool, "true or false"),
-    "parallel_tool_calls": _is(bool, "true or false"),
+_CHECKS: Mapping[str, Check] = {
+    "temperature": number(0, 2),
+    "top_p": number(0, 1),
+    "presence_penalty": number(-2, 2),
+    "frequency_penalty": number(-2, 2),
+    "max_tokens": integer(1, _TOKENS_LIMIT),
+    "max_completion_tokens": integer(1, _TOKENS_LIMIT),
+    "n": integer(1, CHOICES_LIMIT),
+    "top_logprobs": integer(0, 20),
+    "seed": integer(-(2**63), 2**63 - 1),
+    "stream": kind(bool, "true or false"),
+    "logprobs": kind(bool, "true or false"),
+    "parallel_tool_calls": kind(bool, "true or false"),
     "stop": _stop,
-    "user": _is(str, "a text"),
+    "user": _user,
     "tools": _tools,
     "tool_choice": _tool_choice,
-    "stream_options": _is(dict, "an object"),
-    "response_format": _is(dict, "an object"),
-    "metadata": _is(dict, "an object"),
-    "provider": _is(dict, "an object"),
-    "sort": _is(str, "a text"),
+    "stream_options": kind(dict, "an object"),
+    "response_format": kind(dict, "an object"),
+    "metadata": kind(dict, "an object"),
+    "provider": kind(dict, "an object"),
+    "sort": kind(str, "a text"),
 }

@@ -1,8 +1,9 @@
-"""What an answer used, read from JSON or from a stream as it passes, and what that costs beside the quote.
+"""What an answer used, read from JSON or from a stream as it passes.
 
-The stream is relayed event by event in its own bytes. Two things are changed: an event that only brings `usage` is
-dropped for clients that did not ask for it, because many read `choices[0]` without looking, and a receipt goes out
-right before `[DONE]` as a comment, because a named event would reach stock OpenAI clients as a broken chunk.
+The stream is relayed event by event in its own bytes. Three things are changed: `model` is the name that the buyer
+asked for (aimo row 35), an event that only brings `usage` is dropped for clients that did not ask for it, because many
+read `choices[0]` without looking, and a receipt goes out right before `[DONE]` as a comment, because a named event
+would reach stock OpenAI clients as a broken chunk.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from x402.errors import MalformedError
+from x402.gateway.inference.events import data_of, next_event
+from x402.gateway.inference.tally import tokens_of
 from x402.gateway.inference.upstream import UpstreamFailed
-from x402.quote import Quote, Usage
+from x402.quote import Usage
 from x402.wire.headers import encode_header
 from x402.wire.receipt import Receipt
 
@@ -34,31 +37,12 @@ def usage_of(answer: Mapping[str, Any]) -> Usage | None:
         return None
 
 
-def charge_json(quoted: Quote, usage: Usage | None) -> dict[str, Any]:
-    """The receipt's line about the price: what was quoted and paid, what the usage comes to, what was not needed.
-
-    All in atomic USDC. Without a usage the quote is all that is known.
-    """
-    charge = quoted.actual(usage) if usage is not None else None
-    actual = quoted.bound if charge is None else charge.total
-    line: dict[str, Any] = {
-        "model": quoted.model,
-        "quoted": str(quoted.bound),
-        "actual": str(actual),
-        "unused": str(quoted.bound - actual),
-        "prices": quoted.price_list,
-    }
-    if usage is not None:
-        line["usage"] = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
-    if charge is not None and charge.over:
-        line["over"] = [str(item) for item in charge.over]
-    return line
-
-
 def is_empty(answer: Mapping[str, Any]) -> bool:
-    """Whether a completion says nothing at all: no text, no tool call (aimo row 86)."""
+    """Whether a completion says nothing at all, or ends in an error: no text, no tool call (aimo row 86)."""
     choices = answer.get("choices")
     if not isinstance(choices, list) or not choices:
+        return True
+    if any(isinstance(choice, dict) and choice.get("finish_reason") == "error" for choice in choices):
         return True
     for choice in choices:
         message = choice.get("message") if isinstance(choice, dict) else None
@@ -68,14 +52,19 @@ def is_empty(answer: Mapping[str, Any]) -> bool:
 
 
 class StreamMeter:
-    """Follows one SSE stream: `feed` gives the bytes that go on, `finish` those that end it."""
+    """Follows one SSE stream: `feed` gives the bytes that go on, `finish` those that end it.
 
-    def __init__(self, *, include_usage: bool) -> None:
+    `model` is what the stream's chunks call the model. `said` counts what was said so far, in tokens (`tally`).
+    """
+
+    def __init__(self, *, include_usage: bool, model: str = "") -> None:
         self.usage: Usage | None = None
+        self.said = 0
         self.done = False
         self.failed = False
         self._finished = False
         self._include_usage = include_usage
+        self._model = model
         self._rest = b""
 
     def feed(self, chunk: bytes) -> bytes:
@@ -83,11 +72,10 @@ class StreamMeter:
         self._rest += chunk
         out: list[bytes] = []
         while not self.done:
-            event, self._rest = _next_event(self._rest)
+            event, self._rest = next_event(self._rest)
             if event is None:
                 break
-            if self._passes(event):
-                out.append(event)
+            out.append(self._relayed(event))
         if len(self._rest) > EVENT_LIMIT:
             raise UpstreamFailed(f"an event is longer than {EVENT_LIMIT} bytes")
         return b"".join(out)
@@ -98,26 +86,39 @@ class StreamMeter:
             raise UpstreamFailed("the stream ended early")
         return (f": {comment}\n\n".encode() if comment else b"") + _DONE
 
-    def _passes(self, event: bytes) -> bool:
-        data = _data_of(event)
+    def _relayed(self, event: bytes) -> bytes:
+        """What goes on of an event: itself, most often."""
+        data = data_of(event)
         if data is None:
-            return True
+            return event
         if data.strip() == b"[DONE]":
             self.done = True
-            return False
+            return b""
         try:
             chunk = json.loads(data)
         except (ValueError, RecursionError):
-            return True
+            return event
         if not isinstance(chunk, dict):
-            return True
-        self.usage = usage_of(chunk) or self.usage
+            return event
         choices = chunk.get("choices")
+        self.usage = usage_of(chunk) or self.usage
+        self._hear(chunk, choices if isinstance(choices, list) else [])
+        if not self._include_usage and choices == [] and isinstance(chunk.get("usage"), dict):
+            return b""
+        if self._model and chunk.get("model") not in (None, self._model):
+            renamed = json.dumps({**chunk, "model": self._model}, ensure_ascii=False, separators=(",", ":"))
+            return f"data: {renamed}\n\n".encode()
+        return event
+
+    def _hear(self, chunk: Mapping[str, Any], choices: list[Any]) -> None:
         if "error" in chunk and not choices:
             self.failed = True
-        if isinstance(choices, list):
-            self._finished |= any(isinstance(choice, dict) and choice.get("finish_reason") for choice in choices)
-        return self._include_usage or choices != [] or not isinstance(chunk.get("usage"), dict)
+        for choice in choices:
+            if not isinstance(choice, dict):
+                continue
+            self.said += tokens_of(choice.get("delta"))
+            self._finished |= bool(choice.get("finish_reason"))
+            self.failed |= choice.get("finish_reason") == "error"
 
 
 def receipt_comment(receipt: Receipt, charge: Mapping[str, Any]) -> str:
@@ -125,15 +126,16 @@ def receipt_comment(receipt: Receipt, charge: Mapping[str, Any]) -> str:
     return f"{RECEIPT_COMMENT} {encode_header(receipt.as_json() | {'extra': {'charge': dict(charge)}})}"
 
 
-def _next_event(data: bytes) -> tuple[bytes | None, bytes]:
-    ends = [(data.find(mark), len(mark)) for mark in (b"\n\n", b"\r\n\r\n", b"\r\r")]
-    found = min(((at, size) for at, size in ends if at >= 0), default=None)
-    if found is None:
-        return None, data
-    end = found[0] + found[1]
-    return data[:end], data[end:]
-
-
-def _data_of(event: bytes) -> bytes | None:
-    lines = [line for line in event.splitlines() if line.startswith(b"data:")]
-    return b"\n".join(line[5:].removeprefix(b" ") for line in lines) if lines else None
+def begins_with_error(data: bytes) -> bool:
+    """Whether the first event of a stream that says anything says that there will be no answer."""
+    event: bytes | None = b""
+    while event is not None:
+        event, data = next_event(data)
+        said = data_of(event) if event else None
+        if said is not None:
+            try:
+                chunk = json.loads(said)
+            except (ValueError, RecursionError):
+                return False
+            return isinstance(chunk, dict) and "error" in chunk and not chunk.get("choices")
+    return False

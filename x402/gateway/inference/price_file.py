@@ -43,7 +43,7 @@ _LIMIT_KEYS = frozenset(
 )
 _LABEL_KEYS = frozenset({"name", "display_name", "provider_name", "provider_id", "owned_by", "created"})
 _MODEL_KEYS = _LIMIT_KEYS | _LABEL_KEYS | {"input_modalities", "output_modalities", "pricing", "params"}
-_PRICING_KEYS = frozenset({"prompt", "completion", "image", "request", "unit", "token"})
+_PRICING_KEYS = frozenset({"prompt", "completion", "image", "images", "request", "unit", "token"})
 _PARAMS_KEYS = frozenset({"model", "api_base", "api_key"})
 _UNITS = {str(unit): unit for unit in (PriceUnit.PER_TOKEN, PriceUnit.PER_1K, PriceUnit.PER_1M, PriceUnit.USDC_9)}
 
@@ -122,7 +122,12 @@ def _stated_price(pricing: Any, name: str, where: str) -> ModelPrice:
     unit = _UNITS.get(spelling)
     if unit is None or ("unit" in pricing and "token" in pricing):
         raise MisconfiguredError(CODE, f"{where}: the unit of a price is one of {', '.join(_UNITS)}, named once")
-    if ("prompt" in pricing) != ("completion" in pricing) or not pricing.keys() & {"prompt", "image", "request"}:
+    if ("prompt" in pricing) != ("completion" in pricing) or not pricing.keys() & {
+        "prompt",
+        "image",
+        "images",
+        "request",
+    }:
         raise MisconfiguredError(
             CODE, f"{where}: state prompt and completion together (0 means free), or an image or request price"
         )
@@ -131,8 +136,16 @@ def _stated_price(pricing: Any, name: str, where: str) -> ModelPrice:
         prompt=_rate(pricing.get("prompt", 0), unit, f"{where} prompt"),
         completion=_rate(pricing.get("completion", 0), unit, f"{where} completion"),
         image=_rate(pricing.get("image", 0), PriceUnit.EACH, f"{where} image"),
+        image_kinds=_image_kinds(pricing.get("images", {}), where),
         request=_rate(pricing.get("request", 0), PriceUnit.EACH, f"{where} request"),
     )
+
+
+def _image_kinds(kinds: Any, where: str) -> tuple[tuple[str, Rate], ...]:
+    """Prices of images to be made: `images = { "1024x1024" = 0.04, "hd 1024x1792" = 0.12 }`."""
+    if not isinstance(kinds, dict) or not all(kind.split() for kind in kinds):
+        raise MisconfiguredError(CODE, f'{where}: images is a table such as {{ "hd 1024x1024" = 0.08 }}')
+    return tuple((kind, _rate(price, PriceUnit.EACH, f"{where} images {kind}")) for kind, price in kinds.items())
 
 
 def _upstream(params: Any, name: str, where: str, environment: Mapping[str, str]) -> Upstream | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy import Connection, func, insert, inspect, select, text
 
 from x402.errors import MisconfiguredError
+from x402.ports.outbox_trigger import statements
 from x402.ports.schema import SCHEMA_VERSION, metadata, revisions
 from x402.ports.schema import versions as version_rows
 
@@ -72,5 +73,7 @@ def _create(connection: Connection, present: set[str]) -> None:
             "foreign_tables", f"this database has tables of another program ({foreign}); give the ledger one of its own"
         )
     metadata.create_all(connection)
+    for statement in statements(connection.dialect.name):
+        connection.exec_driver_sql(statement)
     connection.execute(insert(version_rows).values(version=SCHEMA_VERSION))
     connection.execute(insert(revisions).values(version_num=revision_of(SCHEMA_VERSION)))

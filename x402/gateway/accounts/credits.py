@@ -1,0 +1,86 @@
+"""What a payment leaves behind beside its answer: a bill, and in the payer's account whatever was paid and not used.
+
+Pure: what is made here is written by the ledger in the very transaction that marks the payment delivered, so a credit
+is never lost and never given twice, whatever dies when.
+"""
+
+from __future__ import annotations
+
+from x402 import networks
+from x402.billing import Bill, Booking, EntryKind, Metered, PaidBy, Posting
+from x402.gateway.sale import Sale
+from x402.lifecycle import Subject
+
+DEPOSIT = "session.deposit"
+"""The endpoint whose payments fill an account: all of it is credited, and nothing was sold."""
+
+_DECIMALS = 6
+
+
+def account_of(network: str, address: str) -> str:
+    """The account of a wallet on one chain, as CAIP-10 (aimo §2.8)."""
+    return f"{network}:{address}"
+
+
+def micro_units(units: int, network: str, asset: str) -> int:
+    """Atomic units of a token in atomic USDC (6 decimals), rounded down: what is credited is never more than paid."""
+    known = networks.get(network).asset(asset)
+    decimals = _DECIMALS if known is None else known.decimals
+    if decimals >= _DECIMALS:
+        return int(units // 10 ** (decimals - _DECIMALS))
+    return int(units * 10 ** (_DECIMALS - decimals))
+
+
+def charged_of(sale: Sale, paid: int) -> Metered:
+    """What a sale is charged, never more than was paid. A handler that meters nothing sells at a fixed price."""
+    known = sale.metered
+    if known is None:
+        return Metered(model="", endpoint="", charged=paid, complete=True)
+    return known.within(paid)
+
+
+def delivered(subject: Subject, sale: Sale, transaction: str, *, now: int) -> Booking:
+    """What is booked when a payment's answer goes out. All amounts in it are atomic USDC."""
+    paid = micro_units(subject.amount, subject.network, subject.asset)
+    metered, account = charged_of(sale, paid), account_of(subject.network, subject.payer)
+    unused = paid - metered.charged
+    deposit = metered.endpoint == DEPOSIT
+    kind = EntryKind.DEPOSIT if deposit else EntryKind.CREDIT
+    postings = (Posting(account=account, kind=kind, reference=subject.pay_id, units=unused),) if unused else ()
+    if deposit:
+        return Booking(postings=postings)
+    bill = Bill(
+        bill_id=subject.pay_id,
+        at=now,
+        account=account,
+        paid_by=PaidBy.UPTO if sale.requirement.scheme == PaidBy.UPTO else PaidBy.EXACT,
+        metered=metered,
+        quoted=paid,
+        credited=unused,
+        earned=metered.charged - metered.fee,
+        network=subject.network,
+        transaction=transaction,
+        request_id=sale.request_id,
+        latency_ms=sale.latency_ms,
+        first_token_ms=sale.first_token_ms,
+        tags=dict(sale.tags),
+    )
+    return Booking(bill=bill, postings=postings)
+
+
+def undelivered(subject: Subject) -> Booking:
+    """What is booked for a payment that brought no answer: all of it is the payer's (fault A22, aimo row 84)."""
+    paid = micro_units(subject.amount, subject.network, subject.asset)
+    account = account_of(subject.network, subject.payer)
+    if not paid:
+        return Booking()
+    posting = Posting(account=account, kind=EntryKind.CREDIT, reference=subject.pay_id, units=paid)
+    return Booking(postings=(posting,))
+
+
+def told(booking: Booking) -> dict[str, str] | None:
+    """How a receipt tells what was credited: the account, and atomic USDC as digits; None when nothing was."""
+    if not booking.postings:
+        return None
+    posting = booking.postings[0]
+    return {"account": posting.account, "units": str(posting.units)}

@@ -1,0 +1,119 @@
+"""What one answer has used so far, and what that comes to: `sale.metered`, told anew as often as more is known.
+
+The upstream's own `usage` is the truth (design D11). Until it comes, and where it never does, what passes by is
+counted: a token for every started four bytes of a chunk's text, so never less than one for a chunk that says something.
+The charge never exceeds the quote, whatever is reported (fault B17), and an answer that says nothing costs nothing
+(aimo row 86).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from x402.billing import Metered
+from x402.gateway.sale import Sale
+from x402.quote import Charge, Item, Quote, Usage, add_up
+
+BYTES_PER_TOKEN = 4
+
+
+@dataclass(slots=True)
+class Tally:
+    """The bill of one answer while it is made. `said` counts tokens until `usage` is known."""
+
+    quoted: Quote
+    endpoint: str
+    sale: Sale | None = None
+    provider: str = ""
+    said: int = 0
+    usage: Usage | None = None
+    void: bool = False
+
+    @property
+    def used(self) -> Usage:
+        """The upstream's count, or ours: the prompt by a quarter of its bound in bytes."""
+        if self.usage is not None:
+            return self.usage
+        prompt = next((line.units for line in self.quoted.lines if line.item is Item.PROMPT), 0)
+        images = next((line.units for line in self.quoted.lines if line.item is Item.IMAGE), 0)
+        return Usage(-(-prompt // BYTES_PER_TOKEN), self.said, images)
+
+    @property
+    def charge(self) -> Charge:
+        """What is owed by now."""
+        if self.void or (self.usage is None and not self.said):
+            return Charge.zero(self.quoted.bound)
+        return self.quoted.actual(self.used)
+
+    def hear(self, said: int = 0, usage: Usage | None = None) -> None:
+        """More was said, or the upstream has told its count."""
+        self.said += said
+        self.usage = usage or self.usage
+        self.tell()
+
+    def nothing(self) -> None:
+        """The answer says nothing, so nothing is owed for it."""
+        self.void = True
+        self.tell()
+
+    def tell(self) -> None:
+        """Write what is known into the sale."""
+        if self.sale is not None:
+            self.sale.metered = self.metered()
+
+    def metered(self) -> Metered:
+        """The bill as it stands."""
+        used, charge = self.used, self.charge
+        return Metered(
+            model=self.quoted.model,
+            provider=self.provider,
+            endpoint=self.endpoint,
+            prompt_tokens=used.prompt_tokens,
+            completion_tokens=used.completion_tokens,
+            images=used.images,
+            charged=charge.total,
+            fee=charge.total - add_up(line for line in charge.lines if line.item is not Item.FEE),
+            complete=self.void or self.usage is not None,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The receipt's line about the price: what was quoted and paid, what the usage comes to, what was not needed.
+
+        All in atomic USDC.
+        """
+        used, charge = self.used, self.charge
+        line: dict[str, Any] = {
+            "model": self.quoted.model,
+            "quoted": str(self.quoted.bound),
+            "actual": str(charge.total),
+            "unused": str(charge.unused),
+            "prices": self.quoted.price_list,
+        }
+        if self.usage is not None:
+            line["usage"] = {"prompt_tokens": used.prompt_tokens, "completion_tokens": used.completion_tokens}
+            if used.images:
+                line["usage"]["images"] = used.images
+        if charge.over:
+            line["over"] = [str(item) for item in charge.over]
+        return line
+
+
+def tokens_in(text: Any) -> int:
+    """How many tokens a piece of an answer counts for, by its bytes: 0 only for nothing."""
+    if not isinstance(text, str) or not text:
+        return 0
+    return -(-len(text.encode(errors="replace")) // BYTES_PER_TOKEN)
+
+
+def tokens_of(message: Any) -> int:
+    """The same of a message, or of a stream's delta: everything in it that the model has said."""
+    if not isinstance(message, dict):
+        return 0
+    total = sum(tokens_in(message.get(name)) for name in ("content", "reasoning_content", "reasoning", "refusal"))
+    calls = message.get("tool_calls")
+    for call in [*(calls if isinstance(calls, list) else ()), message]:
+        function = call.get("function_call" if call is message else "function") if isinstance(call, dict) else None
+        if isinstance(function, dict):
+            total += tokens_in(function.get("name")) + tokens_in(function.get("arguments"))
+    return total

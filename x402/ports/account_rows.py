@@ -1,0 +1,283 @@
+"""Accounts, reservations and bills as rows, as statements inside the ledger's transactions.
+
+Every function checks before it writes: it raises having written nothing, or leaves balances and entries agreeing. Who
+moves an account has it for himself: SQLite has one writer, and on PostgreSQL a transaction names it in its locks.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from x402.billing import Bill, Booking, EntryKind, Metered, PaidBy, Posting
+from x402.ports.accounts import Balance, Held, NotHeld, OtherRequest, Reservation, TooLittle
+from x402.ports.leases import Lease
+from x402.ports.schema import account_entries, accounts, bills, key_spending, reservations, sign_in_nonces, upsert
+
+_SPENT = frozenset({EntryKind.DEBIT, EntryKind.FEE})
+
+
+def balance_of(connection: Connection, account: str, *, to_write: bool = False) -> Balance:
+    """How an account stands; an unknown one is empty."""
+    query = select(accounts).where(accounts.c.account == account)
+    row = connection.execute(query.with_for_update() if to_write else query).one_or_none()
+    if row is None:
+        return Balance(account=account)
+    return Balance(account=account, units=row.balance, reserved=row.reserved, gift=row.gift)
+
+
+def post(connection: Connection, posting: Posting, now: int) -> tuple[Balance, bool]:
+    """Book one movement once: how the account stands then, and whether it was new. Raises `TooLittle`."""
+    before = balance_of(connection, posting.account, to_write=True)
+    after = moved(before, posting)
+    if not _enter(connection, posting, now):
+        return before, False
+    row = {"balance": after.units, "reserved": after.reserved, "gift": after.gift, "updated_at": now}
+    statement = upsert(connection, accounts).values(account=posting.account, created_at=now, **row)
+    connection.execute(statement.on_conflict_do_update(index_elements=["account"], set_=row))
+    return after, True
+
+
+def moved(before: Balance, posting: Posting) -> Balance:
+    """How an account stands after a movement. Raises `TooLittle`.
+
+    A gift is spent before anything else, and what is left of it is never paid out.
+    """
+    units, reserved, gift = before.units + posting.units, before.reserved + posting.held, before.gift
+    if units < 0 or reserved < 0:
+        raise TooLittle("balance", before.units, -posting.units)
+    if posting.kind is EntryKind.GRANT:
+        gift += posting.units
+    elif posting.kind in _SPENT:
+        gift = max(0, gift + posting.held)
+    elif posting.kind is EntryKind.WITHDRAW and units < gift:
+        raise TooLittle("gift", before.withdrawable, -posting.units)
+    return replace(before, units=units, reserved=reserved, gift=gift)
+
+
+def _enter(connection: Connection, posting: Posting, now: int) -> bool:
+    row = {
+        "account": posting.account,
+        "at": now,
+        "kind": str(posting.kind),
+        "units": posting.units,
+        "held": posting.held,
+        "reference": posting.reference,
+    }
+    statement = upsert(connection, account_entries).values(**row).on_conflict_do_nothing()
+    return connection.execute(statement.returning(account_entries.c.seq)).first() is not None
+
+
+def book(connection: Connection, booking: Booking, now: int) -> None:
+    """Write what belongs to a payment that moves; what was booked before stays as it is."""
+    for posting in booking.postings:
+        post(connection, posting, now)
+    if booking.bill is not None:
+        add_bill(connection, booking.bill)
+
+
+def reverse(connection: Connection, pay_id: str, now: int) -> None:
+    """Take back what a payment brought an account, as far as it is still there: the chain has undone the payment."""
+    paid_in = account_entries.c.kind.in_([str(EntryKind.DEPOSIT), str(EntryKind.CREDIT)])
+    for row in connection.execute(
+        select(account_entries.c.account, account_entries.c.units).where(paid_in, account_entries.c.reference == pay_id)
+    ).all():
+        there = balance_of(connection, row.account, to_write=True)
+        units = min(there.units, row.units)
+        post(connection, Posting(account=row.account, kind=EntryKind.REVERSE, reference=pay_id, units=-units), now)
+
+
+def reserve(
+    connection: Connection, wanted: Reservation, lease: Lease, key_limit: int | None
+) -> tuple[Reservation, bool]:
+    """Set a bound aside, or find the reservation that has its name. Raises `TooLittle` or `OtherRequest`."""
+    if wanted.identifier:
+        older = reserved_as(connection, wanted.account, wanted.identifier)
+        if older is not None:
+            if older.fingerprint != wanted.fingerprint:
+                raise OtherRequest(wanted.identifier)
+            return older, False
+    spent = _spent_by(connection, wanted.key_id)
+    if key_limit is not None and spent + wanted.units > key_limit:
+        raise TooLittle("key", max(0, key_limit - spent), wanted.units)
+    post(
+        connection,
+        Posting(
+            account=wanted.account,
+            kind=EntryKind.RESERVE,
+            reference=wanted.id,
+            units=-wanted.units,
+            held=wanted.units,
+        ),
+        lease.now,
+    )
+    _spend(connection, wanted.key_id, wanted.units)
+    row = {
+        "id": wanted.id,
+        "account": wanted.account,
+        "units": wanted.units,
+        "key_id": wanted.key_id,
+        "fingerprint": wanted.fingerprint,
+        "identifier": wanted.identifier,
+        "state": str(Held.OPEN),
+        "leased_by": lease.holder,
+        "leased_until": lease.until,
+        "created_at": lease.now,
+        "updated_at": lease.now,
+    }
+    connection.execute(insert(reservations).values(**row))
+    return wanted, True
+
+
+def reserved_as(connection: Connection, account: str, identifier: str) -> Reservation | None:
+    """The reservation of that name which was not released."""
+    mine = (reservations.c.account == account) & (reservations.c.identifier == identifier)
+    query = select(reservations).where(mine, reservations.c.state != str(Held.RELEASED))
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _reservation(row)
+
+
+def settle(connection: Connection, reservation_id: str, bill: Bill, now: int) -> Balance:
+    """Debit, release the rest, write the bill. Raises `NotHeld`, or `ValueError` for a bill beyond its bound."""
+    held = _open(connection, reservation_id)
+    charged, fee = bill.metered.charged, bill.metered.fee
+    if held.account != bill.account or not 0 <= fee <= charged <= held.units:
+        raise ValueError("a bill is its own account's, never more than what was set aside, nor less than its fee")
+    for kind, units in ((EntryKind.DEBIT, charged - fee), (EntryKind.FEE, fee)):
+        if units:
+            post(connection, Posting(account=held.account, kind=kind, reference=held.id, held=-units), now)
+    _close(connection, held, Held.SETTLED, held.units - charged, now)
+    add_bill(connection, bill)
+    return balance_of(connection, held.account)
+
+
+def release(connection: Connection, reservation_id: str, now: int) -> bool:
+    """Give all of it back; False when it was not open any more."""
+    try:
+        held = _open(connection, reservation_id)
+    except NotHeld:
+        return False
+    _close(connection, held, Held.RELEASED, held.units, now)
+    return True
+
+
+def _open(connection: Connection, reservation_id: str) -> Reservation:
+    query = select(reservations).where(reservations.c.id == reservation_id).with_for_update()
+    row = connection.execute(query).one_or_none()
+    if row is None or row.state != Held.OPEN:
+        raise NotHeld(reservation_id)
+    return _reservation(row)
+
+
+def _close(connection: Connection, held: Reservation, state: Held, unused: int, now: int) -> None:
+    if unused:
+        posting = Posting(account=held.account, kind=EntryKind.RELEASE, reference=held.id, units=unused, held=-unused)
+        post(connection, posting, now)
+        _spend(connection, held.key_id, -unused)
+    ended = {"state": str(state), "leased_by": None, "leased_until": 0, "updated_at": now}
+    connection.execute(update(reservations).where(reservations.c.id == held.id).values(**ended))
+
+
+def _reservation(row: Row[tuple[object, ...]]) -> Reservation:
+    return Reservation(
+        id=row.id,
+        account=row.account,
+        units=row.units,
+        key_id=row.key_id,
+        fingerprint=row.fingerprint,
+        identifier=row.identifier,
+        state=Held(row.state),
+    )
+
+
+def _spent_by(connection: Connection, key_id: str) -> int:
+    if not key_id:
+        return 0
+    return connection.execute(select(key_spending.c.units).where(key_spending.c.key_id == key_id)).scalar() or 0
+
+
+def _spend(connection: Connection, key_id: str, units: int) -> None:
+    if key_id:
+        statement = upsert(connection, key_spending).values(key_id=key_id, units=units)
+        more = {"units": key_spending.c.units + units}
+        connection.execute(statement.on_conflict_do_update(index_elements=["key_id"], set_=more))
+
+
+def use_nonce(connection: Connection, account: str, nonce: str, expires_at: int) -> bool:
+    """Use a nonce up; False when it was used before."""
+    statement = upsert(connection, sign_in_nonces).values(account=account, nonce=nonce, expires_at=expires_at)
+    written = statement.on_conflict_do_nothing().returning(sign_in_nonces.c.nonce)
+    return connection.execute(written).first() is not None
+
+
+def forget_nonces(connection: Connection, now: int) -> None:
+    """Delete the nonces of sign-ins that could not be valid any more."""
+    connection.execute(delete(sign_in_nonces).where(sign_in_nonces.c.expires_at <= now))
+
+
+def add_bill(connection: Connection, bill: Bill) -> bool:
+    """Write a bill; False when it is there already."""
+    metered = bill.metered
+    row = {
+        "bill_id": bill.bill_id,
+        "at": bill.at,
+        "account": bill.account,
+        "paid_by": str(bill.paid_by),
+        "key_id": bill.key_id,
+        "model": metered.model,
+        "provider": metered.provider,
+        "endpoint": metered.endpoint,
+        "prompt_tokens": metered.prompt_tokens,
+        "completion_tokens": metered.completion_tokens,
+        "images": metered.images,
+        "complete": metered.complete,
+        "quoted": bill.quoted,
+        "charged": metered.charged,
+        "fee": metered.fee,
+        "credited": bill.credited,
+        "earned": bill.earned,
+        "network": bill.network,
+        "transaction": bill.transaction,
+        "request_id": bill.request_id,
+        "outcome": bill.outcome,
+        "latency_ms": bill.latency_ms,
+        "first_token_ms": bill.first_token_ms,
+        "tags": json.dumps(bill.tags, separators=(",", ":")),
+    }
+    statement = upsert(connection, bills).values(**row).on_conflict_do_nothing().returning(bills.c.bill_id)
+    return connection.execute(statement).first() is not None
+
+
+def bill_of(row: Row[tuple[object, ...]]) -> Bill:
+    """A row of `bills`."""
+    metered = Metered(
+        model=row.model,
+        provider=row.provider,
+        endpoint=row.endpoint,
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+        images=row.images,
+        charged=row.charged,
+        fee=row.fee,
+        complete=row.complete,
+    )
+    return Bill(
+        bill_id=row.bill_id,
+        at=row.at,
+        account=row.account,
+        paid_by=PaidBy(row.paid_by),
+        metered=metered,
+        quoted=row.quoted,
+        credited=row.credited,
+        earned=row.earned,
+        key_id=row.key_id,
+        network=row.network,
+        transaction=row.transaction,
+        request_id=row.request_id,
+        outcome=row.outcome,
+        latency_ms=row.latency_ms,
+        first_token_ms=row.first_token_ms,
+        tags=json.loads(row.tags),
+    )

@@ -1,0 +1,116 @@
+"""Requests to addresses that somebody else has named: only to the public Internet (fault E05).
+
+A host is resolved here, every address that it has must be public, and the connection goes to the very address that was
+checked, so that a name cannot mean another one a moment later. Redirects are the caller's to refuse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+
+import httpx
+
+from x402.errors import MalformedError
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""The IP addresses of a host, as texts."""
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class NotPublic(httpx.ConnectError):
+    """The host is, or resolves to, an address that is not on the public Internet; nothing was connected."""
+
+
+def is_public(text: str) -> bool:
+    """Whether an IP address is one of the public Internet, also when it is wrapped in an IPv6 address."""
+    try:
+        address: Address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if inner is None and address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        # ::1.2.3.4, the first of all ways to wrap an address, deprecated and still understood.
+        if inner is None and int(address) >> 32 == 0:
+            inner = ipaddress.IPv4Address(int(address))
+        if inner is not None:
+            return is_public(str(inner))
+    return address.is_global and not address.is_multicast
+
+
+async def resolve(host: str, port: int) -> Sequence[str]:
+    """The addresses that the system knows for a host. Raises `OSError`."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(entry[4][0]) for entry in found]
+
+
+def check_url(text: str, *, ports: Sequence[int] = (80, 443), secure: bool = True) -> httpx.URL:
+    """A URL that may be visited, as far as its text says: https, a host, an ordinary port, no password.
+
+    Raises `MalformedError("invalid_url")`. Whether the host is public is only known when it is connected.
+    """
+    try:
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, TypeError, ValueError) as error:
+        raise MalformedError("invalid_url", "the URL cannot be read") from error
+    schemes = ("https",) if secure else ("https", "http")
+    if url.scheme not in schemes or not url.host:
+        raise MalformedError("invalid_url", f"the URL begins with {' or '.join(schemes)} and names a host")
+    if url.userinfo or url.fragment or url.query:
+        raise MalformedError("invalid_url", "the URL has no user, query or fragment")
+    if ports and (url.port or (443 if url.scheme == "https" else 80)) not in ports:
+        raise MalformedError("invalid_url", f"the URL's port is one of {', '.join(map(str, ports))}")
+    if url.host[-1].isdigit() and not _is_address(url.host):
+        # 127.1 and 0177.0.0.1 are addresses to some resolvers and names to others.
+        raise MalformedError("invalid_url", "the URL's host is a name or a whole IP address")
+    return url
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+class PublicWeb(httpx.AsyncBaseTransport):
+    """A transport that connects to public addresses alone. `allow` names hosts that the operator trusts anyway."""
+
+    def __init__(
+        self,
+        inner: httpx.AsyncBaseTransport | None = None,
+        *,
+        resolve: Resolve = resolve,
+        allow: frozenset[str] = frozenset(),
+    ) -> None:
+        # No connection is used twice: a pool knows it by its address, and two hosts may share one.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._inner = inner or httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
+        self._resolve = resolve
+        self._allow = allow
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        host = request.url.host
+        if host in self._allow:
+            return await self._inner.handle_async_request(request)
+        port = request.url.port or (443 if request.url.scheme == "https" else 80)
+        try:
+            addresses = await self._resolve(host, port)
+        except (OSError, UnicodeError) as error:
+            raise httpx.ConnectError("the host cannot be found", request=request) from error
+        if not addresses or not all(is_public(address) for address in addresses):
+            raise NotPublic("the host is not on the public Internet", request=request)
+        # The Host header was made from the name already; only the connection goes by number.
+        request.extensions = {**request.extensions, "sni_hostname": host}
+        request.url = request.url.copy_with(host=addresses[0])
+        return await self._inner.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
