@@ -8,7 +8,9 @@ shows that it would be found.
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import json
 import logging
 import pickle
 import secrets
@@ -16,7 +18,6 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from coincurve import PrivateKey
 from pydantic import SecretStr
@@ -85,30 +86,33 @@ async def test_E03_a_key_in_the_url_of_a_dead_node(air: Air, url: str, tmp_path:
 async def test_E03_a_key_in_the_url_of_a_node_that_repeats_it(air: Air, url: str) -> None:
     """Nodes and their proxies answer with the key, as an error of JSON-RPC and as a page."""
     told = f"project {CANARY} exceeded its quota at {url.format(port=9)}"
-    answers: list[Any] = [
-        httpx.Response(200, json={"jsonrpc": "2.0", "id": 1, "error": {"code": -32005, "message": told}}),
-        httpx.Response(200, json={"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": "reverted " + told}}),
-        httpx.Response(403, text=told),
-        httpx.ReadTimeout(told),
-        httpx.ConnectError(told),
+    answers = [
+        (200, json.dumps({"jsonrpc": "2.0", "id": 1, "error": {"code": -32005, "message": told}})),
+        (200, json.dumps({"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": "reverted " + told}})),
+        (403, told),
+        (0, ""),
     ]
-    for answer in answers:
+    for status, text in answers:
 
-        def reply(request: httpx.Request, answer: Any = answer) -> httpx.Response:
-            if isinstance(answer, Exception):
-                raise answer
-            return httpx.Response(answer.status_code, content=answer.content)
+        async def serve(
+            reader: asyncio.StreamReader, writer: asyncio.StreamWriter, status: int = status, text: str = text
+        ) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            if status:
+                writer.write(f"HTTP/1.1 {status} X\r\ncontent-length: {len(text)}\r\n\r\n{text}".encode())
+            writer.close()
 
-        client = httpx.AsyncClient(transport=httpx.MockTransport(reply))
-        evm, svm = RpcEvmChain(url.format(port=9), 1), RpcSvmChain(url.format(port=9))
-        evm.rpc._client = svm.rpc._client = client
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        evm, svm = RpcEvmChain(url.format(port=port), 1), RpcSvmChain(url.format(port=port))
         for work in (evm.block_number(), svm.block_height(), evm.send(b"raw", "0x"), evm.call("0x" + "11" * 20, b"")):
             try:
                 air.seen.append(repr(await work))
             except Exception as error:  # noqa: BLE001 - whatever it is, it must not show the key
                 air.fails(error)
-        await client.aclose()
-    assert any("HTTP Request" in line.getMessage() for line in air.logs.records), "httpx names what it asks"
+        await evm.aclose()
+        await svm.aclose()
+        server.close()
     assert heard(air, CANARY) == []
 
 

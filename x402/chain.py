@@ -124,3 +124,15 @@ class SvmAccount:
     owner: str
     lamports: int
     data: bytes
+
+
+_ERROR_STRING = bytes.fromhex("08c379a0")
+_LONGEST_REASON = 500
+
+
+def revert_text(data: bytes) -> str | None:
+    """The words in the data of a Solidity `Error(string)` revert, or None when it is none."""
+    if data[:4] != _ERROR_STRING or len(data) < 68:
+        return None
+    length = int.from_bytes(data[36:68], "big")
+    return data[68 : 68 + min(length, _LONGEST_REASON)].decode(errors="replace")

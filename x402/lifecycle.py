@@ -15,7 +15,8 @@ Three rules hold for all of them (faults §0, design §2):
 
 1. There are three outcomes, not two: settled, refused, pending. Only a *provable* refusal (nothing was broadcast, or
    what was broadcast can never land) leaves the pending states; a timeout is no event at all.
-2. Every arrow is one durable transaction in the ledger, written before the effect that it announces.
+2. Every arrow is durable in the ledger before the effect that it announces. Arrows with nothing to do between them
+   go down in one transaction.
 3. No arrow leads back: a state is a rank that only grows, and so do the number of an attempt that is replaced and what
    is due for an answer that is metered, which never passes what was signed.
 
@@ -121,6 +122,15 @@ LAW: Mapping[Party, Table] = MappingProxyType(
 
 BEGINNING: Mapping[Party, State] = MappingProxyType(
     {Party.CLIENT: State.HELD, Party.GATEWAY: State.CLAIMED, Party.FACILITATOR: State.INTENDED}
+)
+
+
+_OPEN: Mapping[Party, frozenset[State]] = MappingProxyType(
+    {
+        Party.CLIENT: frozenset({_S.HELD, _S.EXPOSED, _S.REFUSED}),
+        Party.GATEWAY: frozenset({_S.CLAIMED, _S.SERVED, _S.SETTLING, _S.SETTLED, _S.OWED, _S.REFUNDING}),
+        Party.FACILITATOR: frozenset({_S.INTENDED, _S.SETTLED, _S.REVERSED}),
+    }
 )
 
 
@@ -230,19 +240,7 @@ def is_terminal(party: Party, state: State) -> bool:
 
 def open_states(party: Party) -> frozenset[State]:
     """States that reconciliation must resolve after a restart: those whose outcome is not known, or not final, yet."""
-    unresolved: dict[Party, set[State]] = {
-        Party.CLIENT: {State.HELD, State.EXPOSED, State.REFUSED},
-        Party.GATEWAY: {
-            State.CLAIMED,
-            State.SERVED,
-            State.SETTLING,
-            State.SETTLED,
-            State.OWED,
-            State.REFUNDING,
-        },
-        Party.FACILITATOR: {State.INTENDED, State.SETTLED, State.REVERSED},
-    }
-    return frozenset(unresolved[party])
+    return _OPEN[party]
 
 
 def outcome(state: State) -> Outcome:

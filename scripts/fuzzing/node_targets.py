@@ -159,7 +159,15 @@ class Node:
         self.nonsense: dict[str, Any] = {}
         self.mouth = Mouth()
         self.mouth.reply(self._reply)
-        self.rpc = JsonRpc("http://node.test/key", client=self.mouth.client())
+        self._client = self.mouth.client()
+        self.rpc = JsonRpc("http://node.test/key", post=self._post)
+
+    async def _post(self, content: bytes) -> tuple[int, bytes]:
+        try:
+            response = await self._client.post("http://node.test/key", content=content)
+        except httpx.HTTPError as error:
+            raise UnavailableError("rpc_unavailable", type(error).__name__) from None
+        return response.status_code, response.content
 
     def _reply(self, request: httpx.Request) -> httpx.Response:
         if "" in self.nonsense:

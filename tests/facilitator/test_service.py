@@ -171,7 +171,7 @@ def test_one_member_of_junk_is_never_a_500(path: tuple[str, ...], junk: Any, rou
 
     async def post() -> None:
         async with SqlLedger() as ledger:
-            nowhere = Meddled(object(), **dict.fromkeys(("code", "call", "is_contract"), unreachable))
+            nowhere = Meddled(object(), **dict.fromkeys(("code", "call"), unreachable))
             nowhere.instead["check_chain_id"] = unreachable
             rail = EvmRail(BASE_SEPOLIA, nowhere, [EvmSigner(KEY)], unix_now)
             app = create_app(FacilitatorSettings.read(), facilitator=facilitator([rail], ledger))
@@ -201,7 +201,7 @@ def test_junk_bodies_are_400(junk: bytes) -> None:
 
 
 async def test_E02_nothing_decided_is_503(evm: EvmShop, ledger: SqlLedger) -> None:
-    rail = evm.rail(ledger, Meddled(evm.chain, code=unreachable))
+    rail = evm.rail(ledger, Meddled(evm.chain, call=unreachable))
     async with serving(facilitator([rail], ledger)) as client:
         for path in ("/verify", "/settle"):
             answer = await client.post(path, json=body(evm.pay(), evm.offer))
@@ -276,8 +276,9 @@ async def test_a_service_that_lost_a_part_is_not_ready(
     async with serving(facilitator([evm.rail(ledger)], ledger)) as client:
         answer = await ready(client, 503)
         for _ in range(100):
-            if "process" in answer.json()["problems"]:
+            if list(answer.json()["problems"]) == ["process"]:
                 break
+            await asyncio.sleep(0.01)
             answer = await client.get("/ready")
         assert list(answer.json()["problems"]) == ["process"]
 

@@ -138,7 +138,7 @@ async def test_E02_E10_a_ledger_that_goes_away_at_any_step_heals_by_itself(shop:
             break
     else:
         pytest.fail("it never went through")
-    assert step > 5
+    assert step >= 4
     assert await shop.ledger.unresolved(Party.GATEWAY) == []
 
 

@@ -24,7 +24,7 @@ def answers(shop: Any, *keys: bytes) -> Answers:
 
 async def test_an_answer_at_rest_shows_nothing(shop: Any) -> None:
     shop.open()
-    await answers(shop, b"first key").keep("pay", ANSWER)
+    await shop.ledger.keep_answer("pay", answers(shop, b"first key").sealed("pay", ANSWER))
     stored = await shop.ledger.answer("pay")
     assert b"confidence" not in stored.body
     assert "té" not in str(stored.headers)
@@ -36,7 +36,7 @@ async def test_an_answer_at_rest_shows_nothing(shop: Any) -> None:
 @pytest.mark.parametrize("how", ["lost key", "bit", "cut", "empty", "other payment", "other status"])
 async def test_an_answer_that_cannot_be_opened_is_gone(shop: Any, how: str) -> None:
     shop.open()
-    await answers(shop, b"key").keep("pay", ANSWER)
+    await shop.ledger.keep_answer("pay", answers(shop, b"key").sealed("pay", ANSWER))
     stored = await shop.ledger.answer("pay")
     body = {"bit": stored.body[:-1] + bytes([stored.body[-1] ^ 1]), "cut": stored.body[:20], "empty": b""}
     status = 201 if how == "other status" else stored.status

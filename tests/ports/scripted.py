@@ -1,12 +1,11 @@
-"""A JSON-RPC node that says what a test tells it to say, over httpx's own transport."""
+"""A JSON-RPC node that says what a test tells it to say, in place of the line to one."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-import httpx
-
+from x402.errors import UnavailableError
 from x402.ports.rpc import JsonRpc
 
 URL = "https://node.example/v3/canary-key-7f3a"
@@ -24,7 +23,7 @@ class Failure(Exception):
 class Node:
     """`says` maps a method to its result, to an exception, or to a function of its parameters.
 
-    A `Failure` becomes an error object, any other exception breaks the connection. `heard` holds every call.
+    A `Failure` becomes an error object, an `OSError` breaks the connection. `heard` holds every call.
     """
 
     def __init__(self, **says: Any) -> None:
@@ -37,20 +36,23 @@ class Node:
     @property
     def rpc(self) -> JsonRpc:
         """A client of this node."""
-        return JsonRpc(URL, client=httpx.AsyncClient(transport=httpx.MockTransport(self._handle)))
+        return JsonRpc(URL, post=self._handle)
 
     def count(self, method: str) -> int:
         """How often a method was called."""
         return sum(heard == method for heard, _ in self.heard)
 
-    def _handle(self, request: httpx.Request) -> httpx.Response:
-        body = json.loads(request.content)
+    async def _handle(self, content: bytes) -> tuple[int, bytes]:
+        body = json.loads(content)
         self.bodies.append(body)
         calls = body if isinstance(body, list) else [body]
-        replies = [self._reply(call) for call in calls]
+        try:
+            replies = [self._reply(call) for call in calls]
+        except OSError as error:
+            raise UnavailableError("rpc_unavailable", f"the node did not answer ({type(error).__name__})") from None
         if self.raw is not None:
-            return httpx.Response(self.status, content=self.raw)
-        return httpx.Response(self.status, json=replies if isinstance(body, list) else replies[0])
+            return self.status, self.raw
+        return self.status, json.dumps(replies if isinstance(body, list) else replies[0]).encode()
 
     def _reply(self, call: dict[str, Any]) -> dict[str, Any]:
         self.heard.append((call["method"], call["params"]))

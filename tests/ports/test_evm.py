@@ -49,8 +49,6 @@ async def test_reads_of_a_real_chain(evm_devnet: EvmWorld) -> None:
     await evm_devnet.fund(holder, 1234, 5678)
     await chain.check_chain_id()
     assert await chain.balance(holder) == 5678
-    assert await chain.is_contract(evm_asset().address)
-    assert not await chain.is_contract(holder)
     assert len(await chain.code(evm_asset().address)) > 1000
     assert await chain.transaction_count(holder) == 0
     held = await chain.call(evm_asset().address, balance_call(holder))
@@ -103,20 +101,6 @@ async def test_a_transfer_on_a_real_chain(evm_devnet: EvmWorld) -> None:
     nobody, nobody_raw = poor.sign_transaction(replace(fields, nonce=0))
     with pytest.raises(NotSent):
         await chain.send(nobody_raw, nobody)
-    await chain.aclose()
-
-
-async def test_verifying_costs_one_round_trip(evm_devnet: EvmWorld) -> None:
-    chain = RpcEvmChain(evm_devnet.url, 84532)
-    signed = exact_evm.read_payload(EvmPayer().pay(evm_requirement()).payload, evm_asset())
-    await asyncio.gather(
-        chain.code(signed.authorization.payer),
-        chain.is_contract(evm_asset().address),
-        chain.call(evm_asset().address, signed.calldata()),
-    )
-    assert (chain.rpc.requests, chain.rpc.calls) == (1, 3)
-    assert await chain.is_contract(evm_asset().address)
-    assert chain.rpc.calls == 3
     await chain.aclose()
 
 
@@ -247,16 +231,6 @@ async def test_reverts_are_told_from_failures() -> None:
         await port.call(HASH[:42], b"")
 
 
-async def test_is_contract_remembers_only_a_yes() -> None:
-    port, node = chain(eth_getCode="0x")
-    assert not await port.is_contract(HASH[:42])
-    node.says["eth_getCode"] = "0x60"
-    assert await port.is_contract(HASH[:42])
-    node.says["eth_getCode"] = "0x"
-    assert await port.is_contract(HASH[:42])
-    assert node.count("eth_getCode") == 2
-
-
 async def test_E03_the_key_in_the_url_is_in_no_error() -> None:
     port, node = chain()
     node.raw = b"<html>forbidden " + URL.encode() + b"</html>"
@@ -309,7 +283,6 @@ def test_whatever_a_node_answers_is_typed(junk: Any) -> None:
         signed = SignedAuthorization(EvmPayer().authorize(evm_requirement()), bytes(65), evm_asset())
         calls: dict[str, Any] = {
             "code": port.code(HASH[:42]),
-            "is_contract": port.is_contract(HASH[:42]),
             "call": port.call(HASH[:42], b"x"),
             "balance": port.balance(HASH[:42]),
             "transaction_count": port.transaction_count(HASH[:42]),

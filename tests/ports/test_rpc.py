@@ -8,14 +8,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.ports.scripted import SECRET, URL, Failure, Node
+from tests.ports.scripted import URL, Failure, Node
 from x402.errors import UnavailableError
-from x402.ports.rpc import JsonRpc, RpcError, Watch
+from x402.ports.rpc import JsonRpc, RpcError
+from x402.ports.watch import Watch
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
@@ -40,11 +40,12 @@ async def test_calls_made_together_travel_together() -> None:
 
 
 async def test_replies_are_matched_by_id_not_by_order() -> None:
-    def answer(request: httpx.Request) -> httpx.Response:
-        calls = json.loads(request.content)
-        return httpx.Response(200, json=[{"id": call["id"], "result": call["method"]} for call in reversed(calls)])
+    async def answer(content: bytes) -> tuple[int, bytes]:
+        calls = json.loads(content)
+        replies = [{"id": call["id"], "result": call["method"]} for call in reversed(calls)]
+        return 200, json.dumps(replies).encode()
 
-    rpc = JsonRpc(URL, client=httpx.AsyncClient(transport=httpx.MockTransport(answer)))
+    rpc = JsonRpc(URL, post=answer)
     assert list(await asyncio.gather(*(rpc.call(name) for name in "abc"))) == ["a", "b", "c"]
 
 
@@ -67,15 +68,83 @@ async def test_a_caller_who_gives_up_leaves_the_others_alone() -> None:
     assert await second == 1
 
 
-@pytest.mark.parametrize("failure", [httpx.ConnectError, httpx.ReadTimeout, httpx.RemoteProtocolError, OSError])
-async def test_E03_no_answer_is_unavailable_and_names_no_url(failure: type[Exception]) -> None:
-    rpc = Node(any=failure(f"cannot reach {URL}")).rpc
-    for error in await asyncio.gather(rpc.call("any"), rpc.call("any"), return_exceptions=True):
-        assert isinstance(error, UnavailableError)
-        chain = [error, error.__cause__, error.__context__]
-        assert SECRET not in repr([(str(one), one and one.args) for one in chain[:2]])
-        assert SECRET not in json.dumps(error.as_json())
-        assert error.__cause__ is None
+async def test_calls_gather_while_the_node_is_busy_and_no_longer_than_a_millisecond() -> None:
+    asked: list[int] = []
+    answered = asyncio.Event()
+
+    async def slow(content: bytes) -> tuple[int, bytes]:
+        calls = json.loads(content)
+        calls = calls if isinstance(calls, list) else [calls]
+        asked.append(len(calls))
+        if len(asked) == 1:
+            await answered.wait()
+        return 200, json.dumps([{"id": call["id"], "result": 1} for call in calls]).encode()
+
+    rpc = JsonRpc(URL, post=slow)
+    tasks = [asyncio.create_task(rpc.call("first"))]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    # Each in a turn of its own: the window keeps them together until the busy node answers.
+    for _ in range(5):
+        tasks.append(asyncio.create_task(rpc.call("more")))
+        await asyncio.sleep(0)
+    assert asked == [1]
+    answered.set()
+    assert await asyncio.gather(*tasks) == [1] * 6
+    assert asked == [1, 5]
+    answered.clear()
+    asked.clear()
+    stuck = asyncio.create_task(rpc.call("stuck"))
+    await asyncio.sleep(0.01)
+    # A node that takes its time keeps nobody else waiting.
+    assert await asyncio.wait_for(rpc.call("other"), 1) == 1
+    answered.set()
+    assert await stuck == 1
+    assert asked == [1, 1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=60), st.randoms(use_true_random=False)
+)
+def test_answers_are_never_mixed(plan: list[tuple[int, bool]], chance: Any) -> None:
+    """Whatever leaves together, in whatever order it is answered, and whichever requests get no answer at all."""
+
+    async def node(content: bytes) -> tuple[int, bytes]:
+        calls = json.loads(content)
+        calls = calls if isinstance(calls, list) else [calls]
+        for _ in range(chance.randint(0, 3)):
+            await asyncio.sleep(0)
+        if chance.random() < 0.1:
+            raise UnavailableError("rpc_unavailable", "lost")
+        replies = [
+            {"id": call["id"], "error": {"code": -1, "message": call["method"]}}
+            if call["params"][0]
+            else {"id": call["id"], "result": call["method"]}
+            for call in calls
+            if chance.random() > 0.05
+        ]
+        chance.shuffle(replies)
+        return 200, json.dumps(replies).encode()
+
+    async def run() -> None:
+        rpc = JsonRpc(URL, post=node)
+
+        async def one(number: int, turns: int, fails: bool) -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            try:
+                assert await rpc.call(f"call {number}", fails) == f"call {number}"
+                assert not fails
+            except RpcError as error:
+                assert (fails, error.message) == (True, f"call {number}")
+            except UnavailableError:
+                return
+
+        await asyncio.gather(*(one(number, turns, fails) for number, (turns, fails) in enumerate(plan)))
+        assert not rpc._waiting
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(

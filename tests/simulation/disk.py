@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, create_engine, event
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from tests.simulation.faults import Fate
@@ -24,6 +23,7 @@ from x402.client.journal import IN_MEMORY, Journal
 from x402.errors import UnavailableError
 from x402.ports import Clock
 from x402.ports.ledger import SqlLedger
+from x402.ports.ledger_database import DATABASE_ERRORS
 from x402.ports.schema import SCHEMA_VERSION, metadata, versions
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ class Disk:
             for _, work, outcome in batch:
                 try:
                     outcomes.append((outcome, work(self.database.connection), None))
-                except SQLAlchemyError:
+                except DATABASE_ERRORS:
                     raise
                 except Exception as error:  # noqa: BLE001 - it belongs to the caller, as in the ledger's thread
                     outcomes.append((outcome, None, error))
@@ -119,7 +119,7 @@ class Disk:
                 return [(outcome, None, away) for _, _, outcome in batch]
             transaction.commit()
             self.commits += 1
-        except (SQLAlchemyError, sqlite3.Error) as error:
+        except DATABASE_ERRORS as error:
             transaction.rollback()
             return [(outcome, None, _wrapped(error)) for _, _, outcome in batch]
         if fate is Fate.UNSURE:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from tests.simulation.token import Move, Revert, TokenState, transfer_call
+from tests.simulation.token import Move, Revert, TokenState, perform, transfer_call
 from tests.simulation.transactions import SentTransaction, read_transaction
 from tests.simulation.world import EPOCH, World
 from x402 import networks
@@ -44,7 +44,7 @@ class Included:
     block: int
     succeeded: bool
     logs: tuple[Log, ...]
-    move: Move | None
+    moves: tuple[Move, ...]
     after: EvmState
 
 
@@ -185,21 +185,20 @@ class SimulatedEvm:
     def _include(self, chosen: SentTransaction, block: int) -> None:
         before = self.latest()
         logs: tuple[Log, ...] = ()
-        token, move, succeeded = before.token, None, True
+        moves: tuple[Move, ...] = ()
+        token, succeeded, at = before.token, True, self.time_of(block)
         try:
-            if chosen.to.lower() == self.asset.address.lower():
-                token, logs, move = before.token.execute(self.asset, chosen.sender, chosen.call, self.time_of(block))
+            token, logs, moves, _ = perform(before.token, self.asset, chosen.sender, chosen.to, chosen.call, at)
         except Revert as revert:
             succeeded = False
             self.world.note(f"{chosen.hash[:10]} reverts: {revert}")
-        fee = GAS_USED * min(chosen.max_fee, self.base_fee(block) + chosen.priority_fee)
+        fee = GAS_USED * max(1, len(moves)) * min(chosen.max_fee, self.base_fee(block) + chosen.priority_fee)
         wei = {**before.wei, chosen.sender: before.wei.get(chosen.sender, 0) - fee}
         nonces = {**before.nonces, chosen.sender: chosen.nonce + 1}
-        included = Included(chosen, block, succeeded, logs, move, EvmState(token, wei, nonces))
+        included = Included(chosen, block, succeeded, logs, moves, EvmState(token, wei, nonces))
         self.history.append(included)
-        self.world.note(f"block {block} has {chosen.hash[:10]} {'paid' if move else 'done' if succeeded else 'failed'}")
-        if move is not None:
-            self.moves_ever.append((chosen.hash, move))
+        self.world.note(f"block {block} has {chosen.hash[:10]} {f'paid {len(moves)}' if moves else 'done' if succeeded else 'failed'}")
+        self.moves_ever += [(chosen.hash, move) for move in moves]
         for told in self.on_included:
             told(included)
         for arrival in self._waiting.pop(chosen.hash, []):

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from tests.simulation.evm_chain import BASE_FEE, BLOCK_SECONDS, FINAL_DEPTH, GENESIS_BLOCK, PRIORITY_FEE, SimulatedEvm
 from tests.simulation.faults import Fate
-from tests.simulation.token import Revert
+from tests.simulation.token import Revert, perform
 from x402.chain import CallResult, EvmCall, EvmFees, EvmReceipt, Log
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.ports import NotSent
@@ -48,9 +48,6 @@ class SimulatedEvmNode:
     async def code(self, address: str) -> bytes:
         return await self._read("code", lambda _: b"")
 
-    async def is_contract(self, address: str) -> bool:
-        return address.lower() == self._chain.asset.address.lower()
-
     async def call(
         self, to: str, data: bytes, *, sender: str = "", gas: int = 0, block: int | None = None
     ) -> CallResult:
@@ -58,15 +55,11 @@ class SimulatedEvmNode:
             if block is not None and height < block:
                 raise unavailable()
             height = height if block is None else block
-            token = self._chain.state(height).token
-            answer = token.ask(data)
-            if answer is not None:
-                return CallResult(True, answer)
+            token, at = self._chain.state(height).token, self._chain.time_of(height)
             try:
-                token.execute(self._chain.asset, sender, data, self._chain.time_of(height))
+                return CallResult(True, perform(token, self._chain.asset, sender, to, data, at)[3])
             except Revert as revert:
                 return CallResult(False, revert=f"execution reverted: {revert}")
-            return CallResult(True)
 
         return await self._read("call", work)
 

@@ -158,8 +158,8 @@ class Watchman:
         return f"{asset.network}:{asset.address}:{move.payer}:0x{move.nonce.hex()}".lower()
 
     def _included(self, included: Included) -> None:
-        if included.move is not None:
-            self._moved(included.move)
+        for move in included.moves:
+            self._moved(move)
 
     def _landed(self, landed: Landed) -> None:
         if landed.move is not None:
@@ -181,7 +181,7 @@ class Watchman:
     def moves(self) -> list[Move]:
         """Money that has moved, on the chain as it is."""
         if self.cast.scenario.network == EVM:
-            return [included.move for included in self.cast.evm.history if included.move is not None]
+            return [move for included in self.cast.evm.history for move in included.moves]
         return [landed.move for landed in self.cast.svm.history if landed.move is not None]
 
     def paid(self, pay_id: str) -> bool:
@@ -231,7 +231,7 @@ class Watchman:
             if not disk.commits:
                 continue
             snapshot = LedgerSnapshot(disk.database.connection)
-            found = audit(snapshot.histories(), now=self.cast.world.clock())
+            found = audit(snapshot.histories(), now=self.cast.world.clock(), batched=True)
             disk.database.connection.rollback()
             for one in found.violations:
                 yield f"{one.invariant} {one.party} {one.pay_id[-12:]}: {one.words}"

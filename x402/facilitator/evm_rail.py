@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from x402.confirmation import Confirmations
-from x402.errors import Mender, RefusedError, UnavailableError
+from x402.errors import RefusedError, UnavailableError
 from x402.evidence import Standing
 from x402.evidence.evm import EvmWitness, authorization_of
+from x402.facilitator.evm_check import EvmCheck
 from x402.facilitator.evm_sender import EvmSender, Gas
 from x402.facilitator.rail import Checked, prove
 from x402.facilitator.signer import EvmSigner
 from x402.lifecycle import Entry, Subject, UnlawfulEvent
 from x402.ports import Clock, EvmChain, Ledger, NotSent, Sign
-from x402.schemes.evm_payment import EvmPayment, Funds, balance_call
+from x402.schemes.evm_payment import EvmPayment
 from x402.schemes.evm_scheme import SCHEMES, EvmScheme, evm_scheme
 from x402.schemes.subject import evm_subject
 from x402.stages import NOTHING_DUE, Intended, Refused, Reversed, Settled
@@ -25,10 +27,18 @@ from x402.wire.payment import Payment
 
 _LAST_BID_SECONDS = 10
 """So long before its end nothing more is offered for a payment: a late block would revert it."""
-_WORD = 32
 
 Afford = Callable[[Subject, int], Awaitable[bool]]
 """Whether a payment's settlement may cost so much in all, in wei; what it costs more is booked then."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvmChecked(Checked):
+    """With what was read from it; `plain` when it is known to be a key's, and of an account without
+    code."""
+
+    signed: EvmPayment | None = None
+    plain: bool = False
 
 
 class EvmRail:
@@ -53,6 +63,7 @@ class EvmRail:
         self.reserve = self._gas.reserve
         self._afford = afford
         self._sender = EvmSender(network, chain, signers, clock, self._gas)
+        self._check = EvmCheck(chain, self._sender.addresses[0])
         self._confirmations = confirmations or Confirmations()
         self._witness = EvmWitness(network, chain)
         self._proven = False
@@ -80,51 +91,24 @@ class EvmRail:
 
     def read(self, payment: Payment, requirement: Requirement) -> Checked:
         signed = evm_scheme(requirement.scheme).read(payment, requirement)
-        return Checked(evm_subject(signed, payment, requirement), payment, requirement)
+        return EvmChecked(evm_subject(signed, payment, requirement), payment, requirement, signed=signed)
 
     async def check(self, payment: Payment, requirement: Requirement, *, settling: bool = False) -> Checked:
         scheme = evm_scheme(requirement.scheme)
         signed = scheme.check(payment, requirement, now=self._clock(), settling=settling)
-        sender = self._sender_of(signed)
-        asset, limit = signed.asset.address, self._gas_limit(signed)
-        _, code, deployed, simulated, held, allowed = await asyncio.gather(
-            self._prove(),
-            self._chain.code(signed.payer),
-            self._chain.is_contract(asset),
-            self._chain.call(signed.contract, signed.calldata(), sender=sender, gas=limit),
-            self._units(asset, balance_call(signed.payer)),
-            self._units(asset, signed.allowance_call()),
-        )
-        scheme.judge_signature(signed, code)
-        if not deployed:
-            raise RefusedError("asset_not_deployed_contract", f"no token lives at {asset}", mender=Mender.SELLER)
-        scheme.judge_simulation(signed, simulated, Funds(held, allowed))
-        # A permit that came along has raised the allowance to the payment's own amount in the simulation, at least.
-        within = None if allowed is None else max(allowed, signed.amount)
-        balance = held if held is None or within is None else min(held, within)
-        nothing_due = scheme.named_facilitator and signed.amount == 0
-        return Checked(evm_subject(signed, payment, requirement), payment, requirement, balance, nothing_due)
-
-    def _sender_of(self, signed: EvmPayment) -> str:
-        """Who would send a settlement. Raises `RefusedError` when that is somebody else's key."""
-        if not signed.sender:
-            return self._sender.addresses[0]
-        if not self._sender.knows(signed.sender):
+        if signed.sender and not self._sender.knows(signed.sender):
             raise RefusedError(
                 "upto_facilitator_mismatch", f"only {signed.sender} may settle this payment, and that is not us",
                 details={"payer": signed.payer},
             )  # fmt: skip
-        return signed.sender
-
-    async def _units(self, asset: str, question: bytes | None) -> int | None:
-        """The token's answer to a question about an amount; None when nothing is asked, or none is answered."""
-        if question is None:
-            return None
-        said = await self._chain.call(asset, question)
-        return int.from_bytes(said.data, "big") if said.succeeded and len(said.data) == _WORD else None
+        await self._prove()
+        balance, plain = await self._check.inspect(scheme, signed, self._gas_limit(signed), settling=settling)
+        nothing_due = scheme.named_facilitator and signed.amount == 0
+        subject = evm_subject(signed, payment, requirement)
+        return EvmChecked(subject, payment, requirement, balance, nothing_due, signed, plain)
 
     async def fee(self, checked: Checked) -> int:
-        signed = evm_scheme(checked.requirement.scheme).read(checked.payment, checked.requirement)
+        signed = _signed(checked)
         fees, data_fee = await asyncio.gather(self._chain.fees(), self._sender.data_fee())
         return self._gas_limit(signed) * self._sender.bid(fees)[0] + data_fee
 
@@ -133,7 +117,7 @@ class EvmRail:
         return receipt.fee or None if receipt is not None else None
 
     async def intend(self, checked: Checked, ledger: Ledger) -> tuple[Entry, bool]:
-        signed = evm_scheme(checked.requirement.scheme).read(checked.payment, checked.requirement)
+        signed = _signed(checked)
         address = signed.sender or self._sender.next()
         fees, count = await asyncio.gather(self._chain.fees(), self._sender.count(address, ledger))
         sign = self._signing(address, self._sender.bid(fees), signed)
@@ -292,3 +276,8 @@ class EvmRail:
         """The same for simulation and settlement, so that what passed the one has enough for the other (D05)."""
         limit = self._gas.limit if len(signed.signature) == 65 else self._gas.wallet_limit
         return limit + signed.more_gas
+
+
+def _signed(checked: Checked) -> EvmPayment:
+    known = checked.signed if isinstance(checked, EvmChecked) else None
+    return known or evm_scheme(checked.requirement.scheme).read(checked.payment, checked.requirement)

@@ -65,7 +65,8 @@ class Rail(Protocol):
         ...
 
     async def check(self, payment: Payment, requirement: Requirement, *, settling: bool = False) -> Checked:
-        """All rules, and the simulation of the very transfer; at most one round trip (design D7).
+        """All rules, and the simulation of the very transfer; at most one round trip, and none for what breaks a rule
+        that needs no chain (design D7). Looks closer when it is `settling` that follows.
 
         What is `settling` may ask for less than was signed, where the scheme meters (fault B16). Raises `RefusedError`
         with the canonical reason.

@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
 from starlette.middleware.cors import CORSMiddleware
@@ -137,12 +138,19 @@ def create_app(settings: FacilitatorSettings | None = None, *, facilitator: Loca
     settings = settings or FacilitatorSettings.read()
     service = _Service(settings, facilitator)
     app = FastAPI(title="x402 facilitator", version="2", lifespan=service.life)
-    app.add_api_route("/verify", service.verify, methods=["POST"], summary="Would this payment settle?")
-    app.add_api_route("/settle", service.settle, methods=["POST"], summary="Settle once; the same answer for ever")
-    app.add_api_route("/supported", service.supported, methods=["GET"], summary="What can be settled now")
-    app.add_api_route("/health", service.health, methods=["GET"], summary="The process lives")
-    app.add_api_route("/ready", service.ready, methods=["GET"], summary="Ledger and chains answer")
-    app.add_api_route("/metrics", service.metrics, methods=["GET"], summary="Prometheus metrics")
+    described = APIRouter()
+    for path, route, method, summary in (
+        ("/verify", service.verify, "POST", "Would this payment settle?"),
+        ("/settle", service.settle, "POST", "Settle once; the same answer for ever"),
+        ("/supported", service.supported, "GET", "What can be settled now"),
+        ("/health", service.health, "GET", "The process lives"),
+        ("/ready", service.ready, "GET", "Ledger and chains answer"),
+        ("/metrics", service.metrics, "GET", "Prometheus metrics"),
+    ):
+        # Bodies are read strictly by our own decoder, so FastAPI has nothing to do for a request but to describe it.
+        app.add_route(path, route, methods=[method])
+        described.add_api_route(path, route, methods=[method], summary=summary)
+    app.openapi = lambda: get_openapi(title=app.title, version=app.version, routes=described.routes)  # type: ignore[method-assign]
     app.add_exception_handler(X402Error, _explain)
     origins = read_origins(settings)
     if origins:
@@ -261,16 +269,16 @@ class _Service:
             {"error": error.message, **error.as_json(), **body}, error.status, {"Retry-After": str(seconds)}
         )
 
-    async def supported(self) -> JSONResponse:
+    async def supported(self, _: Request) -> JSONResponse:
         known = self.parts.tank.supported
         if known is None:
             raise UnavailableError("starting", "the facilitator has not yet asked what can be settled")
         return JSONResponse(known.as_json())
 
-    async def health(self) -> JSONResponse:
+    async def health(self, _: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
 
-    async def ready(self) -> JSONResponse:
+    async def ready(self, _: Request) -> JSONResponse:
         problems: dict[str, str] = {}
         if not self._reconciled:
             problems["chains"] = self._misfit or "still reconciling, or a chain does not answer"
@@ -287,7 +295,7 @@ class _Service:
             problems["ledger"] = "the ledger is slow"
         return JSONResponse({"ready": not problems, "problems": problems}, status_code=503 if problems else 200)
 
-    async def metrics(self) -> Response:
+    async def metrics(self, _: Request) -> Response:
         page, content_type = exposition(self._registry)
         return Response(page, media_type=content_type)
 

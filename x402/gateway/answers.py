@@ -40,10 +40,6 @@ class Answers:
         self._clock = clock
         self._keys = [_derived(key) for key in keys or (secrets.token_bytes(32),)]
 
-    async def keep(self, pay_id: str, answer: Answer) -> None:
-        """Write an answer down. Raises `UnavailableError`."""
-        await self.ledger.keep_answer(pay_id, self._seal(pay_id, answer))
-
     async def find(self, pay_id: str) -> Answer | None:
         """The answer of a payment when it is whole, good, and readable with the keys at hand."""
         answer = await self.ledger.answer(pay_id)
@@ -55,7 +51,8 @@ class Answers:
         """Delete the answers of payments that ended longer ago than answers are kept; returns how many."""
         return await self.ledger.forget_answers(self._clock() - self.retention_seconds)
 
-    def _seal(self, pay_id: str, answer: Answer) -> Answer:
+    def sealed(self, pay_id: str, answer: Answer) -> Answer:
+        """An answer as the ledger keeps it."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         cipher = _cipher(self._keys[0], nonce, pay_id, answer.status)
         head = json.dumps(answer.headers, separators=(",", ":")).encode()

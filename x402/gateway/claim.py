@@ -7,7 +7,6 @@ before, is settled first: then there is nothing to lose (faults A16, D11).
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, replace
 
 from x402.errors import ConflictError, Mender, RefusedError, UnavailableError
@@ -17,10 +16,10 @@ from x402.gateway.facilitators import Facilitators
 from x402.gateway.offers import flow_of, shortfall
 from x402.gateway.policy import Policy, units_of
 from x402.gateway.terms import Flow
-from x402.lifecycle import Entry, Party, Subject, begin
+from x402.lifecycle import Entry, Event, Party, Subject, begin
 from x402.ports import Clock, IdentifierTaken, Ledger, NoRoom, Room
 from x402.schemes.subject import subject_of
-from x402.stages import Claimed
+from x402.stages import Claimed, Settling
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement
 from x402.wire.extensions import payment_identifier
@@ -55,23 +54,27 @@ class Claims:
         """
         subject = subject_of(payment, requirement, fingerprint=fingerprint)
         asked_at = self.clock()
-        (verdict, facilitator), flow = await asyncio.gather(
-            facilitators.verify(payment, requirement), self._flow(subject, flow_of(requirement))
-        )
+        verdict, facilitator = await facilitators.verify(payment, requirement)
         self._check(verdict, subject, requirement)
         subject = replace(subject, record={**subject.record, FACILITATOR: facilitator})
         if subject.amount != requirement.amount or not is_account(subject.network, subject.payee, requirement.pay_to):
             raise RefusedError("invalid_payment_requirements", "what was signed is not what is asked")
         name = payment_identifier(payment.extensions) or ""
+        flow = flow_of(requirement)
         if flow is Flow.UPFRONT:
             return await self._begin(subject, flow, None, name)
         balance = await self._balance(verdict, subject)
         cap = units_of(self.policy.max_unsettled, subject.network, subject.asset)
-        room = Room(payer=subject.amount if balance is None else balance, total=cap, since=asked_at)
+        room = Room(
+            payer=subject.amount if balance is None else balance,
+            total=cap,
+            since=asked_at,
+            failures_since=self.clock() - self.policy.failure_memory_seconds,
+        )
         try:
             return await self._begin(subject, flow, room, name)
         except NoRoom as error:
-            if error.scope == "payer" and balance is None:
+            if error.scope == "failures" or (error.scope == "payer" and balance is None):
                 return await self._begin(subject, Flow.UPFRONT, None, name)
             raise self._no_room(subject, error) from error
 
@@ -81,14 +84,6 @@ class Claims:
             self.telemetry.emit("sale.refused", network=subject.network, reason=reason)
             message = verdict.invalid_message or f"the payment is not valid: {reason}"
             raise RefusedError(reason, message, details=shortfall(requirement, subject.amount))
-
-    async def _flow(self, subject: Subject, offered: Flow) -> Flow:
-        if offered is Flow.UPFRONT:
-            return offered
-        since = self.clock() - self.policy.failure_memory_seconds
-        # A facilitator that keeps its books here as well is the first to know of a fork.
-        failed = [await self.ledger.failures_of(party, subject.payer, since) for party in (_ME, Party.FACILITATOR)]
-        return Flow.UPFRONT if any(failed) else offered
 
     async def _balance(self, verdict: Verification, subject: Subject) -> int | None:
         """What the payer holds, from the very look at the chain that verified the payment where there is one."""
@@ -102,9 +97,16 @@ class Claims:
 
     async def _begin(self, subject: Subject, flow: Flow, room: Room | None, identifier: str) -> tuple[Entry, bool]:
         subject = replace(subject, record={**subject.record, FLOW: str(flow)})
-        entry, seconds = begin(_ME, subject, Claimed()), self.policy.lease_seconds
+        # What is settled before it is served is handed over next.
+        arrows = ((Event.SUBMIT, Settling()),) if flow is Flow.UPFRONT else ()
         try:
-            return await self.ledger.begin(entry, lease_seconds=seconds, room=room, identifier=identifier)
+            return await self.ledger.begin(
+                begin(_ME, subject, Claimed()),
+                lease_seconds=self.policy.lease_seconds,
+                room=room,
+                identifier=identifier,
+                arrows=arrows,
+            )
         except IdentifierTaken as error:
             raise ConflictError(
                 "payment_identifier_conflict",

@@ -30,7 +30,7 @@ from x402.gateway.register import Job, Register, in_use
 from x402.gateway.running import Offer, Running
 from x402.gateway.sale import Handler, Refusal, Reply, Whole
 from x402.gateway.terms import Flow
-from x402.lifecycle import Event, UnlawfulEvent
+from x402.lifecycle import Party, UnlawfulEvent, open_states
 from x402.ports import Answer
 from x402.stages import (
     Claimed,
@@ -172,7 +172,8 @@ class Till:
     async def _leave(self, running: Running) -> None:
         """Give up the row, for whoever comes next."""
         if self._running.get(running.pay_id) is running:
-            await self.register.leases.end(running.pay_id)
+            over = running.job is not None and running.job.entry.state not in open_states(Party.GATEWAY)
+            await self.register.leases.end(running.pay_id, over=over)
             self._running.pop(running.pay_id, None)
 
     async def _proceed(self, job: Job, running: Running) -> Reply | None:
@@ -213,11 +214,8 @@ class Till:
             if answer.status >= 400:
                 # Nothing is charged for an error; the claim stays, and the same payment may ask again.
                 return _reply(job, answer, None)
-            await self.register.answers.keep(job.pay_id, answer)
-            if job.entry.state is State.CLAIMED:
-                await self.register.advance(job, Event.SERVE, Served())
-        transaction = await self.register.settle(job)
-        await self.register.delivered(job, transaction, None)
+            await self.register.served(job, answer)
+        transaction = await self.register.settle(job, deliver=True)
         return _reply(job, answer, transaction)
 
     def _patience(self, job: Job) -> float:
@@ -235,7 +233,7 @@ class Till:
 
     async def _deliver(self, job: Job, running: Running, transaction: str) -> Reply | None:
         """Give a settled payment its answer: the one that is kept, or the handler's as it comes."""
-        answer = await self._found(job)
+        answer = None if job.is_new else await self._found(job)
         if answer is not None:
             await self.register.delivered(job, transaction, None)
             return _reply(job, answer, transaction)

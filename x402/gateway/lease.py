@@ -39,13 +39,18 @@ class Leases:
         if self._beating is None:
             self._beating = asyncio.create_task(self._beat())
 
-    async def end(self, pay_id: str) -> None:
-        """Give a row back, if it is held; a ledger that is away lets the lease end by itself."""
+    async def end(self, pay_id: str, *, over: bool = False) -> None:
+        """Give a row back, if it is held; a ledger that is away lets the lease end by itself.
+
+        Nobody asks who works on a payment that is `over`, so its row is left as it is.
+        """
         if pay_id not in self._held:
             return
         self._held.discard(pay_id)
         if not self._held:
             self._rest()
+        if over:
+            return
         with suppress(UnavailableError):
             await self.ledger.end_lease(Party.GATEWAY, pay_id)
 

@@ -8,7 +8,6 @@ payer, or when the chain itself shows it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from x402.billing import Booking
@@ -29,7 +28,7 @@ from x402.gateway.watch import Watch
 from x402.lifecycle import Entry, Event, Party, Subject, open_states
 from x402.ports import Answer, Clock, Ledger
 from x402.schemes.subject import is_same_payment, recall, subject_of
-from x402.stages import Credited, Delivered, Owed, Refused, Settled, Settling, Stage, State
+from x402.stages import Credited, Delivered, Owed, Refused, Served, Settled, Settling, Stage, State
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Facilitation, Facilitator
@@ -46,6 +45,10 @@ class Job:
     entry: Entry
     taken: Facilitation
     sale: Sale
+    is_new: bool = False
+    """Whether it was claimed just now, so that nothing of it can lie anywhere."""
+    is_unsent: bool = False
+    """Whether it is SETTLING by a decision of just now, and was handed to nobody yet."""
 
     @classmethod
     def of(cls, entry: Entry) -> Job:
@@ -133,7 +136,9 @@ class Register:
             return await self._taken_up(entry)
         self.leases.keep(entry.subject.pay_id)
         self.emit("sale.claimed", entry.subject)
-        return self.job_of(entry)
+        job = self.job_of(entry)
+        job.is_new, job.is_unsent = True, entry.state is State.SETTLING
+        return job
 
     async def _taken_up(self, entry: Entry) -> Job:
         """The job of a row that this process may work on now; ended ones need no lease."""
@@ -166,30 +171,46 @@ class Register:
         """Follow one arrow; raises `UnlawfulEvent` when another process has moved the payment on."""
         job.entry = await self.ledger.advance(ME, job.pay_id, event, stage, booking=booking)
 
-    async def settle(self, job: Job) -> str:
-        """Have the payment settled; returns the transaction that paid.
+    async def served(self, job: Job, answer: Answer) -> None:
+        """Keep an answer that is withheld until it is paid, and note that the payment is handed over now."""
+        serve = [(Event.SERVE, Served())] if job.entry.state is State.CLAIMED else []
+        sealed = self.answers.sealed(job.pay_id, answer)
+        job.entry = await self.ledger.follow(ME, job.pay_id, [*serve, (Event.SUBMIT, Settling())], answer=sealed)
+        job.is_unsent = True
+
+    async def settle(self, job: Job, *, deliver: bool = False) -> str:
+        """Have the payment settled; returns the transaction that paid. With `deliver` its answer is kept already, and
+        goes out next, which is noted together with the settlement.
 
         Raises `Refusal` with a `RefusedError` when provably no money moved, else with a `PendingError`.
         """
         transaction, verdict = "", None
         if job.entry.state is not State.SETTLING:
             await self.advance(job, Event.SUBMIT, Settling())
-        else:
+        elif not job.is_unsent:
             # It was handed over before: where the chain can tell by now, nobody is asked to send it again.
             verdict = await self.belief.look(self.facilitator_of(job.entry), job.entry)
         if verdict is None:
+            job.is_unsent = False
             transaction, verdict = await self._hand_over(job)
         if isinstance(verdict, Refused):
             raise await self._refused(job, verdict)
         if verdict is None:
             raise self._pending(job, transaction)
+        delivered = [(Event.DELIVER, Delivered(verdict.transaction))] if deliver else []
+        booking = self._booking(job, verdict.transaction) if deliver else None
+        forget = deliver and not self.answers.retention_seconds
         try:
-            await self.advance(job, Event.SETTLE, verdict)
+            job.entry = await self.ledger.follow(
+                ME, job.pay_id, [(Event.SETTLE, verdict), *delivered], forget_answer=forget, booking=booking
+            )
         except UnavailableError:
             # The money moved and could not be written down: asking again will find it.
             raise self._pending(job, verdict.transaction) from None
-        self.watch.add(job.entry)
+        self.watch.add(job.entry.subject, verdict)
         self.emit("sale.settled", job.entry.subject)
+        if deliver:
+            self.emit("sale.delivered", job.entry.subject)
         return verdict.transaction
 
     async def _hand_over(self, job: Job) -> tuple[str, Verdict]:
@@ -227,18 +248,17 @@ class Register:
         The money has moved and the answer is at hand, so a ledger that is away now changes nothing for the payer:
         the payment stays settled, and reconciliation finds the answer or owes it.
         """
+        keeps = bool(self.answers.retention_seconds)
+        sealed = self.answers.sealed(job.pay_id, answer) if answer is not None and keeps else None
         try:
-            if answer is not None:
-                await self.answers.keep(job.pay_id, answer)
-            await self.advance(job, Event.DELIVER, Delivered(transaction), self._booking(job, transaction))
+            job.entry = await self.ledger.follow(
+                ME, job.pay_id, [(Event.DELIVER, Delivered(transaction))],
+                answer=sealed, forget_answer=not keeps, booking=self._booking(job, transaction),
+            )  # fmt: skip
         except UnavailableError:
             self.emit("sale.delivery_failed", job.entry.subject)
         else:
             self.emit("sale.delivered", job.entry.subject)
-            if not self.answers.retention_seconds:
-                # When the ledger is away now, the next reconciliation forgets it.
-                with suppress(UnavailableError):
-                    await self.answers.forget()
 
     def _booking(self, job: Job, transaction: str) -> Booking | None:
         if not self.credits:

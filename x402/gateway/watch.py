@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from x402.errors import UnavailableError
 from x402.evidence import Witnesses
-from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent
+from x402.lifecycle import Event, Party, Subject, UnlawfulEvent
 from x402.ports import Ledger
 from x402.stages import Reversed, Settled
 from x402.telemetry import Telemetry
@@ -27,13 +27,13 @@ class Watch:
         self._telemetry = telemetry
         self._watched: dict[str, tuple[Subject, Settled]] = {}
 
-    def add(self, entry: Entry) -> None:
+    def add(self, subject: Subject, settled: Settled) -> None:
         """Watch a payment that was settled just now, where there is a witness."""
-        if entry.subject.network not in self._witnesses or not isinstance(entry.stage, Settled):
+        if subject.network not in self._witnesses:
             return
         if len(self._watched) >= WATCHED_MAX:
             del self._watched[next(iter(self._watched))]
-        self._watched[entry.subject.pay_id] = (entry.subject, entry.stage)
+        self._watched[subject.pay_id] = (subject, settled)
 
     async def look(self) -> int:
         """Ask the chains once about everything watched; returns how many are not final yet."""

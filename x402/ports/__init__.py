@@ -39,7 +39,8 @@ class NotSent(Exception):
 
 
 class NoRoom(Exception):
-    """A claim would leave more open than may be open at once. `scope` is `payer` or `total`, amounts are atomic."""
+    """A claim would leave more open than may be open at once, in atomic units. `scope` is `payer` or `total`; or it is
+    `failures`, for a payer who has no room at all."""
 
     def __init__(self, scope: str, open_units: int, room: int) -> None:
         super().__init__(f"{open_units} units are open, and the limit ({scope}) is {room}")
@@ -56,12 +57,14 @@ class Room:
     for its payer, and for all payers together. None is no limit (fault A08).
 
     What the payer settled at unix second `since` or later counts as open for `payer` as well: a balance that was read
-    then may not have known of it.
+    then may not have known of it. A payer with a failure (`Ledger.failures_of`) at the gateway, or at a facilitator
+    that keeps its books here as well, at `failures_since` or later has no room (faults A16, D11).
     """
 
     payer: int | None = None
     total: int | None = None
     since: int | None = None
+    failures_since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,9 @@ class NonceBook:
     next: int
     held: frozenset[int]
 
+
+Arrow = tuple[Event, Stage]
+"""A step of the law: what happened, and what is known after it."""
 
 Sign = Callable[[int], Intended]
 """Signs a settlement with the nonce that was reserved for it. Pure: it runs inside a ledger's transaction."""
@@ -93,7 +99,13 @@ class Ledger(Protocol):
     """
 
     async def begin(
-        self, entry: Entry, *, lease_seconds: int = 0, room: Room | None = None, identifier: str = ""
+        self,
+        entry: Entry,
+        *,
+        lease_seconds: int = 0,
+        room: Room | None = None,
+        identifier: str = "",
+        arrows: Sequence[Arrow] = (),
     ) -> tuple[Entry, bool]:
         """Write a first memory. Returns the row and True for the one winner; the older row and False for the rest.
 
@@ -103,6 +115,8 @@ class Ledger(Protocol):
 
         `identifier` is the payer's own name for the payment; raises `IdentifierTaken`, having written nothing, when
         he has given it to another payment that did not end REFUSED or RELEASED.
+
+        The winner's row follows `arrows` at once, in the same transaction.
         """
         ...
 
@@ -136,6 +150,20 @@ class Ledger(Protocol):
         `booking` is written in the same transaction: a bill, and what the payer's account gains. A gateway's payment
         that a reorganisation undoes takes back what it brought an account, as far as it is still there.
         """
+        ...
+
+    async def follow(
+        self,
+        party: Party,
+        pay_id: str,
+        arrows: Sequence[Arrow],
+        *,
+        answer: Answer | None = None,
+        forget_answer: bool = False,
+        booking: Booking | None = None,
+    ) -> Entry:
+        """Follow arrows that have nothing to do between them, all or none, and keep `answer` with them, or forget the
+        one that is kept; `booking` as in `advance`. Raises what `advance` raises, having written nothing."""
         ...
 
     async def lease(self, party: Party, pay_id: str, seconds: int) -> bool:
@@ -213,10 +241,6 @@ class EvmChain(Protocol):
         ...
 
     async def code(self, address: str) -> bytes: ...
-
-    async def is_contract(self, address: str) -> bool:
-        """Whether code lives at `address`; a yes may be remembered."""
-        ...
 
     async def call(
         self, to: str, data: bytes, *, sender: str = "", gas: int = 0, block: int | None = None

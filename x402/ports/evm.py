@@ -7,15 +7,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from x402.chain import CallResult, EvmCall, EvmFees, EvmReceipt, Log
+from x402.chain import CallResult, EvmCall, EvmFees, EvmReceipt, Log, revert_text
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.ports import NotSent
-from x402.ports.rpc import JsonRpc, RpcError, Watch
+from x402.ports.rpc import JsonRpc, RpcError
+from x402.ports.watch import Watch
 
-_CODE_LIFETIME_SECONDS = 900
-_CODE_LIMIT = 4096
 _FEES_LIFETIME_SECONDS = 2.0
-_ERROR_STRING = bytes.fromhex("08c379a0")
 
 _REFUSALS = (
     "insufficient funds",
@@ -41,7 +39,6 @@ class RpcEvmChain:
         self.chain_id = chain_id
         self.rpc = rpc or JsonRpc(url, timeout_seconds=timeout_seconds)
         self._receipts: Watch[EvmReceipt] = Watch(self._fetch_receipts)
-        self._codes: dict[str, float] = {}
         self._fees: tuple[float, EvmFees] | None = None
 
     async def aclose(self) -> None:
@@ -55,17 +52,6 @@ class RpcEvmChain:
 
     async def code(self, address: str) -> bytes:
         return _bytes(await self._ask("eth_getCode", address, "latest"))
-
-    async def is_contract(self, address: str) -> bool:
-        """Whether code lives at `address`; a yes is remembered for 15 minutes."""
-        if self._codes.get(address, 0.0) > time.monotonic():
-            return True
-        if not await self.code(address):
-            return False
-        if len(self._codes) >= _CODE_LIMIT:
-            self._codes.clear()
-        self._codes[address] = time.monotonic() + _CODE_LIFETIME_SECONDS
-        return True
 
     async def call(
         self, to: str, data: bytes, *, sender: str = "", gas: int = 0, block: int | None = None
@@ -244,7 +230,7 @@ def _revert_text(error: RpcError) -> str:
         raw = bytes.fromhex(data[2:]) if isinstance(data, str) and data.startswith("0x") else b""
     except ValueError:
         raw = b""
-    if raw[:4] == _ERROR_STRING and len(raw) >= 68:
-        length = int.from_bytes(raw[36:68], "big")
-        return raw[68 : 68 + min(length, 500)].decode(errors="replace")
+    words = revert_text(raw)
+    if words is not None:
+        return words
     return f"{error.message[:500]} 0x{raw[:4].hex()}" if len(raw) >= 4 else error.message[:500]

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, func, select, update
 
 from x402.lifecycle import Party, open_states
+from x402.ports.prepared import Prepared, value
 from x402.ports.schema import payments
 from x402.stages import State
 
@@ -27,36 +29,51 @@ class Lease:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """What stands in the row that is leased."""
-        return {"leased_by": self.holder, "leased_until": self.until} if self.until > self.now else {}
+        """What stands in a new row."""
+        held = self.until > self.now
+        return {"leased_by": self.holder if held else None, "leased_until": self.until if held else 0}
+
+
+_row = (payments.c.party == value("party")) & (payments.c.pay_id == value("pay_id"))
+_COLUMNS = ("leased_by", "leased_until")
+_TAKE = Prepared(
+    update(payments).where(_row, (payments.c.leased_by == value("holder")) | (payments.c.leased_until <= value("now"))),
+    _COLUMNS,
+)
+_END = Prepared(update(payments).where(_row, payments.c.leased_by == value("holder")), _COLUMNS)
+_TURN = Prepared(update(payments).where(_row), (*_COLUMNS, "turn"))
 
 
 def take(connection: Connection, party: Party, pay_id: str, lease: Lease) -> bool:
     """Take or renew it; False while another holds it, or without a row."""
-    row = (payments.c.party == str(party)) & (payments.c.pay_id == pay_id)
-    free = (payments.c.leased_by == lease.holder) | (payments.c.leased_until <= lease.now)
-    values = {"leased_by": lease.holder, "leased_until": lease.until}
-    return connection.execute(update(payments).where(row, free).values(**values)).rowcount == 1
+    values = {"holder": lease.holder, "now": lease.now, "leased_by": lease.holder, "leased_until": lease.until}
+    return _TAKE.count(connection, party=str(party), pay_id=pay_id, **values) == 1
 
 
 def end(connection: Connection, party: Party, pay_id: str, holder: str) -> None:
     """Give it back, if it is the holder's."""
-    row = (payments.c.party == str(party)) & (payments.c.pay_id == pay_id)
-    statement = update(payments).where(row, payments.c.leased_by == holder)
-    connection.execute(statement.values(leased_by=None, leased_until=0))
+    _END.do(connection, party=str(party), pay_id=pay_id, holder=holder, leased_by=None, leased_until=0)
 
 
 def take_open(
     connection: Connection, party: Party, lease: Lease, limit: int, only: Collection[State] = ()
-) -> Sequence[Row[Any]]:
+) -> Sequence[Any]:
     """Lease the open rows that nobody holds, least recently taken first, passing over those being written to."""
+    free, last_turn = _open_rows(party, frozenset(only))
+    rows = free.rows(connection, now=lease.now, limit=limit)
+    if rows:
+        turn = int(last_turn.scalar(connection) or 0) + 1
+        for row in rows:
+            values = {"leased_by": lease.holder, "leased_until": lease.until, "turn": turn}
+            _TURN.do(connection, party=row.party, pay_id=row.pay_id, **values)
+    return rows
+
+
+@cache
+def _open_rows(party: Party, only: frozenset[State]) -> tuple[Prepared, Prepared]:
     states = sorted(str(state) for state in open_states(party) if not only or state in only)
     is_open = (payments.c.party == str(party)) & payments.c.state.in_(states)
     order = (payments.c.turn, payments.c.created_at, payments.c.pay_id)
-    free = select(payments).where(is_open, payments.c.leased_until <= lease.now).order_by(*order).limit(limit)
-    rows = connection.execute(free.with_for_update(skip_locked=True)).all()
-    if rows:
-        turn = int(connection.execute(select(func.max(payments.c.turn)).where(is_open)).scalar() or 0) + 1
-        taken = update(payments).where(payments.c.party == str(party), payments.c.pay_id.in_([r.pay_id for r in rows]))
-        connection.execute(taken.values(leased_by=lease.holder, leased_until=lease.until, turn=turn))
-    return rows
+    free = select(payments).where(is_open, payments.c.leased_until <= value("now")).order_by(*order)
+    taken = free.limit(value("limit")).with_for_update(skip_locked=True)
+    return Prepared(taken), Prepared(select(func.max(payments.c.turn)).where(is_open))

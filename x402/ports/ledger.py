@@ -7,24 +7,38 @@ it.
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, literal, update
 
 from x402.billing import Booking
-from x402.lifecycle import Entry, Event, Party, Subject, open_states
-from x402.ports import Answer, Clock, NonceBook, Room, Sign, account_rows, leases, ledger_rows, nonce_book, spending
+from x402.lifecycle import Entry, Event, Party, Subject
+from x402.ports import (
+    Answer,
+    Arrow,
+    Clock,
+    NonceBook,
+    Room,
+    Sign,
+    account_rows,
+    kept_answers,
+    leases,
+    ledger_questions,
+    ledger_rows,
+    nonce_book,
+    spending,
+)
 from x402.ports.leases import Lease
 from x402.ports.ledger_thread import LedgerThread
-from x402.ports.schema import SCHEMA_VERSION, answers, payments, upsert, versions
+from x402.ports.prepared import Prepared
+from x402.ports.schema import SCHEMA_VERSION, versions
 from x402.stages import Stage, State
 
 T = TypeVar("T")
-_ENDED = (State.DELIVERED, State.RELEASED, State.REFUSED, State.REFUNDED, State.CREDITED, State.REVERSED)
+_TOUCH = Prepared(update(versions).values(version=literal(SCHEMA_VERSION)))
 
 
 def _wall_clock() -> int:
@@ -67,7 +81,13 @@ class SqlLedger:
     # A payment's row.
 
     async def begin(
-        self, entry: Entry, *, lease_seconds: int = 0, room: Room | None = None, identifier: str = ""
+        self,
+        entry: Entry,
+        *,
+        lease_seconds: int = 0,
+        room: Room | None = None,
+        identifier: str = "",
+        arrows: Sequence[Arrow] = (),
     ) -> tuple[Entry, bool]:
         lease, subject = self._lease(lease_seconds), entry.subject
         locks = [_row(entry.party, subject.pay_id)]
@@ -76,7 +96,7 @@ class SqlLedger:
         if identifier:
             locks.append(("identifier", subject.payer, identifier))
         return await self._do(
-            lambda connection: ledger_rows.open_row(connection, entry, lease, room, identifier), *locks
+            lambda connection: ledger_rows.open_row(connection, entry, lease, room, identifier, arrows), *locks
         )
 
     async def intend(
@@ -104,18 +124,34 @@ class SqlLedger:
     async def advance(
         self, party: Party, pay_id: str, event: Event, stage: Stage, *, booking: Booking | None = None
     ) -> Entry:
+        return await self.follow(party, pay_id, ((event, stage),), booking=booking)
+
+    async def follow(
+        self,
+        party: Party,
+        pay_id: str,
+        arrows: Sequence[Arrow],
+        *,
+        answer: Answer | None = None,
+        forget_answer: bool = False,
+        booking: Booking | None = None,
+    ) -> Entry:
         now = self._clock()
 
-        def work(connection: Connection) -> Entry:
-            entry = ledger_rows.move(connection, party, pay_id, event, stage, now)
+        def follow(connection: Connection) -> Entry:
+            entry = ledger_rows.move(connection, party, pay_id, arrows, now)
+            if answer is not None:
+                kept_answers.keep(connection, pay_id, answer, now)
+            elif forget_answer:
+                kept_answers.drop(connection, pay_id)
             if booking is not None:
                 account_rows.book(connection, booking, now)
-            if event is Event.REORGANISE and party is Party.GATEWAY:
+            if party is Party.GATEWAY and any(event is Event.REORGANISE for event, _ in arrows):
                 account_rows.reverse(connection, pay_id, now)
             return entry
 
         accounts = () if booking is None else booking.accounts
-        return await self._do(work, _row(party, pay_id), *(of_account(account) for account in accounts))
+        return await self._do(follow, _row(party, pay_id), *(of_account(account) for account in accounts))
 
     async def lease(self, party: Party, pay_id: str, seconds: int) -> bool:
         lease = self._lease(seconds)
@@ -140,80 +176,25 @@ class SqlLedger:
         return await self._do(lambda connection: ledger_rows.find(connection, party, pay_id))
 
     async def unresolved(self, party: Party) -> Sequence[Entry]:
-        states = [str(state) for state in open_states(party)]
-        query = (
-            select(payments)
-            .where(payments.c.party == str(party), payments.c.state.in_(states))
-            .order_by(payments.c.created_at, payments.c.pay_id)
-        )
-        return await self._do(lambda connection: [ledger_rows.entry_of(row) for row in connection.execute(query)])
+        return await self._do(lambda connection: ledger_questions.unresolved(connection, party))
 
     async def totals(self, party: Party, state: State) -> dict[tuple[str, str], int]:
-        query = select(payments.c.network, payments.c.asset, payments.c.amount).where(
-            payments.c.party == str(party), payments.c.state == str(state)
-        )
-
-        def total(connection: Connection) -> dict[tuple[str, str], int]:
-            sums: dict[tuple[str, str], int] = {}
-            for network, asset, amount in connection.execute(query):
-                sums[network, asset] = sums.get((network, asset), 0) + int(amount)
-            return sums
-
-        return await self._do(total)
+        return await self._do(lambda connection: ledger_questions.totals(connection, party, state))
 
     async def failures_of(self, party: Party, payer: str, since: int) -> int:
-        query = select(payments.c.state, payments.c.stage).where(
-            payments.c.party == str(party),
-            payments.c.payer == payer,
-            payments.c.state.in_([str(State.REFUSED), str(State.REVERSED)]),
-            payments.c.updated_at >= since,
-        )
-
-        def count(connection: Connection) -> int:
-            rows = connection.execute(query)
-            # A gateway refuses only what was verified and handed over, whoever noticed that it could not settle.
-            always = party is Party.GATEWAY
-            return sum(
-                always or state == State.REVERSED or bool(json.loads(stage).get("transaction")) for state, stage in rows
-            )
-
-        return await self._do(count)
+        return await self._do(lambda connection: ledger_questions.failures_of(connection, party, payer, since))
 
     # Answers.
 
     async def keep_answer(self, pay_id: str, answer: Answer) -> None:
-        row = {
-            "status": answer.status,
-            "headers": json.dumps(answer.headers),
-            "body": answer.body,
-            "complete": answer.complete,
-            "created_at": self._clock(),
-        }
-
-        def keep(connection: Connection) -> None:
-            statement = upsert(connection, answers).values(pay_id=pay_id, **row)
-            connection.execute(statement.on_conflict_do_update(index_elements=["pay_id"], set_=row))
-
-        await self._do(keep)
+        now = self._clock()
+        await self._do(lambda connection: kept_answers.keep(connection, pay_id, answer, now))
 
     async def answer(self, pay_id: str) -> Answer | None:
-        def read(connection: Connection) -> Answer | None:
-            row = connection.execute(select(answers).where(answers.c.pay_id == pay_id)).one_or_none()
-            if row is None:
-                return None
-            headers = tuple((name, value) for name, value in json.loads(row.headers))
-            return Answer(row.status, headers, row.body, row.complete)
-
-        return await self._do(read)
+        return await self._do(lambda connection: kept_answers.read(connection, pay_id))
 
     async def forget_answers(self, before: int) -> int:
-        # None of these states leads to one in which an answer goes out, so the row tells since when it is over.
-        ended = (
-            select(payments.c.pay_id)
-            .where(payments.c.party == str(Party.GATEWAY), payments.c.pay_id == answers.c.pay_id)
-            .where(payments.c.state.in_([str(state) for state in _ENDED]), payments.c.updated_at <= before)
-        )
-        return await self._do(lambda connection: connection.execute(delete(answers).where(ended.exists())).rowcount)
+        return await self._do(lambda connection: kept_answers.forget(connection, before))
 
     # Nonces and fees.
 
@@ -236,7 +217,7 @@ class SqlLedger:
         return await self._do(lambda connection: spending.spent(connection, day, account))
 
     async def ping(self) -> None:
-        await self._do(lambda connection: connection.execute(update(versions).values(version=SCHEMA_VERSION)))
+        await self._do(_TOUCH.do)
 
     # For the books that stand beside the payments.
 

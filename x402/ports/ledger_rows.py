@@ -7,57 +7,121 @@ leaves row and events agreeing.
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
+from sqlalchemy import Connection, select, update
 
 from x402.errors import Mender, UnavailableError
 from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, advance, begin
-from x402.ports import IdentifierTaken, NoRoom, Room, Sign, nonce_book
+from x402.ports import Arrow, IdentifierTaken, NoRoom, Room, Sign, nonce_book
 from x402.ports.leases import Lease
 from x402.ports.ledger_text import BEGIN, attest
-from x402.ports.schema import events, identifiers, payments, upsert
+from x402.ports.prepared import Insert, Prepared, value
+from x402.ports.schema import events, identifiers, payments
 from x402.stages import STAGES, Intended, Settled, Stage, State
 
 UNSETTLED = (State.CLAIMED, State.SERVED, State.SETTLING)
 """States in which a payer's money is promised and has not moved (fault A08)."""
 _PAID = (State.SETTLED, State.DELIVERED, State.OWED, State.CREDITED)
 
+_MEMBERS: Mapping[State, tuple[str, ...]] = {
+    state: tuple(member.name for member in fields(kind)) for state, kind in STAGES.items()
+}
+
+_row = (payments.c.party == value("party")) & (payments.c.pay_id == value("pay_id"))
+_FIND = Prepared(select(payments).where(_row))
+_FIND_TO_WRITE = Prepared(select(payments).where(_row).with_for_update())
+_INSERT = Prepared(
+    lambda insert: insert(payments).on_conflict_do_nothing().returning(payments.c.pay_id),
+    [column.name for column in payments.columns if column.name != "turn"],
+)
+_LOG = Prepared(lambda insert: insert(events), [column.name for column in events.columns if column.name != "seq"])
+_NAMED = Prepared(
+    select(identifiers.c.pay_id).where(
+        identifiers.c.payer == value("payer"), identifiers.c.identifier == value("identifier")
+    )
+)
+
+
+def _name_insert(insert: Insert) -> object:
+    row = insert(identifiers)
+    return row.on_conflict_do_update(index_elements=["payer", "identifier"], set_={"pay_id": row.excluded.pay_id})
+
+
+_NAME = Prepared(_name_insert, ("payer", "identifier", "pay_id"))
+
+_of_room = (
+    (payments.c.party == value("party"))
+    & (payments.c.network == value("network"))
+    & (payments.c.asset == value("asset"))
+)
+_unsettled = payments.c.state.in_([str(state) for state in UNSETTLED])
+_lately = payments.c.state.in_([str(state) for state in _PAID]) & (payments.c.updated_at >= value("since"))
+_FAILED = Prepared(
+    select(payments.c.pay_id)
+    .where(payments.c.payer == value("payer"), payments.c.updated_at >= value("since"))
+    .where(payments.c.party.in_([str(Party.GATEWAY), str(Party.FACILITATOR)]))
+    .where(payments.c.state.in_([str(State.REFUSED), str(State.REVERSED)]))
+    # What a facilitator refused without a transaction never left it, and cost nobody anything.
+    .where((payments.c.party == str(Party.GATEWAY)) | payments.c.stage.not_like('%,"transaction":""}'))
+    .limit(1)
+)
+_OPEN = Prepared(select(payments.c.amount).where(_of_room, _unsettled))
+_OPEN_TO = Prepared(select(payments.c.amount).where(_of_room, _unsettled, payments.c.payer == value("payer")))
+_PAID_BY = Prepared(select(payments.c.amount).where(_of_room, _lately, payments.c.payer == value("payer")))
+
+
+@cache
+def _update(columns: tuple[str, ...]) -> Prepared:
+    return Prepared(update(payments).where(_row), columns)
+
 
 def find(connection: Connection, party: Party, pay_id: str, *, to_write: bool = False) -> Entry | None:
     """The row; with `to_write` nobody else writes to it before this transaction ends."""
-    query = select(payments).where(payments.c.party == str(party), payments.c.pay_id == pay_id)
-    row = connection.execute(query.with_for_update() if to_write else query).one_or_none()
+    row = (_FIND_TO_WRITE if to_write else _FIND).first(connection, party=str(party), pay_id=pay_id)
     return None if row is None else entry_of(row)
 
 
 def open_row(
-    connection: Connection, entry: Entry, lease: Lease, room: Room | None, identifier: str = ""
+    connection: Connection,
+    entry: Entry,
+    lease: Lease,
+    room: Room | None,
+    identifier: str = "",
+    arrows: Sequence[Arrow] = (),
 ) -> tuple[Entry, bool]:
-    """The first memory of a payment, or the older one and False. Raises `NoRoom` or `IdentifierTaken`."""
-    with connection.begin_nested() if room is not None or identifier else nullcontext():
-        if _insert(connection, entry, lease):
-            if identifier:
-                _name(connection, entry, identifier)
-            if room is not None:
-                _check_room(connection, entry, room)
-            return Entry(entry.party, entry.subject, entry.stage, lease.now, lease.now), True
-    return _older(connection, entry.party, entry.subject.pay_id), False
+    """The first memory of a payment, or the older one and False. Raises `NoRoom` or `IdentifierTaken`.
+
+    Everything is looked at before anything is written, so whoever is refused has written nothing.
+    """
+    older = find(connection, entry.party, entry.subject.pay_id)
+    if older is not None:
+        return older, False
+    if identifier:
+        _check_name(connection, entry, identifier)
+    if room is not None:
+        _check_room(connection, entry, room)
+    first = replace(entry, created_at=lease.now, updated_at=lease.now)
+    moved = _follow(first, arrows)
+    if not _insert(connection, entry, lease):
+        return _older(connection, entry.party, entry.subject.pay_id), False
+    if identifier:
+        payer, pay_id = entry.subject.payer, entry.subject.pay_id
+        _NAME.do(connection, payer=payer, identifier=identifier, pay_id=pay_id)
+    return (_move(connection, first, arrows, moved, lease.now) if arrows else first), True
 
 
-def _name(connection: Connection, entry: Entry, identifier: str) -> None:
-    """Give a payment its payer's own name for it, unless another one has that name and came to something."""
-    payer, pay_id = entry.subject.payer, entry.subject.pay_id
-    mine = (identifiers.c.payer == payer) & (identifiers.c.identifier == identifier)
-    named = connection.execute(select(identifiers.c.pay_id).where(mine)).scalar()
-    if named is not None and named != pay_id:
+def _check_name(connection: Connection, entry: Entry, identifier: str) -> None:
+    """Raise `IdentifierTaken` when another payment has its payer's own name for this one, and came to something."""
+    payer = entry.subject.payer
+    named = _NAMED.scalar(connection, payer=payer, identifier=identifier)
+    if named is not None and named != entry.subject.pay_id:
         other = find(connection, entry.party, named)
         if other is not None and other.state not in (State.REFUSED, State.RELEASED):
             raise IdentifierTaken(f"another payment of {payer} has this identifier")
-    statement = upsert(connection, identifiers).values(payer=payer, identifier=identifier, pay_id=pay_id)
-    connection.execute(statement.on_conflict_do_update(index_elements=["payer", "identifier"], set_={"pay_id": pay_id}))
 
 
 def intend(
@@ -67,14 +131,13 @@ def intend(
     older = find(connection, Party.FACILITATOR, subject.pay_id)
     if older is not None:
         return older, False
-    reservation = connection.begin_nested()
-    with reservation:
-        nonce = nonce_book.reserve(connection, subject.network, signer, chain_nonce)
-        entry = begin(Party.FACILITATOR, subject, sign(nonce))
-        if _insert(connection, entry, lease):
-            return Entry(entry.party, subject, entry.stage, lease.now, lease.now), True
-        reservation.rollback()
-    return _older(connection, Party.FACILITATOR, subject.pay_id), False
+    nonce = nonce_book.free(connection, subject.network, signer, chain_nonce)
+    # What signs may refuse, so nothing is written before it has signed.
+    entry = begin(Party.FACILITATOR, subject, sign(nonce))
+    if not _insert(connection, entry, lease):
+        return _older(connection, Party.FACILITATOR, subject.pay_id), False
+    nonce_book.take(connection, subject.network, signer, chain_nonce, nonce)
+    return replace(entry, created_at=lease.now, updated_at=lease.now), True
 
 
 def replace_attempt(
@@ -89,28 +152,34 @@ def replace_attempt(
     keep: bool,
 ) -> Entry:
     """The arrow REPLACE from exactly this attempt, with the row's own nonce (`keep`) or the signer's next one."""
-    entry = find(connection, Party.FACILITATOR, pay_id, to_write=True)
-    if entry is None:
-        raise KeyError(f"{Party.FACILITATOR} knows no payment {pay_id}")
+    entry = _known(connection, Party.FACILITATOR, pay_id)
     before = entry.stage
     if not isinstance(before, Intended) or before.attempt != attempt or (keep and before.nonce is None):
         raise UnlawfulEvent(f"{Party.FACILITATOR}: {entry.state} has no attempt {attempt} to replace any more")
-    with connection.begin_nested():
-        network = entry.subject.network
-        own = before.nonce if keep else None
-        nonce = nonce_book.reserve(connection, network, signer, chain_nonce) if own is None else own
-        return _move(connection, entry, Event.REPLACE, sign(nonce), now)
+    network = entry.subject.network
+    own = before.nonce if keep else None
+    nonce = nonce_book.free(connection, network, signer, chain_nonce) if own is None else own
+    arrows = ((Event.REPLACE, sign(nonce)),)
+    moved = _follow(entry, arrows)
+    if own is None:
+        nonce_book.take(connection, network, signer, chain_nonce, nonce)
+    return _move(connection, entry, arrows, moved, now)
 
 
-def move(connection: Connection, party: Party, pay_id: str, what: Event, stage: Stage, now: int) -> Entry:
-    """Follow one arrow of the law."""
+def move(connection: Connection, party: Party, pay_id: str, arrows: Sequence[Arrow], now: int) -> Entry:
+    """Follow arrows of the law, all or none."""
+    entry = _known(connection, party, pay_id)
+    return _move(connection, entry, arrows, _follow(entry, arrows), now)
+
+
+def _known(connection: Connection, party: Party, pay_id: str) -> Entry:
     entry = find(connection, party, pay_id, to_write=True)
     if entry is None:
         raise KeyError(f"{party} knows no payment {pay_id}")
-    return _move(connection, entry, what, stage, now)
+    return entry
 
 
-def entry_of(row: Row[Any]) -> Entry:
+def entry_of(row: Any) -> Entry:
     """A row as the memory that it is. Raises `UnavailableError("ledger_damaged")` for one that nobody here wrote."""
     try:
         return _parsed(row)
@@ -122,11 +191,11 @@ def entry_of(row: Row[Any]) -> Entry:
         ) from error
 
 
-def _parsed(row: Row[Any]) -> Entry:
+def _parsed(row: Any) -> Entry:
     told: dict[str, Any] = json.loads(row.stage)
     members: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
     kind = STAGES[State(row.state)]
-    if "raw" in {member.name for member in fields(kind)}:
+    if "raw" in _MEMBERS[kind.state]:
         members["raw"] = row.raw or b""
     subject = Subject(
         pay_id=row.pay_id,
@@ -142,18 +211,34 @@ def _parsed(row: Row[Any]) -> Entry:
     return Entry(Party(row.party), subject, kind(**members), row.created_at, row.updated_at)
 
 
-def _move(connection: Connection, entry: Entry, what: Event, stage: Stage, now: int) -> Entry:
-    moved = advance(entry, what, stage)
-    text, values = _written(moved.stage)
-    row = (payments.c.party == str(entry.party)) & (payments.c.pay_id == entry.subject.pay_id)
-    values |= {"state": str(moved.state), "stage": text, "updated_at": now}
-    if isinstance(entry.stage, Intended) and isinstance(stage, Settled):
-        # A payment that somebody else's transaction settled holds none of our nonces any more (fault A11).
-        values |= {} if stage.transaction in entry.stage.transactions else {"nonce": None}
-    connection.execute(update(payments).where(row).values(**values))
-    _log(connection, moved, str(what), text, now)
-    known = find(connection, entry.party, entry.subject.pay_id) if getattr(stage, "raw", None) == b"" else None
-    return known or replace(moved, updated_at=now)
+def _follow(entry: Entry, arrows: Sequence[Arrow]) -> Sequence[Entry]:
+    """The memory after each arrow. Raises `UnlawfulEvent`."""
+    moved: list[Entry] = []
+    for what, stage in arrows:
+        entry = advance(entry, what, stage)
+        moved.append(entry)
+    return moved
+
+
+def _move(connection: Connection, entry: Entry, arrows: Sequence[Arrow], moved: Sequence[Entry], now: int) -> Entry:
+    """Write where the arrows lead, and each of them into the events."""
+    columns: dict[str, Any] = {}
+    texts = []
+    for (what, stage), after in zip(arrows, moved, strict=True):
+        text, values = _written(after.stage)
+        columns |= values
+        texts.append((what, after, text))
+        if isinstance(entry.stage, Intended) and isinstance(stage, Settled):
+            # A payment that somebody else's transaction settled holds none of our nonces any more (fault A11).
+            columns |= {} if stage.transaction in entry.stage.transactions else {"nonce": None}
+    party, pay_id = str(entry.party), entry.subject.pay_id
+    last, (_, _, text) = moved[-1], texts[-1]
+    columns |= {"state": str(last.state), "stage": text, "updated_at": now}
+    _update(tuple(columns)).do(connection, party=party, pay_id=pay_id, **columns)
+    for what, after, text in texts:
+        _LOG.do(connection, party=party, pay_id=pay_id, at=now, event=str(what), after=str(after.state), stage=text)
+    known = find(connection, entry.party, pay_id) if getattr(last.stage, "raw", None) == b"" else None
+    return known or replace(last, updated_at=now)
 
 
 def _insert(connection: Connection, entry: Entry, lease: Lease) -> bool:
@@ -169,14 +254,12 @@ def _insert(connection: Connection, entry: Entry, lease: Lease) -> bool:
         "fingerprint": subject.fingerprint,
         "record": json.dumps(dict(subject.record), separators=(",", ":")),
     }
-    values |= (
-        constants | lease.columns | {"state": str(entry.state), "stage": text, "created_at": now, "updated_at": now}
-    )
-    statement = upsert(connection, payments).values(party=str(entry.party), pay_id=subject.pay_id, **values)
-    written = statement.on_conflict_do_nothing().returning(payments.c.pay_id)
-    won = connection.execute(written).first() is not None
+    name = {"party": str(entry.party), "pay_id": subject.pay_id}
+    state = {"state": str(entry.state), "stage": text, "created_at": now, "updated_at": now}
+    row = {"raw": None, "sender": None, "nonce": None} | values | name | state | constants | lease.columns
+    won = _INSERT.scalar(connection, **row) is not None
     if won:
-        _log(connection, entry, BEGIN, attest(text, constants), now)
+        _LOG.do(connection, **name, at=now, event=BEGIN, after=str(entry.state), stage=attest(text, constants))
     return won
 
 
@@ -188,32 +271,31 @@ def _older(connection: Connection, party: Party, pay_id: str) -> Entry:
 
 
 def _check_room(connection: Connection, entry: Entry, room: Room) -> None:
-    """Raise `NoRoom` when this row, which is written already, leaves more unsettled than may be."""
+    """Raise `NoRoom` when this entry, which is not written yet, would leave more unsettled than may be."""
     subject = entry.subject
-    unsettled = payments.c.state.in_([str(state) for state in UNSETTLED])
-    mine = (
-        (payments.c.party == str(entry.party))
-        & (payments.c.network == subject.network)
-        & (payments.c.asset == subject.asset)
-        & (payments.c.pay_id != subject.pay_id)
-    )
-    open_to_payer: ColumnElement[bool] = unsettled
-    if room.since is not None:
-        lately = payments.c.state.in_([str(state) for state in _PAID]) & (payments.c.updated_at >= room.since)
-        open_to_payer = unsettled | lately
-    of_payer = mine & open_to_payer & (payments.c.payer == subject.payer)
-    scopes = (("payer", room.payer, of_payer), ("total", room.total, mine & unsettled))
-    for scope, limit, rows in scopes:
-        if limit is None:
-            continue
-        units = sum(int(amount) for (amount,) in connection.execute(select(payments.c.amount).where(rows)))
-        if units + subject.amount > limit:
-            raise NoRoom(scope, units, limit)
+    since = room.failures_since
+    if since is not None and _FAILED.scalar(connection, payer=subject.payer, since=since) is not None:
+        raise NoRoom("failures", 0, 0)
+    of_room = {"party": str(entry.party), "network": subject.network, "asset": subject.asset}
+    if room.payer is not None:
+        open_units = _sum(_OPEN_TO.rows(connection, **of_room, payer=subject.payer))
+        if room.since is not None:
+            open_units += _sum(_PAID_BY.rows(connection, **of_room, payer=subject.payer, since=room.since))
+        if open_units + subject.amount > room.payer:
+            raise NoRoom("payer", open_units, room.payer)
+    if room.total is not None:
+        open_units = _sum(_OPEN.rows(connection, **of_room))
+        if open_units + subject.amount > room.total:
+            raise NoRoom("total", open_units, room.total)
+
+
+def _sum(rows: Sequence[Any]) -> int:
+    return sum(int(row.amount) for row in rows)
 
 
 def _written(stage: Stage) -> tuple[str, dict[str, Any]]:
     """A stage as text, and what of it stands in columns: bytes, which only newer bytes replace, sender and nonce."""
-    members = {member.name: getattr(stage, member.name) for member in fields(stage)}
+    members = {name: getattr(stage, name) for name in _MEMBERS[stage.state]}
     if members.get("amount") is None:
         members.pop("amount", None)
     raw = members.pop("raw", b"")
@@ -221,8 +303,3 @@ def _written(stage: Stage) -> tuple[str, dict[str, Any]]:
     if isinstance(stage, Intended):
         columns |= {"sender": stage.sender, "nonce": stage.nonce}
     return json.dumps(members, separators=(",", ":")), columns
-
-
-def _log(connection: Connection, entry: Entry, what: str, stage: str, now: int) -> None:
-    row = {"party": str(entry.party), "pay_id": entry.subject.pay_id, "at": now, "event": what}
-    connection.execute(insert(events).values(**row, after=str(entry.state), stage=stage))

@@ -6,64 +6,73 @@ gap jams the transactions above it. A nonce is handed out only together with the
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Connection, delete, func, select
+from sqlalchemy import Connection, delete, func, select
 
 from x402.lifecycle import Party, open_states
 from x402.ports import NonceBook
-from x402.ports.schema import nonces, payments, returned_nonces, upsert
+from x402.ports.prepared import Insert, Prepared, value
+from x402.ports.schema import nonces, payments, returned_nonces
+
+_mine = (returned_nonces.c.network == value("network")) & (returned_nonces.c.signer == value("signer"))
+_holding = (
+    (payments.c.sender == value("signer"))
+    & payments.c.state.in_([str(state) for state in sorted(open_states(Party.FACILITATOR))])
+    & (payments.c.party == str(Party.FACILITATOR))
+    & (payments.c.network == value("network"))
+)
+_NEXT = Prepared(select(nonces.c.next).where(nonces.c.network == value("network"), nonces.c.signer == value("signer")))
+_LOWEST = Prepared(select(func.min(returned_nonces.c.nonce)).where(_mine, returned_nonces.c.nonce >= value("least")))
+_FORGET = Prepared(
+    delete(returned_nonces).where(
+        _mine, (returned_nonces.c.nonce < value("least")) | (returned_nonces.c.nonce == value("nonce"))
+    )
+)
+_WITHDRAW = Prepared(delete(returned_nonces).where(_mine, returned_nonces.c.nonce == value("nonce")))
+_HELD = Prepared(select(payments.c.nonce).where(_holding, payments.c.nonce.is_not(None)))
+_HELD_ONE = Prepared(select(payments.c.pay_id).where(_holding, payments.c.nonce == value("nonce")))
 
 
-def reserve(connection: Connection, network: str, signer: str, chain_nonce: int) -> int:
-    """The lowest nonce that came back and that the chain has not passed, else the next."""
-    mine = _returned(network, signer)
-    connection.execute(delete(returned_nonces).where(mine, returned_nonces.c.nonce < chain_nonce))
-    lowest = connection.execute(select(func.min(returned_nonces.c.nonce)).where(mine)).scalar()
-    if lowest is not None:
-        connection.execute(delete(returned_nonces).where(mine, returned_nonces.c.nonce == lowest))
-        return int(lowest)
-    nonce = max(chain_nonce, _next(connection, network, signer))
-    statement = upsert(connection, nonces).values(network=network, signer=signer, next=nonce + 1)
-    connection.execute(statement.on_conflict_do_update(index_elements=["network", "signer"], set_={"next": nonce + 1}))
-    return nonce
+def _insert_next(insert: Insert) -> object:
+    row = insert(nonces)
+    newer = {"next": row.excluded.next}
+    return row.on_conflict_do_update(
+        index_elements=["network", "signer"], set_=newer, where=nonces.c.next < row.excluded.next
+    )
+
+
+_SET_NEXT = Prepared(_insert_next, ("network", "signer", "next"))
+_RETURN = Prepared(lambda insert: insert(returned_nonces).on_conflict_do_nothing(), ("network", "signer", "nonce"))
+
+
+def free(connection: Connection, network: str, signer: str, chain_nonce: int) -> int:
+    """The nonce to use now: the lowest that came back and that the chain has not passed, else the next."""
+    lowest = _LOWEST.scalar(connection, network=network, signer=signer, least=chain_nonce)
+    return int(lowest) if lowest is not None else max(chain_nonce, _next(connection, network, signer))
+
+
+def take(connection: Connection, network: str, signer: str, chain_nonce: int, nonce: int) -> None:
+    """Hand out the nonce that was `free`, to a row that this transaction writes."""
+    _FORGET.do(connection, network=network, signer=signer, least=chain_nonce, nonce=nonce)
+    _SET_NEXT.do(connection, network=network, signer=signer, next=nonce + 1)
 
 
 def read(connection: Connection, network: str, signer: str) -> NonceBook:
     """The next nonce, and those whose payment is open: not final yet, so that a reorganisation frees none of them."""
-    rows = connection.execute(select(payments.c.nonce).where(_holding(network, signer)))
-    held = frozenset(nonce for (nonce,) in rows)
+    held = frozenset(row.nonce for row in _HELD.rows(connection, network=network, signer=signer))
     return NonceBook(_next(connection, network, signer), held)
 
 
 def give_back(connection: Connection, network: str, signer: str, nonce: int) -> None:
     """Hand a nonce out again, first of all, unless an open payment holds it or it was never handed out."""
-    held = connection.execute(select(payments.c.pay_id).where(_holding(network, signer), payments.c.nonce == nonce))
-    if held.first() is not None or nonce >= _next(connection, network, signer):
-        return
-    statement = upsert(connection, returned_nonces).values(network=network, signer=signer, nonce=nonce)
-    connection.execute(statement.on_conflict_do_nothing())
+    held = _HELD_ONE.first(connection, network=network, signer=signer, nonce=nonce)
+    if held is None and nonce < _next(connection, network, signer):
+        _RETURN.do(connection, network=network, signer=signer, nonce=nonce)
 
 
 def withdraw(connection: Connection, network: str, signer: str, nonce: int) -> bool:
     """Stop handing out a nonce that came back; True for the one who stopped it."""
-    gone = delete(returned_nonces).where(_returned(network, signer), returned_nonces.c.nonce == nonce)
-    return connection.execute(gone).rowcount == 1
+    return _WITHDRAW.count(connection, network=network, signer=signer, nonce=nonce) == 1
 
 
 def _next(connection: Connection, network: str, signer: str) -> int:
-    row = (nonces.c.network == network) & (nonces.c.signer == signer)
-    return int(connection.execute(select(nonces.c.next).where(row)).scalar() or 0)
-
-
-def _returned(network: str, signer: str) -> ColumnElement[bool]:
-    return (returned_nonces.c.network == network) & (returned_nonces.c.signer == signer)
-
-
-def _holding(network: str, signer: str) -> ColumnElement[bool]:
-    states = [str(state) for state in open_states(Party.FACILITATOR)]
-    return (
-        (payments.c.sender == signer)
-        & payments.c.state.in_(states)
-        & (payments.c.party == str(Party.FACILITATOR))
-        & (payments.c.network == network)
-        & payments.c.nonce.is_not(None)
-    )
+    return int(_NEXT.scalar(connection, network=network, signer=signer) or 0)

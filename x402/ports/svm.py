@@ -11,7 +11,8 @@ from typing import Any
 from x402.chain import Blockhash, SvmAccount, SvmListed, SvmSimulation, SvmStatus, SvmTransaction, TokenBalance
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.ports import NotSent
-from x402.ports.rpc import JsonRpc, RpcError, Watch
+from x402.ports.rpc import JsonRpc, RpcError
+from x402.ports.watch import Watch
 
 _CAIP2_REFERENCE = 32
 _STATUS_BATCH = 256

@@ -70,6 +70,11 @@ class EvmPayment(Protocol):
     def payee(self) -> str: ...
 
     @property
+    def recovered(self) -> str | None:
+        """The account that made the signature by ECDSA, or None."""
+        ...
+
+    @property
     def amount(self) -> int:
         """What is to move."""
         ...
@@ -148,3 +153,9 @@ def balance_call(account: str) -> bytes:
 def topic_of(address: str) -> str:
     """An address as it stands in an event's topics."""
     return "0x" + address_word(address).hex()
+
+
+def is_signed_by_key(signed: EvmPayment) -> bool:
+    """Whether the payer's own key has signed: then it pays, whether code lives at its address or not, if the simulation
+    says so."""
+    return len(signed.signature) == 65 and signed.recovered == signed.payer

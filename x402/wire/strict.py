@@ -81,6 +81,12 @@ def _inspect(value: Any, depth: int) -> None:
             _inspect(member, depth - 1)
 
 
+def _is_plain(text: str, depth: int) -> bool:
+    """Whether nothing in a JSON text can be amiss that `_inspect` looks for: too few brackets to nest too deeply, and no
+    character beyond ASCII, written out or escaped."""
+    return text.isascii() and "\\u" not in text and text.count("{") + text.count("[") <= depth
+
+
 def parse_json(
     data: bytes | str, *, limit: int = BODY_LIMIT, depth: int = DEPTH_LIMIT, code: str = "invalid_json"
 ) -> Any:
@@ -93,8 +99,10 @@ def parse_json(
         raw = data.encode() if isinstance(data, str) and len(data) <= limit else data
         if len(raw) > limit:
             raise MalformedError(code, f"larger than {limit} bytes", details={"limit": limit})
-        value = _DECODER.decode(raw if isinstance(raw, str) else raw.decode())
-        _inspect(value, depth)
+        text = raw if isinstance(raw, str) else raw.decode()
+        value = _DECODER.decode(text)
+        if not _is_plain(text, depth):
+            _inspect(value, depth)
     except UnicodeError as error:
         raise MalformedError(code, "the text is not valid UTF-8") from error
     except (RecursionError, ValueError) as error:

@@ -41,7 +41,9 @@ def asking(
     return PaidRequest(method, target, headers, body, peer=peer)
 
 
-def issued_by(wallet: Keypair, *, version: int = OURS, tag: str = "dev", gateway: str = GATEWAY, **terms: int) -> SignedKey:
+def issued_by(
+    wallet: Keypair, *, version: int = OURS, tag: str = "dev", gateway: str = GATEWAY, **terms: int
+) -> SignedKey:
     """A key that a wallet has signed."""
     stated = {"created_at_ms": NOW * 1000, "valid_for_ms": 3_600_000} | terms
     key = SignedKey(tag=tag, version=version, signer=str(wallet.pubkey()), terms=KeyTerms(**stated))  # type: ignore[arg-type]

@@ -139,7 +139,7 @@ async def test_A22_G07_whatever_write_fails_the_credit_is_given_once(metered: An
             break
     else:
         pytest.fail("it never went through")
-    assert step > 5
+    assert step >= 3
 
 
 @pytest.mark.parametrize("flow", FLOWS)

@@ -209,7 +209,11 @@ async def test_row_098_the_secret_of_a_signing_key_is_sealed_at_rest(ledger: Sql
     seal = Seal([b"k" * 16])
     sealed = seal.seal("one", b"secret")
     assert b"secret" not in sealed
-    assert (seal.open("one", sealed), seal.open("two", sealed), seal.open("one", sealed[:-1])) == (b"secret", None, None)
+    assert (seal.open("one", sealed), seal.open("two", sealed), seal.open("one", sealed[:-1])) == (
+        b"secret",
+        None,
+        None,
+    )
 
 
 async def test_two_rings_on_one_database_share_the_last_use(ledger_url: str) -> None:

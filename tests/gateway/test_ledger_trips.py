@@ -1,0 +1,47 @@
+"""How often a paid request goes to the ledger: counted, because each trip is a wait for a disk (issue 5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from x402.lifecycle import Party
+from x402.stages import State
+
+STEPS = {
+    "authorization": ["find", "begin", "follow", "follow"],
+    "upfront": ["find", "begin", "follow", "follow"],
+}
+
+
+class Counted:
+    """A ledger whose calls are written down."""
+
+    def __init__(self, ledger: Any) -> None:
+        self._ledger = ledger
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls.append(name)
+            return getattr(self._ledger, name)(*args, **kwargs)
+
+        return call
+
+
+@pytest.mark.parametrize("retention", [0, 600])
+@pytest.mark.parametrize("flow", list(STEPS))
+async def test_a_sale_is_four_transactions_and_a_challenge_none(shop: Any, flow: str, retention: int) -> None:
+    ledger = Counted(shop.ledger)
+    client = shop.open({"GET /report": "$0.01"}, flow=flow, ledger=ledger, answer_retention_seconds=retention)
+    for _ in range(2):
+        header = shop.payer.pay(await shop.challenge())
+        assert ledger.calls == []
+        commits = shop.ledger.commits
+        assert (await client.get("/report", headers=header)).status_code == 200
+        assert ledger.calls == STEPS[flow]
+        assert shop.ledger.commits == commits + len(STEPS[flow])
+        ledger.calls.clear()
+    assert await shop.ledger.unresolved(Party.GATEWAY) == []
+    assert sum((await shop.ledger.totals(Party.GATEWAY, State.DELIVERED)).values()) == 20_000
