@@ -177,6 +177,7 @@ class Credited:
     state: ClassVar[State] = State.CREDITED
     transaction: str
     account: str
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +226,7 @@ Stage = (
 )
 """What is known in each state, one class per state: a field that does not exist yet cannot be read."""
 
-KNOWS_DUE = (Served, Settling, Settled, Delivered, Final, Owed, Refunding, Refunded, Reversed)
+KNOWS_DUE = (Served, Settling, Settled, Delivered, Final, Owed, Refunding, Refunded, Credited, Reversed)
 """Stages that may know an `amount`: what is due, or has moved, where that may be less than what was signed."""
 
 STAGES: Mapping[State, type[Stage]] = MappingProxyType({stage.state: stage for stage in get_args(Stage)})
