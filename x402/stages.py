@@ -12,6 +12,9 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import ClassVar, get_args
 
+NOTHING_DUE = "nothing_due"
+"""The reason of a payment that was closed because nothing came to be due for it (scheme `upto`)."""
+
 
 class State(StrEnum):
     """What a party knows about a payment."""
@@ -23,7 +26,8 @@ class State(StrEnum):
     CLAIMED = "claimed"
     """Gateway: a verified payment belongs to one request, by a unique insert; its handler may run."""
     SERVED = "served"
-    """Gateway: the handler has answered; the answer is stored and still withheld."""
+    """Gateway: the handler has answered, and the answer is stored and still withheld; or, where actual usage is
+    charged, it is answering, and what has come to be due so far is known."""
     SETTLING = "settling"
     """Gateway: the facilitator is asked to settle; money may move at any moment."""
     INTENDED = "intended"
@@ -70,12 +74,17 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Served:
+    """`amount`, here and in the states that follow, is what is due or has moved, in atomic units, where that may be
+    less than what was signed (scheme `upto`); None says that it is all of it."""
+
     state: ClassVar[State] = State.SERVED
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Settling:
     state: ClassVar[State] = State.SETTLING
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +122,14 @@ class Settled:
     state: ClassVar[State] = State.SETTLED
     transaction: str
     block: int = 0
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
     state: ClassVar[State] = State.DELIVERED
     transaction: str
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +137,7 @@ class Final:
     state: ClassVar[State] = State.FINAL
     transaction: str
     block: int = 0
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +145,7 @@ class Owed:
     state: ClassVar[State] = State.OWED
     transaction: str
     reason: str
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +158,7 @@ class Refunding:
     header: str = field(repr=False)
     pay_id: str
     attempt: int = 1
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +168,7 @@ class Refunded:
     state: ClassVar[State] = State.REFUNDED
     transaction: str
     refund: str
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +178,7 @@ class Credited:
     state: ClassVar[State] = State.CREDITED
     transaction: str
     account: str
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +188,7 @@ class Reversed:
     state: ClassVar[State] = State.REVERSED
     transaction: str
     raw: bytes = field(default=b"", repr=False)
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,5 +226,8 @@ Stage = (
     | Released
 )
 """What is known in each state, one class per state: a field that does not exist yet cannot be read."""
+
+KNOWS_DUE = (Served, Settling, Settled, Delivered, Final, Owed, Refunding, Refunded, Credited, Reversed)
+"""Stages that may know an `amount`: what is due, or has moved, where that may be less than what was signed."""
 
 STAGES: Mapping[State, type[Stage]] = MappingProxyType({stage.state: stage for stage in get_args(Stage)})

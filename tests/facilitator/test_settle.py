@@ -286,11 +286,12 @@ async def test_E08_no_gas_no_kind(evm: EvmShop, svm: SvmShop, ledger: SqlLedger)
     kinds = (await party.supported()).kinds
     assert [(kind.version, kind.network) for kind in kinds] == [
         (2, BASE_SEPOLIA),
+        (2, BASE_SEPOLIA),
         (1, "base-sepolia"),
         (2, SOLANA_DEVNET),
         (1, "solana-devnet"),
     ]
-    assert kinds[2].extra == {"feePayer": svm.signer.address}
+    assert kinds[3].extra == {"feePayer": svm.signer.address}
     await evm.world.request("anvil_setBalance", evm.signer.address, hex(10**12))
     assert [kind.network for kind in (await party.supported()).kinds] == [SOLANA_DEVNET, "solana-devnet"]
 

@@ -1,4 +1,5 @@
-"""Scheme `exact` on one EVM network: one round trip to verify, one transaction to settle, logs to be sure."""
+"""One EVM network: one round trip to verify, one transaction to settle, logs to be sure. Schemes say what is signed and
+what it does (`schemes/evm_scheme.py`)."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from x402.confirmation import Confirmations
-from x402.errors import UnavailableError
+from x402.errors import RefusedError, UnavailableError
 from x402.evidence import Standing
 from x402.evidence.evm import EvmWitness, authorization_of
 from x402.facilitator.evm_check import EvmCheck
@@ -16,10 +17,10 @@ from x402.facilitator.rail import Checked, prove
 from x402.facilitator.signer import EvmSigner
 from x402.lifecycle import Entry, Subject, UnlawfulEvent
 from x402.ports import Clock, EvmChain, Ledger, NotSent, Sign
-from x402.schemes import exact_evm, exact_evm_rules
-from x402.schemes.exact_evm import SignedAuthorization
+from x402.schemes.evm_payment import EvmPayment
+from x402.schemes.evm_scheme import SCHEMES, EvmScheme, evm_scheme
 from x402.schemes.subject import evm_subject
-from x402.stages import Intended, Refused, Reversed, Settled
+from x402.stages import NOTHING_DUE, Intended, Refused, Reversed, Settled
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Kind
 from x402.wire.payment import Payment
@@ -33,10 +34,10 @@ Afford = Callable[[Subject, int], Awaitable[bool]]
 
 @dataclass(frozen=True, slots=True)
 class EvmChecked(Checked):
-    """With the authorization that was read from it; `plain` when it is known to be a key's, and of an account without
+    """With what was read from it; `plain` when it is known to be a key's, and of an account without
     code."""
 
-    signed: SignedAuthorization | None = None
+    signed: EvmPayment | None = None
     plain: bool = False
 
 
@@ -71,28 +72,40 @@ class EvmRail:
         await self._chain.check_chain_id()
         self._proven = True
 
-    async def kind(self) -> Kind | None:
+    async def kinds(self) -> Sequence[Kind]:
         try:
             self.balances = await self._sender.balances()
         except UnavailableError:
-            return None
-        if max(self.balances.values()) < self.reserve:
-            return None
-        return Kind(scheme=exact_evm.SCHEME, network=self.network)
+            return ()
+        richest = max(self.balances, key=lambda address: self.balances[address])
+        if self.balances[richest] < self.reserve:
+            return ()
+        return tuple(self._kind(scheme, richest) for scheme in SCHEMES.values())
+
+    def _kind(self, scheme: EvmScheme, address: str) -> Kind:
+        extra = {"facilitatorAddress": address} if scheme.named_facilitator else {}
+        return Kind(scheme=scheme.name, network=self.network, extra=extra)
 
     def signers(self) -> list[str]:
         return self._sender.addresses
 
     def read(self, payment: Payment, requirement: Requirement) -> Checked:
-        signed = exact_evm_rules.read(payment, requirement)
-        return EvmChecked(evm_subject(signed, payment, requirement), payment, requirement, None, signed)
+        signed = evm_scheme(requirement.scheme).read(payment, requirement)
+        return EvmChecked(evm_subject(signed, payment, requirement), payment, requirement, signed=signed)
 
     async def check(self, payment: Payment, requirement: Requirement, *, settling: bool = False) -> Checked:
-        signed = exact_evm_rules.check(payment, requirement, now=self._clock())
+        scheme = evm_scheme(requirement.scheme)
+        signed = scheme.check(payment, requirement, now=self._clock(), settling=settling)
+        if signed.sender and not self._sender.knows(signed.sender):
+            raise RefusedError(
+                "upto_facilitator_mismatch", f"only {signed.sender} may settle this payment, and that is not us",
+                details={"payer": signed.payer},
+            )  # fmt: skip
         await self._prove()
-        seen = await self._check.inspect(signed, self._gas_limit(signed), settling=settling)
+        seen = await self._check.inspect(scheme, signed, self._gas_limit(signed), settling=settling)
+        nothing_due = scheme.named_facilitator and signed.amount == 0
         subject = evm_subject(signed, payment, requirement)
-        return EvmChecked(subject, payment, requirement, seen.balance, signed, seen.plain)
+        return EvmChecked(subject, payment, requirement, seen.balance, nothing_due, signed, seen.plain)
 
     async def fee(self, checked: Checked) -> int:
         signed = _signed(checked)
@@ -105,7 +118,7 @@ class EvmRail:
 
     async def intend(self, checked: Checked, ledger: Ledger) -> tuple[Entry, bool]:
         signed = _signed(checked)
-        address = self._sender.next()
+        address = signed.sender or self._sender.next()
         fees, count = await asyncio.gather(self._chain.fees(), self._sender.count(address, ledger))
         sign = self._signing(address, self._sender.bid(fees), signed)
         return await ledger.intend(checked.subject, address, count, sign)
@@ -123,19 +136,24 @@ class EvmRail:
     async def replace(self, entry: Entry, intended: Intended, ledger: Ledger) -> Entry | None:
         if not self._may_try_again(intended):
             return None
-        address = self._sender.next()
+        signed = authorization_of(entry.subject)
+        address = signed.sender or self._sender.next()
+        if not self._sender.knows(address):
+            return None
         fees, count = await asyncio.gather(self._chain.fees(), self._sender.count(address, ledger))
         bid = self._sender.bid(fees)
         keep = address == intended.sender and intended.nonce is not None and intended.nonce >= count
         if keep and bid == intended.bid:
             # The very same bytes, which may be taken once their sender has gas.
             return None
-        sign = self._signing(address, bid, authorization_of(entry.subject), intended)
+        sign = self._signing(address, bid, signed, intended)
         return await ledger.replace(entry.subject.pay_id, intended.attempt, address, count, sign, keep_nonce=keep)
 
     async def decide(
         self, entry: Entry, intended: Intended, ledger: Ledger, *, timeout: float
     ) -> Settled | Refused | None:
+        if not intended.transaction:
+            return Refused(NOTHING_DUE, "nothing was used, so nothing is taken")
         verdict = await self._witness.judge(
             entry.subject, intended.transactions, last_valid=intended.last_valid, since=entry.created_at,
             timeout=timeout,
@@ -239,16 +257,14 @@ class EvmRail:
         standing = await self._witness.standing(subject, settled)
         return standing is not None and (standing.final or standing.confirmations >= required)
 
-    def _signing(
-        self, address: str, bid: tuple[int, int], signed: SignedAuthorization, before: Intended | None = None
-    ) -> Sign:
+    def _signing(self, address: str, bid: tuple[int, int], signed: EvmPayment, before: Intended | None = None) -> Sign:
         return self._sender.signing(
             address,
             bid,
-            to=signed.asset.address,
+            to=signed.contract,
             data=signed.calldata(),
             gas=self._gas_limit(signed),
-            last_valid=signed.authorization.valid_before,
+            last_valid=signed.valid_before,
             before=before,
         )
 
@@ -256,11 +272,12 @@ class EvmRail:
         if not self._proven:
             await prove(self)
 
-    def _gas_limit(self, signed: SignedAuthorization) -> int:
+    def _gas_limit(self, signed: EvmPayment) -> int:
         """The same for simulation and settlement, so that what passed the one has enough for the other (D05)."""
-        return self._gas.limit if len(signed.signature) == 65 else self._gas.wallet_limit
+        limit = self._gas.limit if len(signed.signature) == 65 else self._gas.wallet_limit
+        return limit + signed.more_gas
 
 
-def _signed(checked: Checked) -> SignedAuthorization:
+def _signed(checked: Checked) -> EvmPayment:
     known = checked.signed if isinstance(checked, EvmChecked) else None
-    return known or exact_evm_rules.read(checked.payment, checked.requirement)
+    return known or evm_scheme(checked.requirement.scheme).read(checked.payment, checked.requirement)

@@ -13,6 +13,7 @@ from x402.billing import Booking
 from x402.chain import (
     Blockhash,
     CallResult,
+    EvmCall,
     EvmFees,
     EvmReceipt,
     Log,
@@ -289,6 +290,10 @@ class EvmChain(Protocol):
 
     async def knows(self, transaction: str) -> bool:
         """Whether the node has the transaction, in its pool or in a block."""
+        ...
+
+    async def transaction(self, transaction: str) -> EvmCall | None:
+        """What a transaction called; None when the node does not have it."""
         ...
 
     async def receipt(self, transaction: str, *, timeout: float) -> EvmReceipt | None:

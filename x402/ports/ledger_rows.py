@@ -308,7 +308,7 @@ def _move(connection: Connection, entry: Entry, arrows: Sequence[Arrow], moved: 
     columns: dict[str, Any] = {}
     texts = []
     for (what, stage), after in zip(arrows, moved, strict=True):
-        text, values = _written(stage)
+        text, values = _written(after.stage)
         columns |= values
         texts.append((what, after, text))
         if isinstance(entry.stage, Intended) and isinstance(stage, Settled):
@@ -379,6 +379,8 @@ def _sum(rows: Sequence[Any]) -> int:
 def _written(stage: Stage) -> tuple[str, dict[str, Any]]:
     """A stage as text, and what of it stands in columns: bytes, which only newer bytes replace, sender and nonce."""
     members = {name: getattr(stage, name) for name in _MEMBERS[stage.state]}
+    if members.get("amount") is None:
+        members.pop("amount", None)
     raw = members.pop("raw", b"")
     shared = isinstance(stage, Intended) and stage.shares > 1
     columns: dict[str, Any] = {"raw": raw} if raw and not shared else {}
