@@ -28,9 +28,9 @@ _WORD = 32
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """A payment that would settle. `balance` can be taken from the payer, in atomic units, None where the token does not
-    say. `plain` when anybody may submit it, and it is known that the payer is a key without code that the token would
-    run; that is looked up when settling follows."""
+    """A payment that would settle. `balance` can be taken from the payer, in atomic units, None where the token does
+    not say. `plain` when anybody may submit it, and it is known that the payer is a key without code that the token
+    would run; that is looked up when settling follows."""
 
     balance: int | None
     plain: bool

@@ -87,7 +87,7 @@ SignTogether = Callable[[int, Sequence[Subject]], Sequence[Intended]]
 them then knows, in their order. Pure, as `Sign`."""
 
 SignAgain = Callable[[int, Sequence[Entry]], Sequence[Intended]]
-"""The same for payments that wait for a transaction which is to be replaced; nothing when it can't be."""
+"""The same for payments that wait for a transaction which is to be replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +146,15 @@ class Ledger(Protocol):
         the nonce and the bytes. `sign` gets those that are new; the answers come in the order of `subjects`."""
         ...
 
+    async def sharing(self, network: str, signer: str, nonce: int, transaction: str) -> Sequence[Entry]:
+        """The payments that wait for this very transaction, in the order of their ids."""
+        ...
+
     async def replace_together(
-        self, network: str, signer: str, nonce: int, transaction: str, sign: SignAgain
+        self, network: str, signer: str, nonce: int, transaction: str, sign: SignAgain, *, among: Collection[str]
     ) -> Sequence[Entry]:
-        """Other bytes, with the nonce that they share, for all payments that wait for this very transaction; by the
-        arrow REPLACE. Raises `UnlawfulEvent` when none does any more, or `sign` makes nothing."""
+        """Other bytes, with the nonce that they share, for the payments `among` these ids that wait for this very
+        transaction; by the arrow REPLACE. Raises `UnlawfulEvent` when none does any more."""
         ...
 
     async def replace(

@@ -121,12 +121,17 @@ class SqlLedger:
             _book(signer),
         )
 
+    async def sharing(self, network: str, signer: str, nonce: int, transaction: str) -> Sequence[Entry]:
+        return await self._do(lambda connection: ledger_rows.sharing(connection, network, signer, nonce, transaction))
+
     async def replace_together(
-        self, network: str, signer: str, nonce: int, transaction: str, sign: SignAgain
+        self, network: str, signer: str, nonce: int, transaction: str, sign: SignAgain, *, among: Collection[str]
     ) -> Sequence[Entry]:
         now = self._clock()
         return await self._do(
-            lambda connection: ledger_rows.replace_together(connection, network, signer, nonce, transaction, sign, now),
+            lambda connection: ledger_rows.replace_together(
+                connection, network, signer, nonce, transaction, sign, now, among
+            ),
             _book(signer),
         )
 

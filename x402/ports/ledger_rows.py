@@ -7,7 +7,7 @@ leaves row and events agreeing.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache
 from typing import Any
@@ -197,18 +197,20 @@ def intend_together(
 
 
 def replace_together(
-    connection: Connection, network: str, signer: str, nonce: int, transaction: str, sign: SignAgain, now: int
+    connection: Connection,
+    network: str,
+    signer: str,
+    nonce: int,
+    transaction: str,
+    sign: SignAgain,
+    now: int,
+    among: Collection[str],
 ) -> Sequence[Entry]:
     """The arrow REPLACE for every payment that waits for this very transaction, with the nonce that they share."""
-    rows = _SHARING.rows(connection, network=network, signer=signer, nonce=nonce)
-    waiting = [
-        entry
-        for entry in map(entry_of, rows)
-        if isinstance(entry.stage, Intended) and entry.stage.transaction == transaction
-    ]
-    stages = sign(nonce, waiting) if waiting else ()
-    if not stages:
+    waiting = [one for one in sharing(connection, network, signer, nonce, transaction) if one.subject.pay_id in among]
+    if not waiting:
         raise UnlawfulEvent(f"{Party.FACILITATOR}: nothing waits for {transaction} that could be replaced")
+    stages = sign(nonce, waiting)
     moves = []
     for entry, stage in zip(waiting, stages, strict=True):
         arrows = ((Event.REPLACE, stage),)
@@ -216,6 +218,12 @@ def replace_together(
     with connection.begin_nested():
         _keep_bundle(connection, network, signer, nonce, stages)
         return [_move(connection, entry, arrows, moved, now) for entry, arrows, moved in moves]
+
+
+def sharing(connection: Connection, network: str, signer: str, nonce: int, transaction: str) -> Sequence[Entry]:
+    """The payments that wait for this very transaction, for nobody else to write to before this transaction ends."""
+    entries = [entry_of(row) for row in _SHARING.rows(connection, network=network, signer=signer, nonce=nonce)]
+    return [one for one in entries if isinstance(one.stage, Intended) and one.stage.transaction == transaction]
 
 
 def _keep_bundle(connection: Connection, network: str, signer: str, nonce: int, stages: Sequence[Intended]) -> None:
