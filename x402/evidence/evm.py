@@ -49,9 +49,11 @@ class EvmWitness:
     ) -> Verdict:
         """By the receipts of `transactions`, else by the payment's own state; `last_valid` is its own."""
         signed = authorization_of(subject)
-        receipt = await self._first_receipt(transactions, signed, timeout)
-        if receipt is not None:
-            verdict = await self._judge_receipt(receipt, signed, since)
+        found = await self._first_receipt(transactions, signed, timeout)
+        if isinstance(found, Settled):
+            return found
+        if found is not None:
+            receipt, verdict = found, await self._judge_vain(found, signed, since)
             if not isinstance(verdict, Refused) or await self._is_for_good(receipt, transactions):
                 return verdict
         height = await self._chain.block_number()
@@ -119,9 +121,12 @@ class EvmWitness:
 
     async def _first_receipt(
         self, transactions: Sequence[str], signed: EvmPayment, timeout: float
-    ) -> EvmReceipt | None:
-        """The first receipt that any of these ids gets and that shows the transfer; else one that does not. A replaced
-        one may be the one that was mined, and an older one that failed leaves its payment to the newest."""
+    ) -> EvmReceipt | Settled | None:
+        """The transfer, by the first of these ids that shows it; else a receipt that does not. A replaced one may be
+        the one that was mined, and an older one that failed leaves its payment to the newest."""
+        if len(transactions) == 1:
+            only = await self._chain.receipt(transactions[0], timeout=timeout)
+            return None if only is None else await self._transfer(only, signed) or only
         vain: EvmReceipt | None = None
         waits = [asyncio.ensure_future(self._chain.receipt(one, timeout=timeout)) for one in transactions]
         try:
@@ -129,8 +134,9 @@ class EvmWitness:
                 receipt = await wait
                 if receipt is None:
                     continue
-                if await self._transfer(receipt, signed) is not None:
-                    return receipt
+                settled = await self._transfer(receipt, signed)
+                if settled is not None:
+                    return settled
                 vain = receipt
                 if receipt.transaction == transactions[0]:
                     break
@@ -140,10 +146,8 @@ class EvmWitness:
             await asyncio.gather(*waits, return_exceptions=True)
         return vain
 
-    async def _judge_receipt(self, receipt: EvmReceipt, signed: EvmPayment, since: int) -> Verdict:
-        settled = await self._transfer(receipt, signed)
-        if settled is not None:
-            return settled
+    async def _judge_vain(self, receipt: EvmReceipt, signed: EvmPayment, since: int) -> Verdict:
+        """What a transaction proves that is in a block and does not show the transfer."""
         if receipt.succeeded and (signed.named_in_call or _names(receipt, signed)):
             return replace(signed.ends.mismatch, transaction=receipt.transaction)
         height = await self._chain.block_number()

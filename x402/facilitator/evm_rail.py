@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from x402 import networks
 from x402.confirmation import Confirmations
 from x402.errors import RefusedError, UnavailableError
 from x402.evidence import Standing
@@ -178,7 +179,7 @@ class EvmRail:
 
     async def is_deep(self, subject: Subject, settled: Settled) -> bool:
         """Whether a transfer is buried as deep as its amount asks for (fault A16)."""
-        asset = authorization_of(subject).asset
+        asset = networks.get(subject.network).asset(subject.asset) or authorization_of(subject).asset
         required = self._confirmations.required(subject.amount, asset)
         if required <= 1:
             return True
