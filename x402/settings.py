@@ -202,6 +202,9 @@ class GatewaySettings(Settings):
     public_url: str = Field("", validation_alias=_named("X402_PUBLIC_URL"))
     """How clients reach the gateway, such as `https://api.example.com`."""
     max_timeout_seconds: int = Field(300, ge=30, le=3600, validation_alias=_named("X402_MAX_TIMEOUT_SECONDS"))
+    scheme_names: str = Field("exact,upto", validation_alias=_named("X402_SCHEMES"))
+    """Separated by commas, the preferred one first: `exact` takes the quoted bound, `upto` (EVM networks) what was
+    used of it."""
     answer_retention_seconds: int = Field(600, ge=0, validation_alias=_named("X402_ANSWER_RETENTION_SECONDS"))
     """How long a delivered answer is kept for the same payment to be sent again; 0 keeps none."""
     answer_key: SecretStr | None = Field(None, validation_alias=_named("X402_ANSWER_KEY"))
@@ -243,6 +246,11 @@ class GatewaySettings(Settings):
     def facilitator_urls(self) -> tuple[str, ...]:
         """Where facilitators are, the preferred one first."""
         return tuple(url.strip() for url in self.facilitator_url.split(",") if url.strip())
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """The schemes in which payments are taken."""
+        return tuple(name.strip() for name in self.scheme_names.split(",") if name.strip())
 
     @property
     def models(self) -> tuple[str, ...]:

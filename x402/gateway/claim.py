@@ -74,6 +74,9 @@ class Claims:
         try:
             return await self._begin(subject, flow, room, name)
         except NoRoom as error:
+            if flow is Flow.METERED:
+                # What it costs is known only afterwards, so it can't be settled first.
+                raise self._no_room(subject, error) from error
             if error.scope == "failures" or (error.scope == "payer" and balance is None):
                 return await self._begin(subject, Flow.UPFRONT, None, name)
             raise self._no_room(subject, error) from error
@@ -115,6 +118,13 @@ class Claims:
 
     def _no_room(self, subject: Subject, error: NoRoom) -> RefusedError | UnavailableError:
         self.telemetry.emit("sale.no_room", network=subject.network, reason=error.scope)
+        if error.scope == "failures":
+            return RefusedError(
+                "prepayment_required",
+                "a payment of yours was verified and then failed, so you are served after you have paid: take the offer"
+                " of scheme exact",
+                mender=Mender.PAYER,
+            )
         if error.scope != "payer":
             return UnavailableError(
                 "too_much_unsettled", "too many answers wait for their settlement; send the same payment again soon"

@@ -104,7 +104,7 @@ class Counter:
         preferred = request.header(PREFERRED_NETWORK) or ""
         offers = await self.offers.requirements(terms, request_digest=request.digest, preferred=preferred)
         error = UNPAID if refused is None else refused.code
-        challenge = self.offers.challenge(offers, _resource(url, terms), error)
+        challenge = await self.offers.challenge(offers, _resource(url, terms), error)
         envelope = self.envelope(request.target, request.headers)
         return challenge_reply(challenge, refused, receipt, envelope=envelope)
 

@@ -13,7 +13,7 @@ nonce, which the token accepts once; with another nonce, and on Solana, only whe
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from x402 import networks
 from x402.errors import DeclinedError, MalformedError, MisconfiguredError, RefusedError, UnavailableError
@@ -78,7 +78,7 @@ class Refunds:
 
     async def _begin(self, entry: Entry, owed: Owed) -> Entry | None:
         """The row after the first refund was signed; None when it can't be paid now."""
-        subject, ledger = entry.subject, self.register.ledger
+        subject, ledger = _owed(entry), self.register.ledger
         payment = await self._sign(subject, attempt=1)
         day = self.register.clock() // _DAY_SECONDS
         cap = units_of(self.register.policy.refund_per_day, subject.network, subject.asset)
@@ -131,9 +131,9 @@ class Refunds:
             if not expired:
                 return
             nonce = refunding.pay_id if not dead else ""
-            payment = await self._sign(entry.subject, attempt=attempt, like=nonce)
+            payment = await self._sign(_owed(entry), attempt=attempt, like=nonce)
         elif dead:
-            payment = await self._sign(entry.subject, attempt=attempt)
+            payment = await self._sign(_owed(entry), attempt=attempt)
         else:
             return
         stage = Refunding(refunding.transaction, payment.as_header(), identity_of(payment), attempt)
@@ -183,6 +183,11 @@ def refunds_of(register: Register, purse: Purse, kinds: Kinds, blockhashes: Mapp
     if purse.addresses.get(networks.SOLANA) and not solana:
         raise MisconfiguredError("no_node", "X402_REFUND_SVM_PRIVATE_KEY: set X402_SVM_RPC_URL as well")
     return Refunds(register, purse, kinds, blockhashes)
+
+
+def _owed(entry: Entry) -> Subject:
+    """The payment with what has moved of it, which is what goes back."""
+    return replace(entry.subject, amount=entry.amount)
 
 
 def _presented(refunding: Refunding) -> Payment:

@@ -67,6 +67,8 @@ class Sale:
     notes: dict[str, Any] = field(default_factory=dict)
     metered: Metered | None = None
     """What the request has used so far; a handler that knows sets it as often as it learns more."""
+    settle: Callable[[], Awaitable[Receipt]] | None = None
+    """Takes what is metered by now, once: for a handler of a stream in the flow `metered`, before its last event."""
     credits: bool = False
     """Whether what is paid and not used goes to the payer's account."""
     request_id: str = ""
@@ -127,6 +129,8 @@ class Reply:
     chunks: Chunks
     receipt: Receipt | None = None
     version: int = 2
+    live: bool = False
+    """Whether the reply ends when its reader hangs up, because what is not read is not charged."""
 
 
 class Whole:
