@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from inspect import isawaitable
 
 from x402.errors import MalformedError, MisconfiguredError, RefusedError, X402Error
@@ -125,7 +126,7 @@ class Counter:
             terms = terms_of(price)
             if terms is None or terms.flow is not None:
                 return terms
-            return Terms(price=terms.price, flow=self._flow, description=terms.description, mime_type=terms.mime_type)
+            return replace(terms, flow=self._flow)
         except MalformedError as error:
             raise MisconfiguredError("invalid_price", f"the price of this request: {error.message}") from error
 

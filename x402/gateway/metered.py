@@ -69,8 +69,8 @@ class Counted:
         await self.recording.start(status, headers)
 
     async def write(self, chunk: bytes) -> None:
-        """The next piece. Raises `Exhausted` once more is metered than the payer has authorised."""
-        if self._metered() > self._job.entry.subject.amount and self._job.sale.metered is not None:
+        """The next piece. Raises `Exhausted` once more is metered of a stream than the payer has authorised."""
+        if not self.recording.withhold and self._metered() > self._job.sale.amount:
             raise Exhausted(f"{self._metered()} atomic units are metered, {self._job.sale.amount} are authorised")
         await self.recording.write(chunk)
         self._marks += [self.due] * (self.recording.pieces - len(self._marks))

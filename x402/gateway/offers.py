@@ -7,6 +7,7 @@ adds to `extra`, and never replaces what we put there (aimo K7).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from x402 import networks, signed_quote
@@ -158,7 +159,7 @@ class Offers:
             )
         except MalformedError as error:
             raise RefusedError(error.code, error.message) from error
-        return token, Terms(price=quoted, flow=terms.flow, description=terms.description, mime_type=terms.mime_type)
+        return token, replace(terms, price=quoted)
 
     async def _agreed(self, ours: Requirement, theirs: Requirement) -> Requirement:
         network = networks.get(ours.network)
