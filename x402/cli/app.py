@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from x402.cli import buy, demo, devnet, history, inspect, ledger, serve, trust, wallet
+from x402.cli import approve, buy, demo, devnet, history, inspect, ledger, serve, trust, wallet
 from x402.cli.failures import Reporting
 from x402.cli.screen import prose
 
@@ -45,6 +45,7 @@ app.command("demo", help=prose(demo.demo), rich_help_panel=_TRY)(demo.demo)
 app.add_typer(devnet.app, name="devnet", rich_help_panel=_TRY)
 app.command("inspect", help=prose(inspect.inspect), rich_help_panel=_TRY)(inspect.inspect)
 app.add_typer(wallet.app, name="wallet", rich_help_panel=_BUY)
+app.command("approve", help=prose(approve.approve), rich_help_panel=_BUY)(approve.approve)
 app.command("models", help=prose(buy.models), rich_help_panel=_BUY)(buy.models)
 app.command("quote", help=prose(buy.quote), rich_help_panel=_BUY)(buy.quote)
 app.command("chat", help=prose(buy.chat), rich_help_panel=_BUY)(buy.chat)

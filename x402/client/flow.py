@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from x402 import networks
 from x402.client import choose as choosing
+from x402.client.allowance import Allowances, asked_of, question, read_answer
 from x402.client.breaker import Breaker
 from x402.client.budget import Limits, cap_per_call
 from x402.client.choose import Buyer, Choice, Policy
@@ -32,6 +33,7 @@ from x402.client.trust import listed, remembered
 from x402.client.verdict import Reply, Verdict, judge, origin
 from x402.client.wallet import Wallet
 from x402.errors import DeclinedError, MalformedError, Moved, UnavailableError, UnpaidError
+from x402.schemes import gas_sponsoring
 from x402.stages import State
 from x402.wire.challenge import BalanceEmpty, Challenge, read_challenge
 from x402.wire.headers import PAYMENT_RESPONSE, X_PAYMENT_RESPONSE
@@ -127,7 +129,9 @@ def receipt_of(response: Any) -> Receipt | None:
 class Terms:
     """With what, and within which bounds, a client pays. `clock` gives unix seconds, `entropy(n)` n random bytes.
 
-    `svm_rpc` are node URLs by CAIP-2 network; `""` stands for every network that is not named. `prove` asks the chain
+    `svm_rpc` and `evm_rpc` are node URLs by CAIP-2 network; `""` stands for every network that is not named. `confirm`
+    asks the chain what was taken of payments that were signed as a maximum, books that, and returns how many it has
+    found. `prove` asks the chain
     what became of a payment, writes down what it proves, and returns the row as it then is; without a chain it stays
     as it was. Raises nothing but `UnavailableError("journal_unavailable")`.
     """
@@ -139,6 +143,8 @@ class Terms:
     clock: Callable[[], int]
     entropy: Callable[[int], bytes]
     svm_rpc: Mapping[str, str]
+    evm_rpc: Mapping[str, str] = field(default_factory=dict)
+    confirm: Callable[[], int] = field(default=lambda: 0)
     breaker: Breaker = field(default_factory=Breaker)
     prove: Callable[[Record], Record] = field(default=lambda record: record)
 
@@ -191,6 +197,8 @@ def _sign(
         if dead is not None:
             known = known or frozenset(remembered(dead.entry.subject))
         buyer = replace(buyer, known=known)
+    allowances = yield from _allowances(challenge, terms)
+    buyer = replace(buyer, allowances=allowances, sponsored=gas_sponsoring.is_offered(challenge.extensions))
     choice = choosing.choose(challenge, buyer, terms.policy)
     if dead is not None and choice.usd > dead.usd:
         raise _dearer(choice, dead)
@@ -201,11 +209,18 @@ def _sign(
     payment = draft(
         choice, challenge, terms.wallet,
         now=terms.clock(), lifetime_seconds=terms.policy.lifetime_seconds, entropy=terms.entropy(ENTROPY_BYTES),
-        blockhash=blockhash, fingerprint=wanted.fingerprint, record=_remember(wanted, choice, challenge, url),
+        blockhash=blockhash, allowances=allowances, fingerprint=wanted.fingerprint,
+        record=_remember(wanted, choice, challenge, url),
     )  # fmt: skip
     pay_id, limits, breaker = payment.subject.pay_id, terms.limits, terms.breaker
     hold = partial(journal.hold, host=host, usd=choice.usd, limits=limits, call=call, breaker=breaker)
-    yield from _do(partial(hold, payment.subject))
+    try:
+        yield from _do(partial(hold, payment.subject))
+    except DeclinedError as error:
+        # What was signed as a maximum counts whole until the chain shows what was taken of it.
+        if error.code != "budget_exceeded" or not (yield from _do(terms.confirm)):
+            raise
+        yield from _do(partial(hold, payment.subject))
     signed = yield from _do(payment.sign)
     return (yield from _do(partial(journal.expose, pay_id, signed.header_name, signed.as_header())))
 
@@ -302,6 +317,20 @@ def _buyer(wanted: Wanted, terms: Terms) -> Buyer:
     )
 
 
+def _allowances(challenge: Challenge, terms: Terms) -> Journey[Allowances]:
+    """What Permit2 may move of the wallet's, where an offer needs it and a node can be asked."""
+    offer, payer = asked_of(challenge), terms.wallet.evm_address
+    if offer is None or not payer or offer.scheme not in terms.policy.schemes:
+        return {}
+    network = networks.get(offer.network)
+    url = terms.evm_rpc.get(network.id) or terms.evm_rpc.get("")
+    if not url:
+        return {}
+    answer: Reply = yield Ask(url, question(offer, payer))
+    known, asset = read_answer(answer.status, answer.body), network.asset(offer.asset)
+    return {} if known is None or asset is None else {(network.id, asset.address): known}
+
+
 def _node(choice: Choice, terms: Terms) -> str:
     network = networks.get(choice.requirement.network)
     url = terms.svm_rpc.get(network.id) or terms.svm_rpc.get("") or network.rpc_url
@@ -320,6 +349,8 @@ def _remember(wanted: Wanted, choice: Choice, challenge: Challenge, url: str) ->
     a redirect led, if one did."""
     bought = wanted.url.partition("?")[0].partition("#")[0]
     record: dict[str, Any] = {"method": wanted.method.upper(), "url": bought, "price": str(choice.amount)}
+    if choice.requirement.scheme != choosing.EXACT:
+        record["scheme"] = choice.requirement.scheme
     payees = [[payee.address, payee.network, payee.asset] for payee in listed(challenge)]
     if len(payees) > 1:
         record["payees"] = payees
