@@ -23,8 +23,8 @@ _SECONDS = 15.0
 class Proof:
     """Asks the chain what became of a payment, and writes down what it proves. Call it on a thread: it blocks.
 
-    `clock` gives unix seconds. Returns the row as it then is; a node that does not answer proves nothing, and the row stays as it was. Raises
-    `UnavailableError("journal_unavailable")`.
+    `clock` gives unix seconds. Returns the row as it then is; a node that does not answer proves nothing, and the row
+    stays as it was. Raises `UnavailableError("journal_unavailable")`.
     """
 
     def __init__(

@@ -18,6 +18,7 @@ from x402.gateway.policy import Policy, units_of
 from x402.gateway.terms import Flow
 from x402.lifecycle import Entry, Event, Party, Subject, begin
 from x402.ports import Clock, IdentifierTaken, Ledger, NoRoom, Room
+from x402.schemes import gas_sponsoring
 from x402.schemes.subject import subject_of
 from x402.stages import Claimed, Settling
 from x402.telemetry import Telemetry
@@ -68,7 +69,8 @@ class Claims:
         room = Room(
             payer=subject.amount if balance is None else balance,
             total=cap,
-            since=asked_at,
+            # Permits have their order: one that is verified has seen those before it settle.
+            since=None if gas_sponsoring.is_signed(payment.extensions) else asked_at,
             failures_since=self.clock() - self.policy.failure_memory_seconds,
         )
         try:

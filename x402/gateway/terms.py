@@ -11,7 +11,7 @@ from x402 import networks
 from x402.errors import MalformedError, MisconfiguredError
 from x402.money import Amount, Asset, parse_price
 from x402.networks import Network
-from x402.quote import Quote
+from x402.quote import Order, PriceList, Quote
 from x402.schemes.eip712 import parse_address
 from x402.schemes.evm_scheme import SCHEMES
 from x402.schemes.exact_svm_layout import parse_key
@@ -48,8 +48,9 @@ class Terms:
     """A price with its circumstances. `price` is in whole dollars (`"$0.01"`), or a quote.
 
     `flow` None means the paywall's own, and so do no `schemes`: those in which a payment is taken, of `exact` and
-    `upto`. Raises `MalformedError("invalid_price")` for a price of zero: what costs nothing is `FREE`, never a payment
-    of nothing (fault F10).
+    `upto`. `order` and `prices`, beside a quote, are what it was made of: with them the price of the next request of
+    the same `variant` can be announced (`x402.tariff`). Raises `MalformedError("invalid_price")` for a price of zero:
+    what costs nothing is `FREE`, never a payment of nothing (fault F10).
     """
 
     price: PlainPrice
@@ -57,6 +58,9 @@ class Terms:
     description: str = ""
     mime_type: str = ""
     schemes: tuple[str, ...] = ()
+    order: Order | None = None
+    prices: PriceList | None = None
+    variant: str = ""
 
     def __post_init__(self) -> None:
         _check_schemes(self.schemes)
@@ -99,7 +103,8 @@ class Seller:
 
     `pay_to` maps networks (CAIP-2 or v1 names) to receiving addresses; its order is the order of the offers.
     `quote_keys` sign quotes: the first signs, all are read. `schemes` are those in which payments are taken, the
-    preferred one first; `upto` only on EVM networks. Raises `MisconfiguredError` for an address that cannot be
+    preferred one first; `upto` only on EVM networks. A price is announced for `pay_ahead_seconds`, so that a buyer pays
+    with the first request; 0 announces none. Raises `MisconfiguredError` for an address that cannot be
     one, an unknown network, or a mixture of main and test networks (faults F12, F13).
     """
 
@@ -108,6 +113,7 @@ class Seller:
     quote_keys: tuple[bytes, ...] = field(default=(), repr=False)
     quote_ttl_seconds: int = 300
     schemes: tuple[str, ...] = ("exact",)
+    pay_ahead_seconds: int = 300
 
     def __post_init__(self) -> None:
         _check_schemes(self.schemes)

@@ -341,6 +341,47 @@ sign_in_nonces = Table(
 )
 """Nonces that were used to sign in; they are forgotten when the sign-in could not be valid any more."""
 
+providers = Table(
+    "providers",
+    metadata,
+    Column("id", String(160), primary_key=True),
+    Column("account", String(200), nullable=False),
+    Column("offer", Text, nullable=False),
+    # The provider's API key, encrypted: it is presented to the provider and shown to nobody.
+    Column("sealed_key", Text, nullable=False),
+    Column("standing", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("issued_at", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+provider_days = Table(
+    "provider_days",
+    metadata,
+    Column("provider", String(160), nullable=False),
+    Column("day", BigInteger, nullable=False),
+    Column("answered", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    PrimaryKeyConstraint("provider", "day"),
+)
+"""How each provider did on each day."""
+
+provider_credits = Table(
+    "provider_credits",
+    metadata,
+    Column("provider", String(160), nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("until", BigInteger, nullable=False),
+    Column("account", String(200), nullable=False),
+    Column("answers", BigInteger, nullable=False),
+    Column("earned", BigInteger, nullable=False),
+    Column("bonus", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("provider", "since"),
+)
+"""What each provider was credited, span by span: no bill counts twice."""
+
 
 def upsert(connection: Connection, table: Table) -> Any:
     """An insert that can say what happens on conflict, in the connection's dialect."""

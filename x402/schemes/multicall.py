@@ -1,6 +1,6 @@
 """Multicall3's `aggregate3`: many calls in one, each of which may fail alone (fixed ABI layout, no library).
 
-    aggregate3((address target, bool allowFailure, bytes callData)[]) returns ((bool success, bytes returnData)[])
+aggregate3((address target, bool allowFailure, bytes callData)[]) returns ((bool success, bytes returnData)[])
 """
 
 from __future__ import annotations

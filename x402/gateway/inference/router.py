@@ -18,7 +18,8 @@ from x402.gateway.inference.adapters import FORMATS
 from x402.gateway.inference.adapters.api_format import CHAT
 from x402.gateway.inference.catalogue import Catalogue, Model, Provider, Upstream
 from x402.gateway.inference.health import Health
-from x402.gateway.inference.lanes import Lanes, Tier
+from x402.gateway.inference.lanes import Lanes
+from x402.gateway.inference.price_rules import Tier
 from x402.gateway.inference.ranges import refused
 from x402.gateway.inference.selection import NO_WISHES, Dice, Wishes, eligible, line_up
 from x402.gateway.inference.upstream import UpstreamAnswer, UpstreamClient, UpstreamFailed
@@ -71,7 +72,7 @@ class Router:
         self._client = client
         self._telemetry = telemetry or Telemetry()
         self._dice = dice
-        self._hedge_at = hedge_at
+        self.hedge_at = hedge_at
         self._lanes = Lanes()
 
     def resolve(self, name: str) -> Model:
@@ -126,8 +127,8 @@ class Router:
         errand = Errand(request, output_tokens, take, request_id, path, tier)
         able = [provider for provider in model.providers if provider.upstream is not None]
         line = line_up(able, wishes, self.health, self._dice)
-        if self._hedge_at is not None and len(line) > 1:
-            return await self._race(model, line, errand, self._hedge_at)
+        if self.hedge_at is not None and len(line) > 1:
+            return await self._race(model, line, errand, self.hedge_at)
         for provider in line:
             try:
                 return await _Attempt(self, provider).run(errand)

@@ -177,7 +177,38 @@ def _keys() -> None:
 
 
 def _providers() -> None:
-    pass
+    op.create_table(
+        "providers",
+        sa.Column("id", sa.String(160), primary_key=True),
+        sa.Column("account", sa.String(200), nullable=False),
+        sa.Column("offer", sa.Text, nullable=False),
+        sa.Column("sealed_key", sa.Text, nullable=False),
+        sa.Column("standing", sa.String(16), nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("issued_at", sa.BigInteger, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("updated_at", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "provider_days",
+        sa.Column("provider", sa.String(160), nullable=False),
+        sa.Column("day", sa.BigInteger, nullable=False),
+        sa.Column("answered", sa.BigInteger, nullable=False),
+        sa.Column("failed", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("provider", "day"),
+    )
+    op.create_table(
+        "provider_credits",
+        sa.Column("provider", sa.String(160), nullable=False),
+        sa.Column("since", sa.BigInteger, nullable=False),
+        sa.Column("until", sa.BigInteger, nullable=False),
+        sa.Column("account", sa.String(200), nullable=False),
+        sa.Column("answers", sa.BigInteger, nullable=False),
+        sa.Column("earned", sa.BigInteger, nullable=False),
+        sa.Column("bonus", sa.BigInteger, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("provider", "since"),
+    )
 
 
 def _deliveries() -> None:
