@@ -263,6 +263,9 @@ class GatewaySettings(OperatorSettings):
     public_url: str = Field("", validation_alias=_named("X402_PUBLIC_URL"))
     """How clients reach the gateway, such as `https://api.example.com`."""
     max_timeout_seconds: int = Field(300, ge=30, le=3600, validation_alias=_named("X402_MAX_TIMEOUT_SECONDS"))
+    scheme_names: str = Field("exact,upto", validation_alias=_named("X402_SCHEMES"))
+    """Separated by commas, the preferred one first: `exact` takes the quoted bound, `upto` (EVM networks) what was
+    used of it."""
     pay_ahead_seconds: int = Field(300, ge=0, le=3600, validation_alias=_named("X402_PAY_AHEAD_SECONDS"))
     """How long an announced price holds, so that the next payment comes with the first request; 0 announces none."""
     body_limit: int = Field(8 * 1024 * 1024, ge=1024, le=16 * 1024 * 1024, validation_alias=_named("X402_BODY_LIMIT"))
@@ -318,6 +321,11 @@ class GatewaySettings(OperatorSettings):
     def facilitator_urls(self) -> tuple[str, ...]:
         """Where facilitators are, the preferred one first."""
         return tuple(url.strip() for url in self.facilitator_url.split(",") if url.strip())
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """The schemes in which payments are taken."""
+        return tuple(name.strip() for name in self.scheme_names.split(",") if name.strip())
 
     @property
     def models(self) -> tuple[str, ...]:
