@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from x402.cli import buy, demo, devnet, history, inspect, ledger, serve, trust, wallet
+from x402.cli import buy, demo, devnet, history, inspect, keys, ledger, serve, trust, wallet, webhooks
 from x402.cli.failures import Reporting
 from x402.cli.screen import prose
 
@@ -51,6 +51,8 @@ app.command("chat", help=prose(buy.chat), rich_help_panel=_BUY)(buy.chat)
 app.command("history", help=prose(history.history), rich_help_panel=_BUY)(history.history)
 app.command("resolve", help=prose(history.resolve), rich_help_panel=_BUY)(history.resolve)
 app.command("trust", help=prose(trust.trust), rich_help_panel=_BUY)(trust.trust)
-app.command("gateway", help=prose(serve.gateway), rich_help_panel=_RUN)(serve.gateway)
+app.add_typer(serve.gateway_app, name="gateway", rich_help_panel=_RUN)
+app.add_typer(keys.app, name="keys", rich_help_panel=_RUN)
+app.add_typer(webhooks.app, name="webhooks", rich_help_panel=_RUN)
 app.add_typer(serve.app, name="facilitator", rich_help_panel=_RUN)
 app.add_typer(ledger.app, name="ledger", rich_help_panel=_RUN)

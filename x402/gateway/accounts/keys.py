@@ -103,6 +103,11 @@ class KeyRing:
         self._network = network
         self._theirs = theirs
 
+    @property
+    def now(self) -> int:
+        """Unix seconds, by this ring's clock."""
+        return self._clock()
+
     async def issue(self, wish: KeyWish, *, actor: str) -> tuple[str, ApiKey]:
         """A new key: its text, which is told this once, and its record. Raises `ApiProblem`."""
         text = wish.text or f"aimo-sk-v2-{to_base58(secrets.token_bytes(32))}"

@@ -68,11 +68,12 @@ class Operations:
         courier: Courier | None = None,
     ) -> None:
         self._settings = settings
+        self._place = place
         self._clock = clock
         self._facts = facts
         self._url = url.rstrip("/")
         self._courier = courier or HttpCourier()
-        self._seal = Seal(settings.answer_keys or settings.quote_keys or _beside(place))
+        self._seal = seal_of(settings, place)
         self._network = _solana(receivers, settings)
         self._proxies = networks_of(settings.trusted_proxies, "X402_TRUSTED_PROXIES")
         pace = Pace(
@@ -121,13 +122,8 @@ class Operations:
         ledger = paywall.till.register.ledger
         if not isinstance(ledger, SqlLedger):
             return
-        self._keys = KeyRing(
-            SqlKeys(ledger),
-            clock=self._clock,
-            seal=self._seal,
-            gateway=self._url,
-            network=self._network,
-            theirs=self._settings.accept_aimo_keys,
+        self._keys = ring_of(
+            self._settings, ledger, place=self._place, clock=self._clock, url=self._url, network=self._network
         )
         if paywall.members is not None:
             before = [Paced(credential, self.limits) for credential in paywall.members.credentials]
@@ -197,6 +193,31 @@ class Operations:
         if self.paywall is None:
             raise _off("sign-in")
         return self.paywall
+
+
+def ring_of(
+    settings: GatewaySettings,
+    ledger: SqlLedger,
+    *,
+    place: Ledger | str | Path | None,
+    clock: Clock,
+    url: str = "",
+    network: str = "",
+) -> KeyRing:
+    """The ring of a gateway's keys, also for the operator's own commands beside it."""
+    return KeyRing(
+        SqlKeys(ledger),
+        clock=clock,
+        seal=seal_of(settings, place),
+        gateway=url or settings.public_url,
+        network=network or _solana((), settings),
+        theirs=settings.accept_aimo_keys,
+    )
+
+
+def seal_of(settings: GatewaySettings, place: Ledger | str | Path | None) -> Seal:
+    """What seals secrets at rest: the answers' key, else the quotes', else the one in the file beside the ledger."""
+    return Seal(settings.answer_keys or settings.quote_keys or _beside(place))
 
 
 class _Later:

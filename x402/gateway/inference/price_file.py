@@ -31,6 +31,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
+from x402.config_file import TABLES
 from x402.errors import MalformedError, MisconfiguredError
 from x402.gateway.inference.catalogue import CODE, Catalogue, Model, Provider, Upstream, default_price, join
 from x402.price import ModelPrice, PriceUnit, Rate
@@ -59,7 +60,7 @@ def read_catalogue(text: str, *, environment: Mapping[str, str], now: int) -> Ca
         content = tomllib.loads(text, parse_float=Decimal)
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise MisconfiguredError(CODE, f"the price list is not TOML: {error}") from error
-    _known_keys("the price list", content, _TOP_KEYS)
+    _known_keys("the price list", content, _TOP_KEYS | TABLES.keys())
     entries = content.get("models", [])
     if not isinstance(entries, list) or not entries:
         raise MisconfiguredError(CODE, "the price list has no [[models]]")
