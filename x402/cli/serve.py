@@ -45,12 +45,14 @@ def gateway(
 
         X402_SVM_PAY_TO=... X402_UPSTREAM_URL=https://api.example.com/v1 X402_MODELS=gpt-4o-mini x402 gateway
     """
+    if context.invoked_subcommand is not None:
+        return
     from x402.gateway.app import create_app
     from x402.settings import GatewaySettings
     from x402.telemetry import Telemetry
     from x402.telemetry.logs import log_facts
 
-    settings = GatewaySettings.read(**_given(host=host, port=port, ledger=ledger, mainnet=mainnet or None))
+    settings = GatewaySettings.read(**_given(config=config, host=host, port=port, ledger=ledger, mainnet=mainnet or None))
     app = create_app(settings, telemetry=Telemetry([log_facts()]))
     titles = " and ".join(_title(network) for network in settings.pay_to)
     _run(app, settings.host, settings.port, f"gateway paid on {titles}")

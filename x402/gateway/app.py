@@ -61,20 +61,14 @@ def create_app(
 ) -> FastAPI:
     """The gateway's app; run it with any ASGI server, its lifespan on.
 
-    What is given as an object wins over `settings`, which are read from the environment when they are needed and not
-    given. Raises `MisconfiguredError` for what is missing or contradicts itself.
+    What is given as an object wins over `settings`, the environment's unless given. Raises `MisconfiguredError`.
     """
     settings = settings or GatewaySettings.read()
     now = clock or _wall_clock
     catalogue = catalogue or catalogue_of(settings, environment=os.environ, now=now())
-    idle = [model.id for model in catalogue.models if not servable(model)]
-    if idle:
-        raise MisconfiguredError(
-            "no_upstream", f"no provider can be asked for {', '.join(idle)}: [models.params] is missing"
-        )
+    _refuse_idle(catalogue)
     registry = CollectorRegistry()
-    observers = [count_facts(registry), *([] if telemetry is None else [_passed_on(telemetry)])]
-    facts = Telemetry(observers)
+    facts = Telemetry([count_facts(registry), *([] if telemetry is None else [_passed_on(telemetry)])])
     client = upstream or UpstreamClient()
     router = Router(catalogue, client, telemetry=facts)
     receivers = dict(pay_to or settings.pay_to)
@@ -116,13 +110,21 @@ def create_app(
     app.add_middleware(
         CORSMiddleware,
         allow_origins=["*"],
-        allow_methods=["GET", "POST", "OPTIONS"],
+        allow_methods=["GET", "POST", "DELETE", "OPTIONS"],
         allow_headers=["*", *PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID],
         expose_headers=[*EXPOSED_HEADERS, *RATE_HEADERS, "Retry-After"],
     )
     app.add_middleware(RequestIds)
     add_failures(app)
     return app
+
+
+def _refuse_idle(catalogue: Catalogue) -> None:
+    idle = [model.id for model in catalogue.models if not servable(model)]
+    if idle:
+        raise MisconfiguredError(
+            "no_upstream", f"no provider can be asked for {', '.join(idle)}: [models.params] is missing"
+        )
 
 
 def _passed_on(telemetry: Telemetry) -> Observer:
