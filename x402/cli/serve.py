@@ -52,7 +52,9 @@ def gateway(
     from x402.telemetry import Telemetry
     from x402.telemetry.logs import log_facts
 
-    settings = GatewaySettings.read(**_given(config=config, host=host, port=port, ledger=ledger, mainnet=mainnet or None))
+    settings = GatewaySettings.read(
+        **_given(config=config, host=host, port=port, ledger=ledger, mainnet=mainnet or None)
+    )
     app = create_app(settings, telemetry=Telemetry([log_facts()]))
     titles = " and ".join(_title(network) for network in settings.pay_to)
     _run(app, settings.host, settings.port, f"gateway paid on {titles}")

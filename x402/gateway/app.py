@@ -40,6 +40,7 @@ from x402.ports.ledger import SqlLedger
 from x402.settings import GatewaySettings
 from x402.telemetry import Fact, Observer, Telemetry
 from x402.telemetry.metrics import count_facts
+from x402.telemetry.traces import TracedRequests, export_traces, trace_facts
 from x402.wire.facilitation import Facilitator
 from x402.wire.headers import EXPOSED_HEADERS, PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID
 
@@ -68,7 +69,7 @@ def create_app(
     catalogue = catalogue or catalogue_of(settings, environment=os.environ, now=now())
     _refuse_idle(catalogue)
     registry = CollectorRegistry()
-    facts = Telemetry([count_facts(registry), *([] if telemetry is None else [_passed_on(telemetry)])])
+    facts = _facts(registry, telemetry, traces=settings.traces)
     client = upstream or UpstreamClient()
     router = Router(catalogue, client, telemetry=facts)
     receivers = dict(pay_to or settings.pay_to)
@@ -115,6 +116,8 @@ def create_app(
         expose_headers=[*EXPOSED_HEADERS, *RATE_HEADERS, "Retry-After"],
     )
     app.add_middleware(RequestIds)
+    if settings.traces:
+        app.add_middleware(TracedRequests)
     add_failures(app)
     return app
 
@@ -125,6 +128,14 @@ def _refuse_idle(catalogue: Catalogue) -> None:
         raise MisconfiguredError(
             "no_upstream", f"no provider can be asked for {', '.join(idle)}: [models.params] is missing"
         )
+
+
+def _facts(registry: CollectorRegistry, telemetry: Telemetry | None, *, traces: bool) -> Telemetry:
+    """Who hears the gateway's facts: its metrics, the caller's observers, and whoever collects traces."""
+    observers = [count_facts(registry), *([] if telemetry is None else [_passed_on(telemetry)])]
+    if traces:
+        observers.append(trace_facts(export_traces(), now_ns=time.time_ns))
+    return Telemetry(observers, timer_ns=time.perf_counter_ns)
 
 
 def _passed_on(telemetry: Telemetry) -> Observer:

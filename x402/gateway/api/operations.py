@@ -22,6 +22,7 @@ from x402.gateway.answers import key_beside
 from x402.gateway.api.asked import SignIn
 from x402.gateway.api.dashboard import add_dashboard
 from x402.gateway.api.keys import add_keys
+from x402.gateway.api.listings import providers
 from x402.gateway.api.profiles import envelope_of
 from x402.gateway.api.signed_keys import add_signed_keys
 from x402.gateway.api.webhooks import add_webhooks
@@ -47,6 +48,8 @@ from x402.telemetry import Telemetry
 
 OPERATORS_WEBHOOK = "operator"
 """The webhook that settings name, by its id."""
+MEASURE_SECONDS = 15.0
+"""How often the gauges are read."""
 KEY_BASES = ("/api/v1", "/v1")
 
 
@@ -90,6 +93,7 @@ class Operations:
         )
         self.paywall: Paywall | None = None
         self._glance: SqlGlance | None = None
+        self._router: Router | None = None
         self._keys: KeyRing | None = None
         self._hooks: Webhooks | None = None
         self._purge: Purge | None = None
@@ -108,6 +112,7 @@ class Operations:
         """Put the paths on the gateway's app."""
         sign_in = Paced(SignIn(self._open_paywall), self.limits)
         ring = _Later(self)
+        self._router = router
         for base in KEY_BASES:
             add_keys(app, base, self.keys, sign_in, ring)
             add_signed_keys(app, base, self.keys, clock=self._clock)
@@ -144,7 +149,7 @@ class Operations:
         if self._hooks is None or self._purge is None:
             return
         try:
-            await asyncio.gather(self._hooks.run(), self._forget(self._purge))
+            await asyncio.gather(self._hooks.run(), self._forget(self._purge), self._measure())
         finally:
             if isinstance(self._courier, HttpCourier):
                 await self._courier.aclose()
@@ -188,6 +193,24 @@ class Operations:
             with suppress(UnavailableError):
                 await purge.step()
             await asyncio.sleep(PURGE_SECONDS)
+
+    async def _measure(self) -> None:
+        while True:
+            with suppress(UnavailableError):
+                await self.measure()
+            await asyncio.sleep(MEASURE_SECONDS)
+
+    async def measure(self) -> None:
+        """Tell how many payments, deliveries and providers wait or fail now. Raises `UnavailableError`."""
+        pending, _, oldest = await self.glance().pending()
+        age = 0 if oldest is None else max(0, self._clock() - oldest)
+        self._facts.emit("gateway.pending", value=pending)
+        self._facts.emit("gateway.pending_age", value=age)
+        self._facts.emit("gateway.deliveries", value=await self.hooks().book.waiting())
+        for provider in providers(self._router) if self._router is not None else ():
+            for model in provider["models"]:
+                up = int(model["health"]["status"] != "outage")
+                self._facts.emit("gateway.provider", provider=provider["id"], model=model["id"], up=up)
 
     def _open_paywall(self) -> Paywall:
         if self.paywall is None:
