@@ -20,6 +20,7 @@ from x402.gateway.accounts import Holder
 from x402.gateway.accounts.keys import KeyRing
 from x402.gateway.answers import key_beside
 from x402.gateway.api.asked import SignIn
+from x402.gateway.api.budgets import add_budgets
 from x402.gateway.api.dashboard import add_dashboard
 from x402.gateway.api.keys import add_keys
 from x402.gateway.api.listings import providers
@@ -27,6 +28,7 @@ from x402.gateway.api.profiles import envelope_of
 from x402.gateway.api.signed_keys import add_signed_keys
 from x402.gateway.api.webhooks import add_webhooks
 from x402.gateway.inference.router import Router
+from x402.gateway.operations.budgets import Budgets
 from x402.gateway.operations.limits import Limits, Pace, Paced, tiers_of
 from x402.gateway.operations.peers import networks_of
 from x402.gateway.operations.retention import PURGE_SECONDS, Purge, Retention
@@ -37,6 +39,8 @@ from x402.gateway.problem import ApiProblem
 from x402.gateway.sale import PaidRequest
 from x402.gateway.sealed import Seal
 from x402.ports import Clock, Ledger
+from x402.ports.account_book import SqlAccounts
+from x402.ports.budgets import SqlBudgets
 from x402.ports.courier import Courier, HttpCourier
 from x402.ports.deliveries import SqlDeliveries
 from x402.ports.keys import SqlKeys
@@ -97,6 +101,7 @@ class Operations:
         self._keys: KeyRing | None = None
         self._hooks: Webhooks | None = None
         self._purge: Purge | None = None
+        self._budgets: Budgets | None = None
 
     @property
     def turnstile(self) -> dict[str, Any]:
@@ -117,6 +122,7 @@ class Operations:
             add_keys(app, base, self.keys, sign_in, ring)
             add_signed_keys(app, base, self.keys, clock=self._clock)
             add_webhooks(app, base, self.hooks, sign_in, ring)
+            add_budgets(app, base, self.budgets, sign_in, ring)
         add_dashboard(
             app, self._sessions, sign_in, self.glance, router, clock=self._clock, secure=self._url.startswith("https")
         )
@@ -138,6 +144,8 @@ class Operations:
         self._hooks = Webhooks(book, self._courier, clock=self._clock, seal=self._seal, telemetry=self._facts)
         self._facts.observe(self._hooks.hear)
         await self._name_operator(self._hooks)
+        bills = SqlAccounts(ledger)
+        self._budgets = Budgets(SqlBudgets(ledger), bills, self._clock, self._hooks, self._facts)
         kept = Retention(
             tag_days=self._settings.tag_retention_days, delivery_days=self._settings.delivery_retention_days
         )
@@ -166,6 +174,12 @@ class Operations:
             raise _off("webhooks")
         return self._hooks
 
+    def budgets(self) -> Budgets:
+        """The accounts' budgets. Raises `ApiProblem` 404 where the ledger is not one of ours."""
+        if self._budgets is None:
+            raise _off("budgets")
+        return self._budgets
+
     def glance(self) -> Glance:
         """What the dashboard asks. Raises `ApiProblem` 404 where the ledger is not one of ours."""
         if self._glance is None:
@@ -192,6 +206,7 @@ class Operations:
         while True:
             with suppress(UnavailableError):
                 await purge.step()
+                await self.budgets().step()
             await asyncio.sleep(PURGE_SECONDS)
 
     async def _measure(self) -> None:
