@@ -51,6 +51,7 @@ class Counter:
         self.offers = offers
         self._flow = flow
         self._any_origin = any_origin
+        self._fixed: dict[tuple[type, Price], Terms | None] = {}
         self._members = members
         self.envelope = envelope
 
@@ -90,8 +91,9 @@ class Counter:
             terms = await self._terms(request, rule)
             resource = _resource(url, terms)
             return await self.offers.match(
-                payment, terms, request_digest=request.digest, resource=resource, any_origin=self._any_origin
-            )
+                payment, terms, request_digest=request.digest, resource=resource, any_origin=self._any_origin,
+                route=request.route,
+            )  # fmt: skip
 
         try:
             return await self.till.take(payment, request.digest, offer, handler)
@@ -125,20 +127,23 @@ class Counter:
         preferred = request.header(PREFERRED_NETWORK) or ""
         offers = await self.offers.requirements(terms, request_digest=request.digest, preferred=preferred)
         error = UNPAID if refused is None else refused.code
-        challenge = self.offers.challenge(offers, _resource(url, terms), error)
-        if self._members is not None:
-            challenge = challenge.model_copy(update={"extensions": self._members.extensions(url)})
+        route = request.route if terms.order is not None or not callable(rule) else ""
+        extensions = {} if self._members is None else self._members.extensions(url)
+        announced = self.offers.announce(terms, route)
+        challenge = self.offers.challenge(offers, _resource(url, terms), error, {**extensions, **announced})
         envelope = self.envelope(request.target, request.headers)
         return challenge_reply(challenge, refused, receipt, envelope=envelope)
 
     async def _terms(self, request: PaidRequest, rule: PriceRule) -> Terms:
-        price: Price
         if callable(rule):
             named = rule(request)
-            price = await named if isawaitable(named) else named
+            terms = self._filled(await named if isawaitable(named) else named)
         else:
-            price = rule
-        terms = self._filled(price)
+            # Routes have few fixed prices, and each is read once.
+            key = (type(rule), rule)
+            if key not in self._fixed:
+                self._fixed[key] = self._filled(rule)
+            terms = self._fixed[key]
         if terms is None:
             raise Free
         return terms

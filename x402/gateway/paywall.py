@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.requests import Request
 
@@ -60,6 +60,14 @@ def _wall_clock() -> int:
     return int(time.time())
 
 
+class Companion(Protocol):
+    """What works beside a paywall, on its ledger: opened after it, and run as long as the server's lifespan lasts."""
+
+    async def open(self, paywall: Paywall) -> None: ...
+
+    async def run(self) -> None: ...
+
+
 class Paywall:
     """An ASGI app in front of another: routes with a price are served once they are paid for.
 
@@ -69,6 +77,8 @@ class Paywall:
     or several, the preferred one first (fault E13); a URL gets `facilitator_api_key` with every request, the first URL
     the first of several keys separated by commas.
     `ledger` remembers: a file (default `x402-gateway.sqlite` in the working directory), or an object that is open.
+    Fixed prices, and those by a quote, are announced for `pay_ahead_seconds`, so that a buyer's next payment comes with
+    its first request; 0 announces none.
     `public_url` is how clients reach the app; it is never taken from a request (fault B19). A delivered answer is kept
     for `answer_retention_seconds` (also in `policy`), for the same payment to be sent again; 0 keeps none. It is sealed
     with the first of `answer_keys`; without any by `quote_keys`, or by a key file that is made beside the ledger's.
@@ -76,7 +86,8 @@ class Paywall:
     With `accounts` (in the ledger, or in a book of their own) every answer has a bill, what is paid and not used goes
     to the payer's account, and whoever signs in pays from there.
     `policy` bounds the risks, `nodes` (`gateway.nodes.open_nodes`) let the seller see for itself what a facilitator
-    says of the chain, and `purse` holds the keys that pay back what is owed. `envelope` chooses the shape of errors.
+    says of the chain, and `purse` holds the keys that pay back what is owed. `envelope` chooses the shape of errors,
+    and a `companion` works beside it.
 
     Contradictions raise `MisconfiguredError`, those about routes when the app starts. Use its lifespan: it opens the
     ledger and reconciles what a crash left open.
@@ -95,6 +106,7 @@ class Paywall:
         flow: Flow | str = Flow.AUTHORIZATION,
         public_url: str = "",
         max_timeout_seconds: int = 300,
+        pay_ahead_seconds: int = 300,
         body_limit: int = BODY_LIMIT,
         quote_keys: Sequence[bytes] = (),
         answer_keys: Sequence[bytes] = (),
@@ -105,6 +117,7 @@ class Paywall:
         nodes: Nodes | None = None,
         purse: Purse | None = None,
         envelope: EnvelopeRule = plain_envelope,
+        companion: Companion | None = None,
         reconcile_seconds: float = RECONCILE_SECONDS,
         clock: Clock = _wall_clock,
         telemetry: Telemetry | None = None,
@@ -113,9 +126,11 @@ class Paywall:
         seller = Seller(
             pay_to=addresses_of(pay_to, network),
             max_timeout_seconds=max_timeout_seconds,
+            pay_ahead_seconds=pay_ahead_seconds,
             quote_keys=tuple(quote_keys) or (secrets.token_bytes(32),),
         )
         self._owned: list[Any] = []
+        self._companion = companion
         known = self._facilitators(facilitator, facilitator_api_key, clock, telemetry)
         offers = Offers(known, seller, clock=clock)
         known.on_change = offers.kinds.forget
@@ -151,7 +166,7 @@ class Paywall:
         self._starting = asyncio.Lock()
         self._started = False
         self._on_routes = False
-        self._loop: asyncio.Task[None] | None = None
+        self._loops: list[asyncio.Task[None]] = []
         self.reconciled = asyncio.Event()
         """Set when everything that an earlier process left open was looked at once."""
 
@@ -237,14 +252,16 @@ class Paywall:
             for part in self._owned:
                 if hasattr(part, "start"):
                     await part.start()
+            if self._companion is not None:
+                await self._companion.open(self)
             self._started = True
 
     async def stop(self) -> None:
         """Finish the sales at work and close what is owned."""
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
-            self._loop = None
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        self._loops = []
         await self.till.drain(DRAIN_SECONDS)
         if self.members is not None:
             await self.members.tab.drain(DRAIN_SECONDS)
@@ -269,7 +286,9 @@ class Paywall:
         async def follow(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
                 await self.start(scope)
-                self._loop = asyncio.create_task(self._reconcile())
+                self._loops = [asyncio.create_task(self._reconcile())]
+                if self._companion is not None:
+                    self._loops.append(asyncio.create_task(self._companion.run()))
             elif message["type"] == "lifespan.shutdown.complete":
                 await self.stop()
             await send(message)

@@ -63,7 +63,7 @@ def account_rows(connection: Connection) -> Iterator[AccountRow]:
     for account, entries in _entries(connection):
         seen.add(account)
         row = standing.get(account)
-        held = (0, 0, 0) if row is None else (row.balance, row.reserved, row.gift)
+        held: tuple[int, int, int] = (0, 0, 0) if row is None else (row.balance, row.reserved, row.gift)
         yield AccountRow(account, *held, entries, _reserved(connection, account), _withdrawn(connection, account))
     for account in sorted(set(standing) - seen):
         row = standing[account]
