@@ -87,6 +87,16 @@ class Total:
 
 
 @dataclass(slots=True)
+class Holdings:
+    """What accounts hold, in atomic USDC: `units` that the seller has for others, `gifts` what of it he has given."""
+
+    accounts: int = 0
+    entries: int = 0
+    units: int = 0
+    gifts: int = 0
+
+
+@dataclass(slots=True)
 class Audit:
     """What an audit found. `totals` go by party, network, asset and state.
 
@@ -99,6 +109,7 @@ class Audit:
     violations: list[Violation] = field(default_factory=list)
     obligations: list[Obligation] = field(default_factory=list)
     totals: dict[tuple[str, str, str, str], Total] = field(default_factory=dict)
+    holdings: Holdings = field(default_factory=Holdings)
 
 
 def audit(
