@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 ROW_0 = {"errors", "money", "networks"}
 ROW_1 = {
     "chain", "lifecycle", "stages", "confirmation",
-    "quote", "price", "signed_quote", "prompt_bound", "billing",
+    "quote", "price", "signed_quote", "signed_token", "tariff", "chat_order", "prompt_bound", "billing",
     "telemetry", "settings", "wire",
 }  # fmt: skip
 ROW_2 = {"schemes", "ports", "evidence"}
@@ -36,7 +36,9 @@ SAME_ROW = {
     "wire": {"lifecycle", "stages", "chain"},
     "evidence": {"schemes", "ports"},
     "quote": {"price", "signed_quote", "prompt_bound"},
-    "signed_quote": {"quote", "price"},
+    "signed_quote": {"quote", "price", "signed_token"},
+    "tariff": {"quote", "price", "signed_token"},
+    "chat_order": {"quote", "price", "prompt_bound"},
     "prompt_bound": {"price"},
 }
 """Which neighbours of its own row a room may import; all others may import none."""

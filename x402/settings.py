@@ -77,6 +77,8 @@ class ClientSettings(Settings):
     """The file that remembers payments; `:memory:` keeps nothing; empty means `$XDG_STATE_HOME/x402/journal.sqlite`."""
     state_home: Path | None = Field(None, validation_alias=_named("XDG_STATE_HOME"))
 
+    pay_ahead: bool = Field(True, validation_alias=_named("X402_PAY_AHEAD"))
+    """Whether a payment goes with the first request where a seller has announced its prices."""
     max_per_call: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_MAX_PER_CALL"))
     """Without it, and without a cap in the program, a call may cost $1."""
     max_per_hour: Decimal | None = Field(None, gt=0, validation_alias=_named("X402_MAX_PER_HOUR"))
@@ -251,6 +253,8 @@ class GatewaySettings(OperatorSettings):
     public_url: str = Field("", validation_alias=_named("X402_PUBLIC_URL"))
     """How clients reach the gateway, such as `https://api.example.com`."""
     max_timeout_seconds: int = Field(300, ge=30, le=3600, validation_alias=_named("X402_MAX_TIMEOUT_SECONDS"))
+    pay_ahead_seconds: int = Field(300, ge=0, le=3600, validation_alias=_named("X402_PAY_AHEAD_SECONDS"))
+    """How long an announced price holds, so that the next payment comes with the first request; 0 announces none."""
     body_limit: int = Field(8 * 1024 * 1024, ge=1024, le=16 * 1024 * 1024, validation_alias=_named("X402_BODY_LIMIT"))
     """Bytes of a request that are read; images in a chat make them many."""
     answer_retention_seconds: int = Field(600, ge=0, validation_alias=_named("X402_ANSWER_RETENTION_SECONDS"))

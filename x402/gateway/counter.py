@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from inspect import isawaitable
 
 from x402.errors import MalformedError, MisconfiguredError, RefusedError, X402Error
@@ -89,8 +90,9 @@ class Counter:
             terms = await self._terms(request, rule)
             resource = _resource(url, terms)
             return await self.offers.match(
-                payment, terms, request_digest=request.digest, resource=resource, any_origin=self._any_origin
-            )
+                payment, terms, request_digest=request.digest, resource=resource, any_origin=self._any_origin,
+                route=request.route,
+            )  # fmt: skip
 
         try:
             return await self.till.take(payment, request.digest, offer, handler)
@@ -121,9 +123,10 @@ class Counter:
         preferred = request.header(PREFERRED_NETWORK) or ""
         offers = await self.offers.requirements(terms, request_digest=request.digest, preferred=preferred)
         error = UNPAID if refused is None else refused.code
-        challenge = self.offers.challenge(offers, _resource(url, terms), error)
-        if self._members is not None:
-            challenge = challenge.model_copy(update={"extensions": self._members.extensions(url)})
+        route = request.route if terms.order is not None or not callable(rule) else ""
+        extensions = {} if self._members is None else self._members.extensions(url)
+        announced = self.offers.announce(terms, route)
+        challenge = self.offers.challenge(offers, _resource(url, terms), error, {**extensions, **announced})
         envelope = self.envelope(request.target, request.headers)
         return challenge_reply(challenge, refused, receipt, envelope=envelope)
 
@@ -144,7 +147,7 @@ class Counter:
             terms = terms_of(price)
             if terms is None or terms.flow is not None:
                 return terms
-            return Terms(price=terms.price, flow=self._flow, description=terms.description, mime_type=terms.mime_type)
+            return replace(terms, flow=self._flow)
         except MalformedError as error:
             raise MisconfiguredError("invalid_price", f"the price of this request: {error.message}") from error
 

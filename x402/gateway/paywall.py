@@ -77,6 +77,8 @@ class Paywall:
     or several, the preferred one first (fault E13); a URL gets `facilitator_api_key` with every request, the first URL
     the first of several keys separated by commas.
     `ledger` remembers: a file (default `x402-gateway.sqlite` in the working directory), or an object that is open.
+    Fixed prices, and those by a quote, are announced for `pay_ahead_seconds`, so that a buyer's next payment comes with
+    its first request; 0 announces none.
     `public_url` is how clients reach the app; it is never taken from a request (fault B19). A delivered answer is kept
     for `answer_retention_seconds` (also in `policy`), for the same payment to be sent again; 0 keeps none. It is sealed
     with the first of `answer_keys`; without any by `quote_keys`, or by a key file that is made beside the ledger's.
@@ -104,6 +106,7 @@ class Paywall:
         flow: Flow | str = Flow.AUTHORIZATION,
         public_url: str = "",
         max_timeout_seconds: int = 300,
+        pay_ahead_seconds: int = 300,
         body_limit: int = BODY_LIMIT,
         quote_keys: Sequence[bytes] = (),
         answer_keys: Sequence[bytes] = (),
@@ -123,6 +126,7 @@ class Paywall:
         seller = Seller(
             pay_to=addresses_of(pay_to, network),
             max_timeout_seconds=max_timeout_seconds,
+            pay_ahead_seconds=pay_ahead_seconds,
             quote_keys=tuple(quote_keys) or (secrets.token_bytes(32),),
         )
         self._owned: list[Any] = []

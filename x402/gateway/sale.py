@@ -41,6 +41,11 @@ class PaidRequest:
         """The fingerprint that binds a payment to this very request (fault B02)."""
         return request_digest(self.method, self.target, self.body)
 
+    @property
+    def route(self) -> str:
+        """Method and path, the query apart: what a price is announced for (`x402.tariff`)."""
+        return f"{self.method.upper()} {self.target.partition('?')[0]}"
+
     def header(self, name: str) -> str | None:
         """The first value of a header field, or None."""
         return next(iter(values(self.headers, name)), None)

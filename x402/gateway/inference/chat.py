@@ -21,7 +21,7 @@ class ChatDesk(Desk[ChatRequest]):
     """Sells chat completions."""
 
     def __init__(self, router: Router) -> None:
-        super().__init__(router, Trade("One chat completion", MAKES_CHATS, parse_chat, _count, _check))
+        super().__init__(router, Trade("One chat completion", MAKES_CHATS, parse_chat, _count, _check, announced=True))
 
     async def stream(
         self, ordered: Ordered[ChatRequest], sale: Sale | None, *, request_id: str = ""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
+from x402.chat_order import variant_of
 from x402.errors import MalformedError, Mender
 from x402.gateway.inference.catalogue import Model
 from x402.gateway.inference.price_rules import Tier, tier_of
@@ -68,6 +69,7 @@ class Ordered(Generic[R]):
     quoted: Quote
     wishes: Wishes = NO_WISHES
     tier: Tier = Tier.DEFAULT
+    order: Order | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class Trade(Generic[R]):
     parse: Callable[[bytes], R]
     count: Callable[[Mapping[str, Any], Tally], None]
     check: Callable[[R, Model], None] = lambda request, model: None
+    announced: bool = False
+    """Whether a buyer can price the next request itself (`x402.tariff`)."""
 
 
 class Desk(Generic[R]):
@@ -115,6 +119,9 @@ class Desk(Generic[R]):
             flow=Flow.UPFRONT if stream else Flow.AUTHORIZATION,
             description=f"{self.trade.words} by {ordered.model.display_name}",
             mime_type="text/event-stream" if stream else "application/json",
+            order=ordered.order if self.trade.announced else None,
+            prices=self.router.catalogue.price_list(ordered.model),
+            variant=variant_of(ordered.request.members, request.header(REGION) or ""),
         )
 
     def order(self, body: bytes, sale: Sale | None, *, region: str = "") -> Ordered[R]:
@@ -138,10 +145,11 @@ class Desk(Generic[R]):
             return Ordered(request, model, peek(token).quote, wishes, tier)
         model = replace(model, price=self.router.catalogue.rules.price(model.price, tier))
         try:
-            quoted = quote(request.order(model.price), self.router.catalogue.price_list(model))
+            order = request.order(model.price)
+            quoted = quote(order, self.router.catalogue.price_list(model))
         except MalformedError as error:
             raise refused("", error.message, code=error.code) from error
-        return Ordered(request, model, quoted, wishes, tier)
+        return Ordered(request, model, quoted, wishes, tier, order)
 
     async def complete(self, ordered: Ordered[R], sale: Sale | None, *, request_id: str = "") -> Completion:
         """A whole answer; the receipt notes what it really used.
