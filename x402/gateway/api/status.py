@@ -56,7 +56,8 @@ def page(body: dict[str, Any]) -> str:
     )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="refresh" content="{REFRESH_SECONDS}"><link rel="icon" href="data:,"><title>Gateway: {escape(body["status"])}</title>
+<meta http-equiv="refresh" content="{REFRESH_SECONDS}"><link rel="icon" href="data:,">
+<title>Gateway: {escape(body["status"])}</title>
 <style>{_STYLE}</style></head><body><main>
 <h1 class="{escape(body["status"])}">The gateway is {escape(body["status"])}</h1>
 <h2>Payments</h2><table>{checks}</table>
@@ -79,7 +80,10 @@ def _doing(health: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-_CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_CSP = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1a1d21; --paper: #fbfbfa; --line: #d9dbde; --up: #16713c; --down: #b3261e; }
 @media (prefers-color-scheme: dark) {
