@@ -64,6 +64,8 @@ class ClientSettings(Settings):
 
     base_url: str = Field("", validation_alias=_named("X402_BASE_URL", "AIMO_BASE_URL"))
     api_key: SecretStr | None = Field(None, validation_alias=_named("X402_API_KEY", "AIMO_API_KEY"))
+    proxy_key: SecretStr | None = Field(None, validation_alias=_named("X402_PROXY_KEY"))
+    """What programs must show to `x402 proxy`; without it only those of this machine may ask."""
     profile: str = Field("ours", validation_alias=_named("X402_PROFILE"))
     """How the seller is spoken to: `ours`, `devnet-key`, `devnet-x402`, `beta-siwx` or `legacy`."""
     chain_id: str = Field("", validation_alias=_named("X402_CHAIN_ID", "AIMO_CHAIN_ID"))
@@ -280,6 +282,16 @@ class GatewaySettings(OperatorSettings):
     refund_after_seconds: int = Field(600, ge=0, validation_alias=_named("X402_REFUND_AFTER_SECONDS"))
     refund_per_day: Decimal = Field(Decimal(10), ge=0, validation_alias=_named("X402_REFUND_PER_DAY"))
     """US dollars that are paid back in one day, on one network."""
+    accounts: bool = Field(True, validation_alias=_named("X402_ACCOUNTS"))
+    """Credit what is paid and not used, let wallets sign in, and take balances for payments."""
+    sign_in_max_seconds: int = Field(3600, ge=60, le=3600, validation_alias=_named("X402_SIGN_IN_MAX_SECONDS"))
+    """How long a sign-in may live; AiMo's SDK asks for an hour."""
+    deposit_max: Decimal = Field(Decimal(100), gt=0, validation_alias=_named("X402_DEPOSIT_MAX"))
+    """US dollars of one deposit."""
+    withdraw_per_day: Decimal = Field(Decimal(100), ge=0, validation_alias=_named("X402_WITHDRAW_PER_DAY"))
+    """US dollars that accounts are paid out in one day, on one network, from the refund wallet."""
+    withdraw_min: Decimal = Field(Decimal("0.01"), ge=0, validation_alias=_named("X402_WITHDRAW_MIN"))
+    """US dollars below which nothing is paid out: the facilitator pays the fee of each."""
     mainnet: bool = Field(False, validation_alias=_named("X402_MAINNET"))
     """Networks that carry real money are refused unless this is set (design promise 8)."""
     host: str = Field("127.0.0.1", validation_alias=_named("X402_HOST", "HOST"))

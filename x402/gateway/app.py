@@ -20,6 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from x402 import __version__
 from x402.errors import MisconfiguredError
 from x402.gateway.api.back_office import at_work, office_of
+from x402.gateway.api.billing import add_billing
 from x402.gateway.api.description import add_description
 from x402.gateway.api.failures import add_failures
 from x402.gateway.api.listings import add_listings
@@ -29,6 +30,7 @@ from x402.gateway.api.profiles import OURS, envelope_of
 from x402.gateway.api.registration import add_registration
 from x402.gateway.api.request_ids import RequestIds
 from x402.gateway.api.selling import Desks, add_selling
+from x402.gateway.api.session import add_session
 from x402.gateway.api.signposts import add_signposts
 from x402.gateway.api.status import add_status
 from x402.gateway.inference.catalogue import Catalogue
@@ -89,31 +91,37 @@ def create_app(
 
     app = FastAPI(title="x402 gateway", version=__version__, lifespan=lifespan, **_OWN_PAGES)
     app.state.router = router
+    place = ledger if ledger is not None else settings.ledger
+    options = till_options(settings, receivers)
+    # Accounts stand beside the payments, in a ledger of ours.
+    options["accounts"] = options["accounts"] and isinstance(place, str | Path | SqlLedger)
     office = office_of(app, router, client, settings, given=catalogue, public_url=url, clock=now, telemetry=facts)
     add_registration(app, OURS.base, office)
     goods = add_selling(app, Desks.over(router))
+    prices = {f"POST {good.path}": good.price for good in goods}
+    if options["accounts"]:
+        prices |= add_session(app, OURS.base, options["policy"])
+        add_billing(app, OURS.base)
     add_listings(app, router)
     add_probes(app, registry)
     add_status(app, router)
     add_signposts(app, sold, [good.path for good in goods], list(receivers), url)
     add_description(app, {good.path: good.body for good in goods})
     add_failures(app)
-    place = ledger if ledger is not None else settings.ledger
     operations = Operations(settings, place=place, receivers=list(receivers), url=url, clock=now, facts=facts)
-    operations.mount(app)
+    operations.mount(app, router)
     app.add_middleware(
         Paywall,
-        routes={f"POST {good.path}": good.price for good in goods},
+        routes=prices,
         pay_to=receivers,
         facilitator=facilitator or settings.facilitator_urls,
         ledger=place,
-        accounts=isinstance(place, str | Path | SqlLedger),
         companion=operations,
         public_url=url,
         clock=now,
         telemetry=facts,
         envelope=envelope_of,
-        **till_options(settings, receivers),
+        **options,
     )
     app.add_middleware(Turnstile, **operations.turnstile)
     _open_to_browsers(app)
