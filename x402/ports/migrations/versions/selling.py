@@ -12,12 +12,26 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Add the tables of accounts, keys, providers and deliveries."""
+    """Add the tables of accounts, keys, providers, deliveries and ratings."""
     _accounts()
     _keys()
     _providers()
     _deliveries()
+    _ratings()
     op.execute("UPDATE schema_version SET version = 3")
+
+
+def _ratings() -> None:
+    op.create_table(
+        "ratings",
+        sa.Column("bill_id", sa.String(300), primary_key=True),
+        sa.Column("account", sa.String(200), nullable=False),
+        sa.Column("model", sa.String(160), nullable=False),
+        sa.Column("provider", sa.String(160), nullable=False),
+        sa.Column("stars", sa.Integer, nullable=False),
+        sa.Column("paid", sa.BigInteger, nullable=False),
+        sa.Column("at", sa.BigInteger, nullable=False),
+    )
 
 
 def _accounts() -> None:
