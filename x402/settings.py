@@ -243,6 +243,14 @@ class GatewaySettings(OperatorSettings):
         "off", validation_alias=_named("X402_PROVIDER_ADMISSION")
     )
     """Whether providers may register: nobody, whom the operator enables, or whoever passes the check."""
+    cache_seconds: int = Field(0, ge=0, le=86_400, validation_alias=_named("X402_CACHE_SECONDS"))
+    """How long an answer is given again for the same request of the same payer; 0 for never."""
+    cache_shared: bool = Field(False, validation_alias=_named("X402_CACHE_SHARED"))
+    """Give it to other payers too, who so may learn what others ask."""
+    bonus_percent: int = Field(0, ge=0, le=100, validation_alias=_named("X402_BONUS_PERCENT"))
+    """What a provider that kept its promise is paid on top of its earnings."""
+    payout_after_seconds: int = Field(3600, ge=0, validation_alias=_named("X402_PAYOUT_AFTER_SECONDS"))
+    """How old a bill is before its provider is paid."""
     provider_hosts: str = Field("", validation_alias=_named("X402_PROVIDER_HOSTS"))
     """Hosts of registered providers that may lie in a private network, separated by commas (fault E05)."""
     ledger: str = Field(
@@ -255,6 +263,9 @@ class GatewaySettings(OperatorSettings):
     public_url: str = Field("", validation_alias=_named("X402_PUBLIC_URL"))
     """How clients reach the gateway, such as `https://api.example.com`."""
     max_timeout_seconds: int = Field(300, ge=30, le=3600, validation_alias=_named("X402_MAX_TIMEOUT_SECONDS"))
+    scheme_names: str = Field("exact,upto", validation_alias=_named("X402_SCHEMES"))
+    """Separated by commas, the preferred one first: `exact` takes the quoted bound, `upto` (EVM networks) what was
+    used of it."""
     pay_ahead_seconds: int = Field(300, ge=0, le=3600, validation_alias=_named("X402_PAY_AHEAD_SECONDS"))
     """How long an announced price holds, so that the next payment comes with the first request; 0 announces none."""
     body_limit: int = Field(8 * 1024 * 1024, ge=1024, le=16 * 1024 * 1024, validation_alias=_named("X402_BODY_LIMIT"))
@@ -310,6 +321,11 @@ class GatewaySettings(OperatorSettings):
     def facilitator_urls(self) -> tuple[str, ...]:
         """Where facilitators are, the preferred one first."""
         return tuple(url.strip() for url in self.facilitator_url.split(",") if url.strip())
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """The schemes in which payments are taken."""
+        return tuple(name.strip() for name in self.scheme_names.split(",") if name.strip())
 
     @property
     def models(self) -> tuple[str, ...]:

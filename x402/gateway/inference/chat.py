@@ -8,7 +8,7 @@ from typing import Any
 from x402.gateway.inference.abilities import MAKES_CHATS
 from x402.gateway.inference.catalogue import Model
 from x402.gateway.inference.chat_request import ChatRequest, parse_chat
-from x402.gateway.inference.desk import Desk, Ordered, Trade, provider_of, remember
+from x402.gateway.inference.desk import Desk, Ordered, Trade, remember
 from x402.gateway.inference.meter import StreamMeter, begins_with_error, is_empty, receipt_comment, usage_of
 from x402.gateway.inference.ranges import refused
 from x402.gateway.inference.router import Router
@@ -32,7 +32,7 @@ class ChatDesk(Desk[ChatRequest]):
         """
         remember(ordered, sale, request_id)
         answer = await self.ask(ordered, _take_stream, request_id)
-        tally = Tally(ordered.quoted, ordered.request.endpoint, sale, provider_of(answer))
+        tally = self.tally(ordered, answer, sale)
         tally.tell()
         request = ordered.request
         return _relay(answer, StreamMeter(include_usage=request.include_usage, model=request.model), tally)
@@ -72,13 +72,20 @@ async def _relay(answer: UpstreamAnswer, meter: StreamMeter, tally: Tally) -> As
                 yield events
             if meter.done:
                 break
+            if tally.exhausted:
+                # What was paid for is delivered; an upstream that goes on is not listened to (fault G03).
+                yield meter.cut()
+                break
         if meter.failed or not meter.said:
             tally.nothing()
         sale, comment = tally.sale, ""
-        if sale is not None and sale.receipt is not None:
+        receipt = None if sale is None else sale.receipt
+        if sale is not None and sale.settle is not None:
+            receipt = await sale.settle()
+        if sale is not None and receipt is not None:
             charge = tally.as_json()
             sale.note(charge=charge)
-            comment = receipt_comment(sale.receipt, charge)
+            comment = receipt_comment(receipt, charge)
         ending = meter.finish(comment)
         answer.ended(tally.used.completion_tokens)
         yield ending
