@@ -107,8 +107,11 @@ class Counter:
         self, tab: Tab, holder: Holder, request: PaidRequest, rule: PriceRule, url: str, handler: Handler
     ) -> Reply | Plain:
         """An answer out of a balance; offers to pay for it when that is empty."""
+        terms = await self._terms(request, rule)
+        if terms.on_chain:
+            return await self._challenge(request, rule, url)
         try:
-            return await tab.take(holder, request, await self._terms(request, rule), handler)
+            return await tab.take(holder, request, terms, handler)
         except RefusedError as error:
             return await self._challenge(request, rule, url, error)
 

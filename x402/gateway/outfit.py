@@ -56,6 +56,7 @@ def till_options(settings: GatewaySettings, receivers: Mapping[str, str]) -> dic
         "policy": _policy(settings),
         "nodes": open_nodes(urls),
         "purse": _purse(settings),
+        "accounts": settings.accounts,
     }
 
 
@@ -71,6 +72,10 @@ def _policy(settings: GatewaySettings) -> Policy:
         max_unsettled=settings.max_unsettled,
         refund_after_seconds=settings.refund_after_seconds,
         refund_per_day=settings.refund_per_day,
+        withdraw_per_day=settings.withdraw_per_day,
+        withdraw_min=settings.withdraw_min,
+        deposit_max=settings.deposit_max,
+        sign_in_max_seconds=settings.sign_in_max_seconds,
     )
 
 

@@ -6,6 +6,7 @@ Made from settings before the paywall is, and opened by it, because all of its b
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,13 +20,16 @@ from x402.gateway.accounts import Holder
 from x402.gateway.accounts.keys import KeyRing
 from x402.gateway.answers import key_beside
 from x402.gateway.api.asked import SignIn
+from x402.gateway.api.dashboard import add_dashboard
 from x402.gateway.api.keys import add_keys
 from x402.gateway.api.profiles import envelope_of
 from x402.gateway.api.signed_keys import add_signed_keys
 from x402.gateway.api.webhooks import add_webhooks
+from x402.gateway.inference.router import Router
 from x402.gateway.operations.limits import Limits, Pace, Paced, tiers_of
 from x402.gateway.operations.peers import networks_of
 from x402.gateway.operations.retention import PURGE_SECONDS, Purge, Retention
+from x402.gateway.operations.session import Sessions
 from x402.gateway.operations.webhooks import Webhooks
 from x402.gateway.paywall import LEDGER_FILE, Paywall
 from x402.gateway.problem import ApiProblem
@@ -36,6 +40,7 @@ from x402.ports.courier import Courier, HttpCourier
 from x402.ports.deliveries import SqlDeliveries
 from x402.ports.keys import SqlKeys
 from x402.ports.ledger import SqlLedger
+from x402.ports.overview import Glance, SqlGlance
 from x402.ports.retention import SqlForgetful
 from x402.settings import GatewaySettings, secret
 from x402.telemetry import Telemetry
@@ -78,7 +83,12 @@ class Operations:
             exempt=networks_of(settings.rate_exempt, "X402_RATE_EXEMPT"),
         )
         self.limits = Limits(pace, store=settings.rate_store, telemetry=facts)
+        keys = settings.quote_keys or settings.answer_keys or (secrets.token_bytes(32),)
+        self._sessions = Sessions(
+            settings.operators.split(","), key=keys[0], clock=clock, seconds=settings.operator_session_seconds
+        )
         self.paywall: Paywall | None = None
+        self._glance: SqlGlance | None = None
         self._keys: KeyRing | None = None
         self._hooks: Webhooks | None = None
         self._purge: Purge | None = None
@@ -93,7 +103,7 @@ class Operations:
             "envelope": envelope_of,
         }
 
-    def mount(self, app: FastAPI) -> None:
+    def mount(self, app: FastAPI, router: Router) -> None:
         """Put the paths on the gateway's app."""
         sign_in = Paced(SignIn(self._open_paywall), self.limits)
         ring = _Later(self)
@@ -101,6 +111,9 @@ class Operations:
             add_keys(app, base, self.keys, sign_in, ring)
             add_signed_keys(app, base, self.keys, clock=self._clock)
             add_webhooks(app, base, self.hooks, sign_in, ring)
+        add_dashboard(
+            app, self._sessions, sign_in, self.glance, router, clock=self._clock, secure=self._url.startswith("https")
+        )
 
     async def open(self, paywall: Paywall) -> None:
         """Take up the books of the paywall's ledger. Raises `UnavailableError` or `MisconfiguredError`."""
@@ -119,6 +132,7 @@ class Operations:
         if paywall.members is not None:
             before = [Paced(credential, self.limits) for credential in paywall.members.credentials]
             paywall.members.credentials = [*before, self._keys]
+        self._glance = SqlGlance(ledger)
         book = SqlDeliveries(ledger)
         self._hooks = Webhooks(book, self._courier, clock=self._clock, seal=self._seal, telemetry=self._facts)
         self._facts.observe(self._hooks.hear)
@@ -150,6 +164,12 @@ class Operations:
         if self._hooks is None:
             raise _off("webhooks")
         return self._hooks
+
+    def glance(self) -> Glance:
+        """What the dashboard asks. Raises `ApiProblem` 404 where the ledger is not one of ours."""
+        if self._glance is None:
+            raise _off("dashboard")
+        return self._glance
 
     async def _name_operator(self, hooks: Webhooks) -> None:
         """Enter the webhook that settings name, or forget the one that they named before."""

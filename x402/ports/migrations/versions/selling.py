@@ -21,6 +21,7 @@ def upgrade() -> None:
     _keys()
     _providers()
     _deliveries()
+    _bundles()
     op.execute("UPDATE schema_version SET version = 3")
 
 
@@ -267,3 +268,15 @@ def _deliveries() -> None:
     op.create_index("deliveries_by_subject", "deliveries", ["webhook_id", "subject", "state", "seq"])
     for statement in statements(op.get_bind().dialect.name):
         op.execute(statement)
+
+
+def _bundles() -> None:
+    """Of a facilitator: the bytes of transactions that settle several payments."""
+    op.create_table(
+        "bundles",
+        sa.Column("network", sa.String(64), nullable=False),
+        sa.Column("signer", sa.String(64), nullable=False),
+        sa.Column("nonce", sa.BigInteger, nullable=False),
+        sa.Column("raw", sa.LargeBinary, nullable=False),
+        sa.PrimaryKeyConstraint("network", "signer", "nonce"),
+    )
