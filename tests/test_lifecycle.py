@@ -124,7 +124,7 @@ def test_replacing_stays_in_its_state(party: Party) -> None:
     assert (
         replaced
         == {
-            Party.CLIENT: {},
+            Party.CLIENT: {State.EXPOSED: State.EXPOSED},
             Party.GATEWAY: {State.REFUNDING: State.REFUNDING},
             Party.FACILITATOR: {State.INTENDED: State.INTENDED},
         }[party]

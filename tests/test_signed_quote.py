@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from x402.errors import MalformedError, MisconfiguredError, RefusedError
 from x402.price import DIGITS_LIMIT
 from x402.quote import ModelPrice, Order, PriceList, PriceUnit, Quote, Rate, quote, request_digest
-from x402.signed_quote import TOKEN_LIMIT, peek, read, sign
+from x402.signed_quote import peek, read, sign
+from x402.signed_token import TOKEN_LIMIT
 
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
 NOW, TTL = 1_763_600_000, 300

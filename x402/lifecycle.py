@@ -33,6 +33,7 @@ from typing import Any
 
 from x402.stages import (
     KNOWS_DUE,
+    Exposed,
     Intended,
     Refunding,
     Stage,
@@ -73,7 +74,13 @@ _S, _E = State, Event
 
 _CLIENT: dict[State, dict[Event, State]] = {
     _S.HELD: {_E.EXPOSE: _S.EXPOSED, _E.RELEASE: _S.RELEASED},
-    _S.EXPOSED: {_E.SETTLE: _S.SETTLED, _E.REFUSE: _S.REFUSED, _E.RELEASE: _S.RELEASED},
+    # What was paid ahead and not taken may be signed anew with the same nonce: the chain lets only one of both pay.
+    _S.EXPOSED: {
+        _E.REPLACE: _S.EXPOSED,
+        _E.SETTLE: _S.SETTLED,
+        _E.REFUSE: _S.REFUSED,
+        _E.RELEASE: _S.RELEASED,
+    },
     # A seller's refusal is only a claim: the amount stays reserved until the signature is dead or seen on chain.
     _S.REFUSED: {_E.SETTLE: _S.SETTLED, _E.RELEASE: _S.RELEASED},
     _S.SETTLED: {},
@@ -227,6 +234,9 @@ def _check_attempt(before: Stage, after: Stage) -> None:
     """A replacement is the next attempt, and forgets none of those before it, because each may have left."""
     if isinstance(before, Intended) and isinstance(after, Intended):
         if after.attempt == before.attempt + 1 and after.earlier == (*before.earlier, before.transaction):
+            return
+    elif isinstance(before, Exposed) and isinstance(after, Exposed):
+        if tuple(after.earlier) == (*before.earlier, before.header):
             return
     elif isinstance(before, Refunding) and isinstance(after, Refunding) and after.attempt == before.attempt + 1:
         return

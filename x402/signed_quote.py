@@ -8,26 +8,19 @@ decodes the same text without the key and checks that the lines add up.
 from __future__ import annotations
 
 import base64
-import hmac
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from x402.errors import MalformedError, Mender, MisconfiguredError, RefusedError
+from x402.errors import MalformedError, Mender, RefusedError
 from x402.price import PriceUnit, Rate, check_count, check_model, check_version
 from x402.quote import Item, Quote, add_up, itemise
+from x402.signed_token import base64url, content_of, seal, spell, split, unseal
 
-TOKEN_LIMIT = 1536
-"""Longest quote token that is read, in characters; ordinary ones have about 400, the widest possible about 1200."""
-KEY_LENGTH_MIN = 16
-"""Fewest bytes of a signing key."""
-
+_CODE = "invalid_quote"
 _FORMAT = 1
-_MAC_LENGTH = 16
-_MAC_PURPOSE = b"x402-engine quote 1\n"
-_TOKEN = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)", re.ASCII)
+_PURPOSE = b"x402-engine quote 1\n"
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -48,8 +41,8 @@ def sign(quote: Quote, *, key: bytes, request_digest: str, issued_at: int, ttl_s
     """
     check_count("issued_at", issued_at)
     check_count("ttl_seconds", ttl_seconds, least=1)
-    body = _body(SignedQuote(quote, _checked_digest(request_digest), issued_at, issued_at + ttl_seconds))
-    return f"{body}.{_mac(key, body)}"
+    content = _content(SignedQuote(quote, _checked_digest(request_digest), issued_at, issued_at + ttl_seconds))
+    return seal(content, key=key, purpose=_PURPOSE)
 
 
 def read(token: str, *, keys: Sequence[bytes], now: int, request_digest: str) -> Quote:
@@ -59,14 +52,7 @@ def read(token: str, *, keys: Sequence[bytes], now: int, request_digest: str) ->
     `RefusedError("quote_expired")` from the second of expiry on, `RefusedError("quote_request_mismatch")` when it was
     signed for another request.
     """
-    if not keys:
-        raise MisconfiguredError("weak_quote_key", "no key to read quotes with")
-    body, mac = _split(token)
-    # Every key is tried, in constant time each, so that timing tells neither the MAC nor the key.
-    matches = [hmac.compare_digest(_mac(key, body), mac) for key in keys]
-    if not any(matches):
-        raise MalformedError("invalid_quote", "the quote was not signed here, or was changed on the way")
-    signed = _parse(body)
+    signed = _parse(unseal(token, keys=keys, purpose=_PURPOSE, code=_CODE), token)
     if now >= signed.expires_at:
         raise RefusedError("quote_expired", "the quoted price has expired; ask for a new one")
     if signed.request_digest != request_digest:
@@ -80,30 +66,7 @@ def peek(token: str) -> SignedQuote:
     Raises `MalformedError("invalid_quote")` for what cannot be read, and for a quote whose lines do not add up to its
     bound.
     """
-    return _parse(_split(token)[0])
-
-
-def _mac(key: bytes, body: str) -> str:
-    if len(key) < KEY_LENGTH_MIN:
-        raise MisconfiguredError("weak_quote_key", f"a quote key has at least {KEY_LENGTH_MIN} bytes")
-    return _base64url(hmac.digest(key, _MAC_PURPOSE + body.encode(), "sha256")[:_MAC_LENGTH])
-
-
-def _base64url(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def _unbase64url(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-
-
-def _split(token: str) -> tuple[str, str]:
-    if not isinstance(token, str) or len(token) > TOKEN_LIMIT:
-        raise MalformedError("invalid_quote", f"a quote token is a text of at most {TOKEN_LIMIT} characters")
-    match = _TOKEN.fullmatch(token)
-    if match is None:
-        raise MalformedError("invalid_quote", "a quote token is two base64url texts with a dot between them")
-    return match[1], match[2]
+    return _parse(content_of(split(token, code=_CODE)[0], code=_CODE), token)
 
 
 def _checked_digest(digest: str) -> str:
@@ -112,9 +75,9 @@ def _checked_digest(digest: str) -> str:
     return digest
 
 
-def _body(signed: SignedQuote) -> str:
+def _content(signed: SignedQuote) -> dict[str, Any]:
     quoted = signed.quote
-    content = {
+    return {
         "v": _FORMAT,
         "model": quoted.model,
         "lines": [[line.item, line.units, str(line.rate), line.rate.unit] for line in quoted.lines],
@@ -122,19 +85,17 @@ def _body(signed: SignedQuote) -> str:
         "output": quoted.output_tokens,
         "choices": quoted.choices,
         "prices": quoted.price_list,
-        "request": _base64url(bytes.fromhex(signed.request_digest)),
+        "request": base64url(bytes.fromhex(signed.request_digest)),
         "issued": signed.issued_at,
         "expires": signed.expires_at,
     }
-    return _base64url(json.dumps(content, separators=(",", ":")).encode())
 
 
-def _parse(body: str) -> SignedQuote:
+def _parse(content: dict[str, Any], token: str) -> SignedQuote:
     try:
-        content = json.loads(_unbase64url(body))
         signed = _from_content(content)
         # One quote has one text: stray bits, spaces, repeated members and other spellings all fail here.
-        canonical = _body(signed) == body
+        canonical = spell(_content(signed)) == token.partition(".")[0]
     except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError, MalformedError) as error:
         raise MalformedError("invalid_quote", f"the quote cannot be read: {str(error)[:120]}") from error
     if not canonical:
@@ -168,4 +129,5 @@ def _from_content(content: Any) -> SignedQuote:
     issued, expires = check_count("issued", content["issued"]), check_count("expires", content["expires"])
     if expires <= issued:
         raise ValueError("it expires before it begins")
-    return SignedQuote(quoted, _checked_digest(_unbase64url(content["request"]).hex()), issued, expires)
+    digest = base64.urlsafe_b64decode(content["request"] + "=").hex()
+    return SignedQuote(quoted, _checked_digest(digest), issued, expires)

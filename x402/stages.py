@@ -61,10 +61,12 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Exposed:
-    """`header` is the exact value that was, or is about to be, presented; it is presented again, never re-made."""
+    """`header` is the exact value that was, or is about to be, presented; it is presented again, never re-made.
+    `earlier` are those that left before it with the same nonce, of which none can pay beside another."""
 
     state: ClassVar[State] = State.EXPOSED
     header: str = field(repr=False)
+    earlier: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

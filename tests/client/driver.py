@@ -11,7 +11,8 @@ from typing import Any
 
 from x402.client.budget import Limits
 from x402.client.choose import Policy
-from x402.client.flow import Do, Outcome, Send, Terms, Wanted, journey
+from x402.client.effects import Do, Send, Terms, Wanted
+from x402.client.flow import Outcome, journey
 from x402.client.journal import Journal
 from x402.client.owner import Call
 from x402.client.verdict import Reply

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from x402.client.audit import audit
 from x402.client.budget import Limits
-from x402.client.flow import Send, Wanted
+from x402.client.effects import Send, Wanted
 from x402.client.record import Record
 from x402.errors import X402Error
 from x402.lifecycle import Event

@@ -16,7 +16,7 @@ from x402.client.auth import X402Auth
 from x402.client.breaker import Breaker, Standing
 from x402.client.budget import Limits
 from x402.client.choose import Policy
-from x402.client.flow import Send, Terms, Wanted
+from x402.client.effects import Send, Terms, Wanted
 from x402.client.journal import Journal
 from x402.client.owner import Call
 from x402.client.trust import Payee

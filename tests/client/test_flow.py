@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from x402.client.budget import Limits
-from x402.client.flow import Send, Wanted
+from x402.client.effects import Send, Wanted
 from x402.errors import X402Error
 from x402.stages import State
 

@@ -30,7 +30,7 @@ from x402.client.breaker import Breaker
 from x402.client.budget import Limits
 from x402.client.chat import AsyncChat
 from x402.client.choose import Policy
-from x402.client.flow import Wanted
+from x402.client.effects import Wanted
 from x402.client.wallet import Wallet
 from x402.errors import X402Error
 from x402.settings import ClientSettings

@@ -10,6 +10,8 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +19,14 @@ import anyio.to_thread
 import httpx
 import httpx2
 
+from x402 import networks
+from x402.client.ahead import Ahead
 from x402.client.body import Arrival
 from x402.client.breaker import Breaker
 from x402.client.budget import Limits
 from x402.client.choose import Policy
-from x402.client.flow import (
-    EXTENSION,
-    PAYMENT_REQUIRED_STATUS,
-    Ask,
-    Do,
-    Effect,
-    Outcome,
-    Send,
-    Terms,
-    Wanted,
-    journey,
-    outcome_of,
-    receipt_of,
-)
+from x402.client.effects import Ask, Do, Effect, Send, Terms, Wanted
+from x402.client.flow import EXTENSION, PAYMENT_REQUIRED_STATUS, Outcome, journey, outcome_of, receipt_of
 from x402.client.identity import Identity, identity_of
 from x402.client.journal import Journal
 from x402.client.owner import Call
@@ -65,9 +57,11 @@ class X402Auth(httpx.Auth, httpx2.Auth):
     without a cap of either kind a call may cost $1. `journal` is a path, `":memory:"`, or a `Journal`; by default the
     user's own. `svm_rpc` is a Solana node's URL, or one per CAIP-2 network, for offers without a blockhash; it and
     `evm_rpc` are asked as well, instead of the networks' public nodes, before a call is paid for anew whose first
-    payment was not answered (`prove`, fault A23). `breaker` says when a host is not paid any more. `on_receipt` hears
-    of every receipt. With `sign_in` each request says whose it is before anything is paid, so that a balance with the
-    seller is spent first: `True` signs in where the wallet pays, an `Identity` says where.
+    payment was not answered (`prove`, fault A23). `breaker` says when a host is not paid any more. With
+    `pay_ahead` (X402_PAY_AHEAD, on) a payment goes with the first request to a seller that has announced its prices.
+    `on_receipt` hears of every receipt. With `sign_in` each request says whose it is before anything is paid, so that a
+    balance with the seller is spent first: `True` signs in where the wallet pays, an `Identity` says where; then
+    nothing is paid ahead.
 
     Calls raise `DeclinedError` (not signed), `UnpaidError` (refused by the seller), `PendingError` (money may still
     move: make the same call again), `MalformedError` (unreadable 402) and `UnavailableError` (no journal, no node).
@@ -86,6 +80,7 @@ class X402Auth(httpx.Auth, httpx2.Auth):
         evm_rpc: str | Mapping[str, str] | None = None,
         breaker: Breaker | None = None,
         prove: Callable[[Record], Record] | None = None,
+        pay_ahead: bool | None = None,
         on_receipt: Callable[[Receipt], None] | None = None,
         sign_in: Identity | bool = False,
         telemetry: Telemetry | None = None,
@@ -106,6 +101,7 @@ class X402Auth(httpx.Auth, httpx2.Auth):
             entropy=entropy,
             svm_rpc=nodes,
             breaker=breaker or Breaker(found.host_failures, found.host_cool_down_seconds),
+            ahead=Ahead(clock) if not sign_in and (found.pay_ahead if pay_ahead is None else pay_ahead) else None,
             prove=prove or Proof(journal, evm_rpc=by_network(evm_rpc, found.evm_rpc_url), svm_rpc=nodes),
         )
         if sign_in is True:
@@ -161,6 +157,15 @@ class X402Auth(httpx.Auth, httpx2.Auth):
             if seat.close():
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(seat.leave)
+
+    def on(self, network: str) -> X402Auth:
+        """The same auth, paying on one network (CAIP-2) alone, where its policy allows that one."""
+        allowed = self.terms.policy.networks
+        if allowed and not any(networks.matches(pattern, network) for pattern in allowed):
+            return self
+        other = copy(self)
+        other.terms = replace(self.terms, policy=replace(self.terms.policy, networks=(network,)))
+        return other
 
     def receipt(self, response: Any) -> Receipt | None:
         """The receipt that came with a response, or None; one that cannot be read is none."""

@@ -4,7 +4,8 @@
 the journal or a key) and receives what came of it; the seats in `auth` do these things, blocking or not. Its promises
 (design §2.4, faults A09, A23, B06, B11, B15):
 
-- it signs at most once, and not at all unless the chain proves that an earlier payment for the same request, if there
+- it signs at most once (what was paid ahead and not taken may be signed over with the same nonce, of which the chain
+  lets one pay at most), and not at all unless the chain proves that an earlier payment for the same request, if there
   is one without an answer, never moved money and never will;
 - what it exposes is in the journal first, and stays there until there is evidence;
 - an earlier payment for the same request that got no answer is presented again, byte for byte, before anything else.
@@ -12,83 +13,32 @@ the journal or a key) and receives what came of it; the seats in `auth` do these
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any
 
-from x402 import networks
-from x402.client import choose as choosing
-from x402.client.breaker import Breaker
-from x402.client.budget import Limits, cap_per_call
-from x402.client.choose import Buyer, Choice, Policy
-from x402.client.draft import ENTROPY_BYTES, blockhash_question, draft, needs_blockhash, read_blockhash
-from x402.client.journal import Journal
+from x402.client.draft import ENTROPY_BYTES
+from x402.client.effects import Journey, Send, Terms, Wanted, do
 from x402.client.owner import Call
 from x402.client.record import Record
-from x402.client.trust import listed, remembered
+from x402.client.signing import sign, sign_over
 from x402.client.verdict import Reply, Verdict, judge, origin
-from x402.client.wallet import Wallet
 from x402.errors import DeclinedError, MalformedError, Moved, UnavailableError, UnpaidError
+from x402.lifecycle import Event
 from x402.stages import State
-from x402.wire.challenge import BalanceEmpty, Challenge, read_challenge
+from x402.wire.challenge import BalanceEmpty, read_challenge
 from x402.wire.headers import PAYMENT_RESPONSE, X_PAYMENT_RESPONSE
 from x402.wire.receipt import Receipt, read_receipt
 
 PAYMENT_REQUIRED_STATUS = 402
+_OTHER_TERMS = frozenset(
+    {"invalid_payment_requirements", "invalid_tariff", "quote_required", "tariff_expired", "tariff_mismatch"}
+)
+"""Refusals of a payment that came ahead: it was compared with the seller's terms, and went no further."""
 EXTENSION = "x402"
 """Key of `response.extensions` under which the `Outcome` of a call is kept."""
 _EXPOSE = ("Access-Control-Expose-Headers", f"{PAYMENT_RESPONSE},{X_PAYMENT_RESPONSE}")
 """Every SDK client sends it with a payment, as a request header (protocol page §1.2)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """The request that the caller made. `url` is absolute; `paid` says that the caller attached a payment itself."""
-
-    method: str
-    url: str = field(repr=False)
-    body: bytes = field(repr=False)
-    paid: bool = False
-
-    @property
-    def fingerprint(self) -> str:
-        """What makes two requests the same, whoever pays: method, URL and body."""
-        parts = (self.method.upper(), self.url.partition("#")[0], hashlib.sha256(self.body).hexdigest())
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send the wanted request to `url` with these fields added. The answer is a `Reply`.
-
-    When `payment` is set, the request carries money: its headers must not survive a redirect.
-    """
-
-    url: str = field(repr=False)
-    payment: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Post JSON to a chain's node. The answer is a `Reply`."""
-
-    url: str = field(repr=False)
-    body: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Do:
-    """Work that may block on a disk or a signer. The answer is what `work` returns."""
-
-    work: Callable[[], object]
-
-
-Effect = Send | Ask | Do
-T = TypeVar("T")
-Journey = Generator[Effect, Any, T]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,26 +73,6 @@ def receipt_of(response: Any) -> Receipt | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """With what, and within which bounds, a client pays. `clock` gives unix seconds, `entropy(n)` n random bytes.
-
-    `svm_rpc` are node URLs by CAIP-2 network; `""` stands for every network that is not named. `prove` asks the chain
-    what became of a payment, writes down what it proves, and returns the row as it then is; without a chain it stays
-    as it was. Raises nothing but `UnavailableError("journal_unavailable")`.
-    """
-
-    wallet: Wallet
-    policy: Policy
-    limits: Limits
-    journal: Journal
-    clock: Callable[[], int]
-    entropy: Callable[[int], bytes]
-    svm_rpc: Mapping[str, str]
-    breaker: Breaker = field(default_factory=Breaker)
-    prove: Callable[[Record], Record] = field(default=lambda record: record)
-
-
 def journey(wanted: Wanted, terms: Terms, call: Call) -> Journey[Outcome]:
     """The whole call. Raises `DeclinedError`, `UnpaidError`, `PendingError`, `MalformedError` or `UnavailableError`.
 
@@ -153,17 +83,21 @@ def journey(wanted: Wanted, terms: Terms, call: Call) -> Journey[Outcome]:
         return Outcome()
     reply: Reply | None = None
     dead: Record | None = None
-    while (owed := (yield from _do(partial(terms.journal.recall, wanted.fingerprint, call)))) is not None:
+    while (owed := (yield from do(partial(terms.journal.recall, wanted.fingerprint, call)))) is not None:
         verdict = yield from _present(wanted, owed)
         reply = verdict.reply
         if verdict.pending or not 400 <= reply.status < 500 or owed.alive(terms.clock()):
             return (yield from _conclude(terms, owed, verdict))
         # By our own clock the signature is dead, and the seller has no answer for it; the chain has the last word.
-        dead = yield from _do(partial(_bury, terms, owed, verdict))
+        dead = yield from do(partial(_bury, terms, owed, verdict))
         if dead.state is not State.RELEASED:
             return (yield from _conclude(terms, dead, _unproven(dead, verdict)))
         if reply.status != PAYMENT_REQUIRED_STATUS:
             reply = None
+    if reply is None and dead is None:
+        paid = yield from _pay_ahead(wanted, terms, call)
+        if paid is not None:
+            return (yield from _conclude(terms, *paid))
     if reply is None:
         reply = yield Send(wanted.url)
     if reply.status != PAYMENT_REQUIRED_STATUS:
@@ -172,49 +106,46 @@ def journey(wanted: Wanted, terms: Terms, call: Call) -> Journey[Outcome]:
     if isinstance(challenge, BalanceEmpty):
         return Outcome()
     _check_place(wanted, reply)
-    record = yield from _sign(wanted, terms, call, challenge, reply.url, dead)
+    if terms.ahead is not None:
+        terms.ahead.learn(wanted.method, wanted.url, wanted.body, challenge)
+    record = yield from sign(wanted, terms, call, challenge, reply.url, dead)
     verdict = yield from _present(wanted, record)
     return (yield from _conclude(terms, record, verdict))
 
 
-def _sign(
-    wanted: Wanted, terms: Terms, call: Call, challenge: Challenge, url: str, dead: Record | None
-) -> Journey[Record]:
-    """Choose, hold, sign, and write down: in this order, and nothing leaves before the last is on the disk.
+def _pay_ahead(wanted: Wanted, terms: Terms, call: Call) -> Journey[tuple[Record, Verdict] | None]:
+    """Pay with the first request, at the price that the seller has announced; None where it has to be asked.
 
-    After a payment of this call that is `dead`, its terms hold: neither dearer nor to somebody else (fault B06).
+    Terms that have changed cost one ordinary 402; what replaces the payment then has its nonce.
     """
-    journal, host = terms.journal, _host(wanted.url)
-    buyer = _buyer(wanted, terms)
-    if not is_this_machine(wanted.url):
-        known = yield from _do(partial(journal.payees, host))
-        if dead is not None:
-            known = known or frozenset(remembered(dead.entry.subject))
-        buyer = replace(buyer, known=known)
-    choice = choosing.choose(challenge, buyer, terms.policy)
-    if dead is not None and choice.usd > dead.usd:
-        raise _dearer(choice, dead)
-    blockhash = ""
-    if needs_blockhash(choice):
-        answer: Reply = yield Ask(_node(choice, terms), blockhash_question())
-        blockhash = read_blockhash(answer.status, answer.body)
-    payment = draft(
-        choice, challenge, terms.wallet,
-        now=terms.clock(), lifetime_seconds=terms.policy.lifetime_seconds, entropy=terms.entropy(ENTROPY_BYTES),
-        blockhash=blockhash, fingerprint=wanted.fingerprint, record=_remember(wanted, choice, challenge, url),
-    )  # fmt: skip
-    pay_id, limits, breaker = payment.subject.pay_id, terms.limits, terms.breaker
-    hold = partial(journal.hold, host=host, usd=choice.usd, limits=limits, call=call, breaker=breaker)
-    yield from _do(partial(hold, payment.subject))
-    signed = yield from _do(payment.sign)
-    return (yield from _do(partial(journal.expose, pay_id, signed.header_name, signed.as_header())))
+    ahead, asked = terms.ahead, (wanted.method, wanted.url, wanted.body)
+    known = None if ahead is None else ahead.challenge(*asked)
+    if ahead is None or known is None:
+        return None
+    entropy = terms.entropy(ENTROPY_BYTES)
+    try:
+        record = yield from sign(wanted, terms, call, known, wanted.url, entropy=entropy)
+    except (DeclinedError, UnavailableError):
+        # The seller may ask for less, or on another network, and the ordinary way says what is wrong.
+        return None
+    verdict = yield from _present(wanted, record)
+    if verdict.reply.status >= 300:
+        ahead.forget(*asked)
+    if verdict.error is None or verdict.error.code not in _OTHER_TERMS or verdict.event is not Event.REFUSE:
+        return record, verdict
+    challenge = read_challenge(verdict.reply.headers, verdict.reply.body)
+    if isinstance(challenge, BalanceEmpty):
+        return record, verdict
+    ahead.learn(*asked, challenge)
+    again = yield from sign_over(wanted, terms, challenge, record, entropy)
+    return (record, verdict) if again is None else (again, (yield from _present(wanted, again)))
 
 
 def _conclude(terms: Terms, record: Record, verdict: Verdict) -> Journey[Outcome]:
     """Write down what the reply proves, then hand the reply to the caller or say why it is none."""
     answered = verdict.delivers and verdict.reply.complete
     try:
-        record = yield from _do(partial(_write, terms, record, verdict, answered=answered))
+        record = yield from do(partial(_write, terms, record, verdict, answered=answered))
     except UnavailableError:
         # The answer is here, so it is not withheld. The row stays as it was, which is the side that forgets nothing.
         if verdict.error is None:
@@ -252,20 +183,6 @@ def _unproven(record: Record, verdict: Verdict) -> Verdict:
     return replace(verdict, error=error)
 
 
-def _dearer(choice: Choice, dead: Record) -> DeclinedError:
-    return DeclinedError(
-        "price_raised",
-        f"the first payment of this call was ${dead.usd} and never taken; now ${choice.usd} is asked for it. Make the"
-        " call again if that is right",
-        details={"first": str(dead.usd), "asked": str(choice.usd)},
-    )
-
-
-def _do(work: Callable[[], T]) -> Journey[T]:
-    result: T = yield Do(work)
-    return result
-
-
 def _present(wanted: Wanted, record: Record) -> Journey[Verdict]:
     """Present a signed payment where its 402 came from, and judge the reply."""
     url = record.entry.subject.record.get("at") or wanted.url
@@ -282,45 +199,3 @@ def _check_place(wanted: Wanted, reply: Reply) -> None:
         )
     if reply.method.upper() != wanted.method.upper():
         raise DeclinedError("redirected_challenge", f"a redirect turned the {wanted.method} into a {reply.method}")
-
-
-def _host(url: str) -> str:
-    parts = urlsplit(url)
-    default = {"http": 80, "https": 443}.get(parts.scheme.lower())
-    host = (parts.hostname or "").lower()
-    return host if parts.port in (None, default) else f"{host}:{parts.port}"
-
-
-def _buyer(wanted: Wanted, terms: Terms) -> Buyer:
-    parts, wallet = urlsplit(wanted.url), terms.wallet
-    return Buyer(
-        addresses={networks.EIP155: wallet.evm_address, networks.SOLANA: wallet.svm_address},
-        host=_host(wanted.url),
-        secure=choosing.is_secure(parts.scheme.lower(), (parts.hostname or "").lower()),
-        testnet_only=wallet.testnet_only,
-        cap=cap_per_call(terms.policy.max_per_call, terms.limits.per_call, default=choosing.DEFAULT_CAP),
-    )
-
-
-def _node(choice: Choice, terms: Terms) -> str:
-    network = networks.get(choice.requirement.network)
-    url = terms.svm_rpc.get(network.id) or terms.svm_rpc.get("") or network.rpc_url
-    if not url:
-        raise UnavailableError("blockhash_unavailable", f"no node is known for {network.title}: set X402_SVM_RPC_URL")
-    return url
-
-
-def is_this_machine(url: str) -> bool:
-    """Whether nobody stands between us and the seller, whose devnet has other addresses at every start."""
-    return choosing.is_secure("", (urlsplit(url).hostname or "").lower())
-
-
-def _remember(wanted: Wanted, choice: Choice, challenge: Challenge, url: str) -> dict[str, Any]:
-    """What the journal keeps besides: what was bought, without the query, whom other offers would have paid, and where
-    a redirect led, if one did."""
-    bought = wanted.url.partition("?")[0].partition("#")[0]
-    record: dict[str, Any] = {"method": wanted.method.upper(), "url": bought, "price": str(choice.amount)}
-    payees = [[payee.address, payee.network, payee.asset] for payee in listed(challenge)]
-    if len(payees) > 1:
-        record["payees"] = payees
-    return record if url == wanted.url else record | {"at": url}

@@ -88,6 +88,37 @@ class Journal:
             db.execute(change, (header_name, header, pay_id))
             return _find(db, pay_id)
 
+    def hold_more(self, pay_id: str, *, host: str, usd: Decimal, limits: Limits) -> None:
+        """Reserve what a payment is to cost instead, before it is signed anew with the same nonce.
+
+        What it cost before stays reserved where that was more: either of both may be taken, and never both. Raises
+        `DeclinedError("budget_exceeded")`, having reserved nothing.
+        """
+        now = self._clock()
+        with self._transaction() as db:
+            before = _find(db, pay_id)
+            if usd > before.usd:
+                payee = before.entry.subject.payee
+                limits.check(usd - before.usd, host, payee, lambda *window: _spent(db, now, *window))
+                db.execute("UPDATE payments SET usd_micros = ? WHERE pay_id = ?", (micros(usd), pay_id))
+
+    def replace(self, subject: Subject, header_name: str, header: str) -> Record:
+        """Write down the header that takes the place of an exposed one; only after this returns may it leave.
+
+        `subject` has the same `pay_id`. Raises `UnlawfulEvent` for a payment that is not exposed any more.
+        """
+        with self._transaction() as db:
+            before = _find(db, subject.pay_id).entry.stage
+            earlier = (*before.earlier, before.header) if isinstance(before, Exposed) else ()
+            self._move(db, subject.pay_id, Event.REPLACE, Exposed(header, earlier))
+            change = (
+                "UPDATE payments SET header_name = ?, header = ?, amount = ?, payee = ?,"
+                " expires_at = MAX(expires_at, ?) WHERE pay_id = ?"
+            )
+            values = (header_name, header, str(subject.amount), subject.payee, subject.expires_at, subject.pay_id)
+            db.execute(change, values)
+            return _find(db, subject.pay_id)
+
     def release(self, pay_id: str, reason: str) -> None:
         """Give a reservation back: it was never exposed, or is proven dead without having moved money."""
         with self._transaction() as db:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from x402 import networks
 from x402.client.record import Record
 from x402.errors import DeclinedError, MalformedError, UnavailableError
@@ -10,6 +12,7 @@ from x402.lifecycle import Subject
 from x402.ports import Chains
 from x402.schemes import exact_svm_layout
 from x402.schemes.subject import subject_of
+from x402.stages import Exposed
 from x402.wire.challenge import Requirement
 from x402.wire.payment import Payment, read_payment
 
@@ -22,10 +25,25 @@ def presented(record: Record) -> Subject:
 
     Raises `MalformedError`, `RefusedError` or `DeclinedError` when they can't be read, or are another payment's.
     """
-    subject = record.entry.subject
+    return _presented(record, record.header, record.entry.subject)
+
+
+def all_presented(record: Record) -> list[Subject]:
+    """The same, with those before it that had the same nonce; the latest first. Raises as `presented`."""
+    stage, subject = record.entry.stage, record.entry.subject
+    subjects = [presented(record)]
+    for header in reversed(stage.earlier if isinstance(stage, Exposed) else ()):
+        payment = read_payment([(record.header_name, header)])
+        offer = None if payment is None else payment.accepted
+        if offer is not None:
+            subjects.append(_presented(record, header, replace(subject, amount=offer.amount, payee=offer.pay_to)))
+    return subjects
+
+
+def _presented(record: Record, header: str, subject: Subject) -> Subject:
     if networks.get(subject.network).asset(subject.asset) is None:
         raise DeclinedError("unknown_asset", f"{subject.asset} on {subject.network} is not a known asset")
-    payment = read_payment([(record.header_name, record.header)])
+    payment = read_payment([(record.header_name, header)])
     if payment is None:
         raise MalformedError("invalid_payload", "the journal holds no payment in this row")
     found = subject_of(payment, _offer(payment, subject))

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from x402.client.journal import Journal
-from x402.client.presented import presented, witness_of
+from x402.client.presented import all_presented, witness_of
 from x402.client.record import Record
 from x402.errors import DeclinedError, MalformedError, MisconfiguredError, RefusedError, UnavailableError, X402Error
 from x402.evidence import Verdict
@@ -84,9 +84,12 @@ async def judge(record: Record, chains: Chains) -> tuple[Proof | None, str]:
     """What the payment's own chain proves about it, and in words why. Raises one of `CHAIN_ERRORS`."""
     if record.state is State.HELD:
         return None, "a call is about to sign it"
-    subject = presented(record)
-    witness = await witness_of(subject.network, chains)
-    return _proof_of(await witness.judge(subject, since=record.entry.created_at))
+    subjects = all_presented(record)
+    witness = await witness_of(record.entry.subject.network, chains)
+    verdicts = [await witness.judge(subject, since=record.entry.created_at) for subject in subjects]
+    # They share a nonce, so one that was taken is proof that the others never will be.
+    settled = next((verdict for verdict in verdicts if isinstance(verdict, Settled)), None)
+    return _proof_of(settled if settled is not None else None if None in verdicts else verdicts[0])
 
 
 def _proof_of(verdict: Verdict) -> tuple[Proof | None, str]:

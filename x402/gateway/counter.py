@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from inspect import isawaitable
 
 from x402.errors import MalformedError, MisconfiguredError, RefusedError, X402Error
+from x402.gateway.accounts import Holder
+from x402.gateway.accounts.members import Members
+from x402.gateway.accounts.tab import Tab
 from x402.gateway.envelope import EnvelopeRule, plain_envelope
 from x402.gateway.flow import Till
 from x402.gateway.offers import UNPAID, Offers
@@ -40,12 +44,15 @@ class Counter:
         *,
         flow: Flow = Flow.AUTHORIZATION,
         any_origin: bool = False,
+        members: Members | None = None,
         envelope: EnvelopeRule = plain_envelope,
     ) -> None:
         self.till = till
         self.offers = offers
         self._flow = flow
         self._any_origin = any_origin
+        self._fixed: dict[tuple[type, Price], Terms | None] = {}
+        self._members = members
         self.envelope = envelope
 
     def check(self, rule: PriceRule) -> None:
@@ -68,9 +75,12 @@ class Counter:
         """
         try:
             payment = read_payment(request.headers)
-            if payment is None:
-                return await self._challenge(request, rule, url)
-            return await self._paid(payment, request, rule, url, handler)
+            if payment is not None:
+                return await self._paid(payment, request, rule, url, handler)
+            holder = None if self._members is None else await self._members.holder(request)
+            if self._members is not None and holder is not None:
+                return await self._charged(self._members.tab, holder, request, rule, url, handler)
+            return await self._challenge(request, rule, url)
         except X402Error as error:
             return error_reply(error, envelope=self.envelope(request.target, request.headers))
 
@@ -81,8 +91,9 @@ class Counter:
             terms = await self._terms(request, rule)
             resource = _resource(url, terms)
             return await self.offers.match(
-                payment, terms, request_digest=request.digest, resource=resource, any_origin=self._any_origin
-            )
+                payment, terms, request_digest=request.digest, resource=resource, any_origin=self._any_origin,
+                route=request.route,
+            )  # fmt: skip
 
         try:
             return await self.till.take(payment, request.digest, offer, handler)
@@ -91,6 +102,18 @@ class Counter:
                 envelope = self.envelope(request.target, request.headers)
                 return error_reply(refusal.error, refusal.receipt, envelope=envelope)
             return await self._challenge(request, rule, url, refusal.error, refusal.receipt)
+
+    async def _charged(
+        self, tab: Tab, holder: Holder, request: PaidRequest, rule: PriceRule, url: str, handler: Handler
+    ) -> Reply | Plain:
+        """An answer out of a balance; offers to pay for it when that is empty."""
+        terms = await self._terms(request, rule)
+        if terms.on_chain:
+            return await self._challenge(request, rule, url)
+        try:
+            return await tab.take(holder, request, terms, handler)
+        except RefusedError as error:
+            return await self._challenge(request, rule, url, error)
 
     async def _challenge(
         self,
@@ -104,18 +127,23 @@ class Counter:
         preferred = request.header(PREFERRED_NETWORK) or ""
         offers = await self.offers.requirements(terms, request_digest=request.digest, preferred=preferred)
         error = UNPAID if refused is None else refused.code
-        challenge = self.offers.challenge(offers, _resource(url, terms), error)
+        route = request.route if terms.order is not None or not callable(rule) else ""
+        extensions = {} if self._members is None else self._members.extensions(url)
+        announced = self.offers.announce(terms, route)
+        challenge = self.offers.challenge(offers, _resource(url, terms), error, {**extensions, **announced})
         envelope = self.envelope(request.target, request.headers)
         return challenge_reply(challenge, refused, receipt, envelope=envelope)
 
     async def _terms(self, request: PaidRequest, rule: PriceRule) -> Terms:
-        price: Price
         if callable(rule):
             named = rule(request)
-            price = await named if isawaitable(named) else named
+            terms = self._filled(await named if isawaitable(named) else named)
         else:
-            price = rule
-        terms = self._filled(price)
+            # Routes have few fixed prices, and each is read once.
+            key = (type(rule), rule)
+            if key not in self._fixed:
+                self._fixed[key] = self._filled(rule)
+            terms = self._fixed[key]
         if terms is None:
             raise Free
         return terms
@@ -125,7 +153,7 @@ class Counter:
             terms = terms_of(price)
             if terms is None or terms.flow is not None:
                 return terms
-            return Terms(price=terms.price, flow=self._flow, description=terms.description, mime_type=terms.mime_type)
+            return replace(terms, flow=self._flow)
         except MalformedError as error:
             raise MisconfiguredError("invalid_price", f"the price of this request: {error.message}") from error
 

@@ -7,23 +7,27 @@ adds to `extra`, and never replaces what we put there (aimo K7).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
-from x402 import networks, signed_quote
+from x402 import networks, signed_quote, tariff
 from x402.errors import MalformedError, Mender, MisconfiguredError, RefusedError, UnavailableError
 from x402.gateway.kinds import HINTS, KINDS_TTL_SECONDS, Kinds, Supports
 from x402.gateway.terms import Flow, Seller, Terms, asset_on
 from x402.money import Amount, Asset
 from x402.networks import Network
 from x402.ports import Clock
+from x402.price import PriceList
 from x402.schemes.exact_evm import read_payload
 from x402.schemes.exact_svm_layout import identify
+from x402.tariff import Tariff
 from x402.wire.challenge import Challenge, Requirement, Resource
 from x402.wire.payment import Payment
 
 SCHEME = "exact"
 UNPAID = "PAYMENT-SIGNATURE header is required"
 _MISMATCH = "invalid_payment_requirements"
+_TARIFF = "tariff"
 _DYNAMIC = HINTS | {"feePayer", "quote"}
 
 
@@ -53,11 +57,19 @@ class Offers:
         return tuple(offers)
 
     async def match(
-        self, payment: Payment, terms: Terms, *, request_digest: str, resource: Resource, any_origin: bool = False
+        self,
+        payment: Payment,
+        terms: Terms,
+        *,
+        request_digest: str,
+        resource: Resource,
+        any_origin: bool = False,
+        route: str = "",
     ) -> Requirement:
         """The requirement that a payment takes, as we compute it.
 
         With `any_origin` only the path of the resource is compared, because nobody said under which name we are known.
+        `route` is what a price that was announced must have been announced for.
         Raises `RefusedError` when it takes none: another network, price, payee or resource, or a quote that expired
         or was made for another request (faults B01-B03). The caller then challenges anew.
         """
@@ -68,7 +80,7 @@ class Offers:
             token = self._sign(terms, request_digest)
         else:
             _check_resource(payment, resource, any_origin)
-            token, terms = self._read_quote(payment.accepted, terms, request_digest)
+            token, terms = self._read_quote(payment.accepted, terms, request_digest, route)
         ours = await self._requirement(payment.network, terms, token)
         if ours is None:
             raise UnavailableError("nothing_supported", f"the facilitator does not settle on {payment.network} now")
@@ -81,9 +93,27 @@ class Offers:
         kinds = [await self.kinds.find(SCHEME, network) for network in self.seller.pay_to]
         return any(kind is not None for kind in kinds)
 
-    def challenge(self, requirements: Sequence[Requirement], resource: Resource, error: str = UNPAID) -> Challenge:
+    def challenge(
+        self,
+        requirements: Sequence[Requirement],
+        resource: Resource,
+        error: str = UNPAID,
+        extensions: Mapping[str, Any] | None = None,
+    ) -> Challenge:
         """A 402 in words of the protocol; `error` is a reason code, or the sentence for a first request."""
-        return Challenge(error=error, resource=resource, accepts=tuple(requirements))
+        return Challenge(error=error, resource=resource, accepts=tuple(requirements), extensions=dict(extensions or {}))
+
+    def announce(self, terms: Terms, route: str) -> dict[str, Any]:
+        """The extension with the signed price of the next requests of a route, so that they are paid for at once; empty
+        where none is announced."""
+        seconds = self.seller.pay_ahead_seconds
+        if not (route and seconds and self.seller.quote_keys):
+            return {}
+        flat, prices = (terms.usd, None) if terms.order is None else (None, terms.prices)
+        if prices is not None and terms.order is not None:
+            prices = PriceList(prices.version, (prices.get(terms.order.model),), prices.fee_percent)
+        said = Tariff(route=route, variant=terms.variant, expires_at=self._clock() + seconds, flat=flat, prices=prices)
+        return {tariff.EXTENSION: {"info": {"tariff": tariff.sign(said, key=self.seller.quote_keys[0])}}}
 
     async def _requirement(self, network: str, terms: Terms, token: str | None) -> Requirement | None:
         kind = await self.kinds.find(SCHEME, network)
@@ -123,11 +153,19 @@ class Offers:
             ttl_seconds=self.seller.quote_ttl_seconds,
         )
 
-    def _read_quote(self, accepted: Requirement, terms: Terms, request_digest: str) -> tuple[str | None, Terms]:
-        """The quote that a payment carries holds, whatever the price list says by now (aimo K6)."""
-        if terms.quote is None or not self.seller.quote_keys:
+    def _read_quote(
+        self, accepted: Requirement, terms: Terms, request_digest: str, route: str
+    ) -> tuple[str | None, Terms]:
+        """The quote that a payment carries holds, whatever the price list says by now (aimo K6); and so does a price
+        that was announced."""
+        if not self.seller.quote_keys:
             return None, terms
-        token = accepted.extra.get("quote")
+        token, announced = accepted.extra.get("quote"), accepted.extra.get(_TARIFF)
+        if isinstance(announced, str) and not isinstance(token, str):
+            terms = self._announced(announced, terms, route)
+            return self._sign(terms, request_digest), terms
+        if terms.quote is None:
+            return None, terms
         if not isinstance(token, str):
             raise RefusedError("quote_required", "extra.quote: pay with the quote of the challenge")
         try:
@@ -136,7 +174,20 @@ class Offers:
             )
         except MalformedError as error:
             raise RefusedError(error.code, error.message) from error
-        return token, Terms(price=quoted, flow=terms.flow, description=terms.description, mime_type=terms.mime_type)
+        return token, replace(terms, price=quoted)
+
+    def _announced(self, token: str, terms: Terms, route: str) -> Terms:
+        """The terms by a price that we announced. Raises `RefusedError` for one that does not hold for this request."""
+        try:
+            said = tariff.read(token, keys=self.seller.quote_keys, now=self._clock(), route=route)
+            if terms.order is None:
+                return replace(terms, price=said.flat) if said.flat is not None else _other_terms()
+            model = said.model
+            if model is None or (model.model, said.variant) != (terms.order.model, terms.variant):
+                return _other_terms()
+            return replace(terms, price=said.quote(terms.order))
+        except MalformedError as error:
+            raise RefusedError(error.code, error.message) from error
 
     async def _agreed(self, ours: Requirement, theirs: Requirement) -> Requirement:
         network = networks.get(ours.network)
@@ -165,6 +216,10 @@ def shortfall(requirement: Requirement, units: int) -> dict[str, str]:
         return {}
     required, received = Amount(requirement.amount, asset), Amount(units, asset)
     return {"required": format(required.decimal, "f"), "received": format(received.decimal, "f")}
+
+
+def _other_terms() -> NoReturn:
+    raise RefusedError("tariff_mismatch", "this price was announced for other requests")
 
 
 def identity_of(payment: Payment) -> str:

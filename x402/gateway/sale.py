@@ -33,11 +33,18 @@ class PaidRequest:
     path_params: Mapping[str, Any] = field(default_factory=dict)
     peer: str = ""
     """The IP address that asks, as far as trusted proxies tell (`gateway.operations.peers`); empty when unknown."""
+    url: str = ""
+    """The canonical address of what is asked for, as the operator knows it and never as the request does."""
 
     @cached_property
     def digest(self) -> str:
         """The fingerprint that binds a payment to this very request (fault B02)."""
         return request_digest(self.method, self.target, self.body)
+
+    @property
+    def route(self) -> str:
+        """Method and path, the query apart: what a price is announced for (`x402.tariff`)."""
+        return f"{self.method.upper()} {self.target.partition('?')[0]}"
 
     def header(self, name: str) -> str | None:
         """The first value of a header field, or None."""
@@ -67,6 +74,8 @@ class Sale:
     notes: dict[str, Any] = field(default_factory=dict)
     metered: Metered | None = None
     """What the request has used so far; a handler that knows sets it as often as it learns more."""
+    account: str = ""
+    """Who is billed, as CAIP-10; empty where no accounts are kept."""
     credits: bool = False
     """Whether what is paid and not used goes to the payer's account."""
     request_id: str = ""

@@ -11,7 +11,7 @@ from x402 import networks
 from x402.errors import MalformedError, MisconfiguredError
 from x402.money import Amount, Asset, parse_price
 from x402.networks import Network
-from x402.quote import Quote
+from x402.quote import Order, PriceList, Quote
 from x402.schemes.eip712 import parse_address
 from x402.schemes.exact_svm_layout import parse_key
 
@@ -44,14 +44,21 @@ PlainPrice = str | int | Decimal | Quote
 class Terms:
     """A price with its circumstances. `price` is in whole dollars (`"$0.01"`), or a quote.
 
-    `flow` None means the paywall's own. Raises `MalformedError("invalid_price")` for a price of zero: what costs
-    nothing is `FREE`, never a payment of nothing (fault F10).
+    `flow` None means the paywall's own. `order` and `prices`, beside a quote, are what it was made of: with them the
+    price of the next request of the same `variant` can be announced (`x402.tariff`). Raises
+    `MalformedError("invalid_price")` for a price of zero: what costs nothing is `FREE`, never a payment of nothing
+    (fault F10).
     """
 
     price: PlainPrice
     flow: Flow | None = None
     description: str = ""
     mime_type: str = ""
+    order: Order | None = None
+    prices: PriceList | None = None
+    variant: str = ""
+    on_chain: bool = False
+    """Whether only a payment will do, and no balance: for what fills one."""
 
     def __post_init__(self) -> None:
         if self.usd == 0:
@@ -90,7 +97,8 @@ class Seller:
     """Who sells, and what the operator decided once and for all.
 
     `pay_to` maps networks (CAIP-2 or v1 names) to receiving addresses; its order is the order of the offers.
-    `quote_keys` sign quotes: the first signs, all are read. Raises `MisconfiguredError` for an address that cannot be
+    `quote_keys` sign quotes: the first signs, all are read. A price is announced for `pay_ahead_seconds`, so that a
+    buyer pays with the first request; 0 announces none. Raises `MisconfiguredError` for an address that cannot be
     one, an unknown network, or a mixture of main and test networks (faults F12, F13).
     """
 
@@ -98,6 +106,7 @@ class Seller:
     max_timeout_seconds: int = 300
     quote_keys: tuple[bytes, ...] = field(default=(), repr=False)
     quote_ttl_seconds: int = 300
+    pay_ahead_seconds: int = 300
 
     def __post_init__(self) -> None:
         addresses = {_network(name).id: address for name, address in self.pay_to.items()}

@@ -216,6 +216,10 @@ class Ledger(Protocol):
         """Every row of a party whose outcome is open (`lifecycle.open_states`), oldest first."""
         ...
 
+    async def held_elsewhere(self, party: Party) -> int:
+        """How many of those rows another process holds, or died holding a moment ago."""
+        ...
+
     async def totals(self, party: Party, state: State) -> dict[tuple[str, str], int]:
         """Sum of atomic amounts by (network, asset) of the rows in one state."""
         ...

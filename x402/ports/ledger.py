@@ -32,6 +32,7 @@ from x402.ports import (
     ledger_rows,
     nonce_book,
     spending,
+    unsettled,
 )
 from x402.ports.leases import Lease
 from x402.ports.ledger_thread import LedgerThread
@@ -93,8 +94,8 @@ class SqlLedger:
     ) -> tuple[Entry, bool]:
         lease, subject = self._lease(lease_seconds), entry.subject
         locks = [_row(entry.party, subject.pay_id)]
-        if room is not None:
-            locks.append(("room", str(entry.party), subject.network, subject.asset))
+        if entry.party is Party.GATEWAY:
+            locks.append(unsettled.LOCK)
         if identifier:
             locks.append(("identifier", subject.payer, identifier))
         return await self._do(
@@ -176,8 +177,10 @@ class SqlLedger:
                 account_rows.reverse(connection, pay_id, now)
             return entry
 
-        accounts = () if booking is None else booking.accounts
-        return await self._do(follow, _row(party, pay_id), *(of_account(account) for account in accounts))
+        names = [_row(party, pay_id), *(of_account(account) for account in (booking.accounts if booking else ()))]
+        if party is Party.GATEWAY:
+            names.append(unsettled.LOCK)
+        return await self._do(follow, *names)
 
     async def lease(self, party: Party, pay_id: str, seconds: int) -> bool:
         lease = self._lease(seconds)
@@ -200,6 +203,10 @@ class SqlLedger:
 
     async def find(self, party: Party, pay_id: str) -> Entry | None:
         return await self._do(lambda connection: ledger_rows.find(connection, party, pay_id))
+
+    async def held_elsewhere(self, party: Party) -> int:
+        now = self._clock()
+        return await self._do(lambda connection: leases.held_elsewhere(connection, party, self.holder, now))
 
     async def unresolved(self, party: Party) -> Sequence[Entry]:
         return await self._do(lambda connection: ledger_questions.unresolved(connection, party))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
+from solders.pubkey import Pubkey
 from solders.signature import Signature
 
+from x402 import networks
 from x402.errors import MalformedError
 from x402.schemes import eip712
 
@@ -33,3 +35,17 @@ def svm_signature(text: str) -> bytes:
         return bytes(Signature.from_string(text))
     except ValueError:
         raise MalformedError(_CODE, "a Solana signature is base58 of 64 bytes") from None
+
+
+def signer(family: str, address: str, message: str, signature: str) -> str | None:
+    """The address in its canonical spelling when it has signed a message, else None. Raises `MalformedError` for a
+    signature that is none. Smart wallets (EIP-1271) are not asked."""
+    if family == networks.EIP155:
+        recovered = eip712.recover(evm_digest(message), evm_signature(signature))
+        return recovered if recovered is not None and recovered.lower() == address.lower() else None
+    try:
+        key = Pubkey.from_string(address)
+    except ValueError:
+        return None
+    signed = Signature.from_bytes(svm_signature(signature))
+    return str(key) if signed.verify(key, message.encode()) else None

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from x402.chat_order import FOR_THE_GATEWAY, chat_order
 from x402.errors import MalformedError
 from x402.gateway.inference.pictures import check_pictures
 from x402.gateway.inference.ranges import Check, integer, kind, number, out_of_range, read_members, refused, tags_of
-from x402.quote import ModelPrice, Order, bound_prompt_tokens, count_images
+from x402.quote import ModelPrice, Order, count_images
 
 MESSAGES_LIMIT = 2048
 TOOLS_LIMIT = 128
@@ -23,14 +24,6 @@ _STOP_LIMIT = 4
 _TEXT_LIMIT = 512
 
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-_OURS = frozenset({"metadata", "sort", "provider"})
-"""Members that speak to the gateway and stay with it."""
-_SCALARS = frozenset(
-    {"model", "messages", "tools", "n", "stream", "stream_options", "user", "seed", "temperature", "top_p"}
-    | {"max_tokens", "max_completion_tokens", "presence_penalty", "frequency_penalty"}
-    | {"logprobs", "top_logprobs", "parallel_tool_calls"}
-)
-"""Members that never reach the prompt, or are counted elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +43,14 @@ class ChatRequest:
 
     def order(self, price: ModelPrice) -> Order:
         """What is bought, for the price of a model. Raises `ApiProblem` 400 for content that cannot be priced."""
-        others = [value for name, value in self.members.items() if name not in _SCALARS | _OURS]
         try:
-            prompt = bound_prompt_tokens(
-                self.members["messages"],
-                self.members.get("tools") or (),
-                schemas=others,
-                tokenizer_factor=price.tokenizer_factor,
-            )
-            return Order(price.model, prompt, self.max_output_tokens, self.choices, self.images)
+            return chat_order(self.members, price)
         except MalformedError as error:
             raise refused("messages", error.message, code=error.code) from error
 
     def forward(self, model: str, output_tokens: int) -> dict[str, Any]:
         """The body for an upstream that calls the model `model`; no answer may grow beyond `output_tokens`."""
-        body = {name: value for name, value in self.members.items() if name not in _OURS}
+        body = {name: value for name, value in self.members.items() if name not in FOR_THE_GATEWAY}
         body["model"] = model
         name = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
         body[name] = min(body.get(name) or output_tokens, output_tokens)
@@ -161,4 +147,5 @@ _CHECKS: Mapping[str, Check] = {
     "metadata": kind(dict, "an object"),
     "provider": kind(dict, "an object"),
     "sort": kind(str, "a text"),
+    "service_tier": kind(str, "a text"),
 }

@@ -1,0 +1,97 @@
+"""What was paid ahead and not taken is signed over with the same nonce: the chain lets one of both pay, whichever."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from tests.chains import EvmWorld
+from tests.facilitator.world import EvmShop, submit, transfer_call
+from x402.client.budget import DAY_SECONDS, Limits
+from x402.client.journal import Journal
+from x402.client.owner import Call
+from x402.lifecycle import UnlawfulEvent
+from x402.schemes.subject import subject_of
+from x402.stages import Released, Settled, State
+from x402.wire.challenge import Requirement
+from x402.wire.payment import Payment
+
+from .test_resolve import ask, expose, past
+
+DEARER = 2500
+
+
+class Pair:
+    """Two payments with one nonce, both of which have left; the second is dearer."""
+
+    def __init__(self, world: EvmShop, *, lifetime: int = 600) -> None:
+        self.journal = Journal(":memory:", clock=past(0))
+        nonce = bytes([7] * 32)
+        self.offers = [world.offer, world.offer.model_copy(update={"amount": DEARER})]
+        self.payments = [world.payer.pay(offer, nonce=nonce, lifetime=lifetime) for offer in self.offers]
+        self.pay_id = expose(self.journal, self.payments[0], self.offers[0])
+        self.journal.hold_more(self.pay_id, host="seller.test", usd=Decimal("0.025"), limits=Limits())
+        self.replace(1)
+
+    def replace(self, which: int) -> None:
+        payment, offer = self.payments[which], self.offers[which]
+        subject = subject_of(payment, offer, fingerprint="f")
+        assert subject.pay_id == self.pay_id
+        self.journal.replace(subject, payment.header_name, payment.as_header())
+
+
+@pytest.mark.parametrize("taken", [0, 1])
+async def test_A23_whichever_was_taken_is_found(evm_devnet: EvmWorld, taken: int) -> None:
+    world = await EvmShop.open(evm_devnet)
+    pair = Pair(world)
+    assert (await ask(pair.journal, evm=world.chain)).proof is None
+    transaction = await submit(world, transfer_call(pair.payments[taken]))
+    found = await ask(pair.journal, evm=world.chain)
+    assert isinstance(found.proof, Settled)
+    assert (found.proof.transaction, found.record.state) == (transaction, State.SETTLED)
+    assert pair.journal.spent(DAY_SECONDS) == Decimal("0.025")
+
+
+async def test_A23_the_chain_takes_one_of_both(evm_devnet: EvmWorld) -> None:
+    world = await EvmShop.open(evm_devnet)
+    pair, before = Pair(world), await world.received()
+    await submit(world, transfer_call(pair.payments[1]))
+    with pytest.raises(AssertionError):
+        # The transaction is mined, and fails.
+        await submit(world, transfer_call(pair.payments[0]))
+    assert await world.received() - before == DEARER
+
+
+async def test_A23_only_when_both_are_dead_is_the_amount_given_back(evm_devnet: EvmWorld) -> None:
+    world = await EvmShop.open(evm_devnet)
+    pair = Pair(world, lifetime=-120)
+    found = await ask(pair.journal, evm=world.chain)
+    assert isinstance(found.proof, Released)
+    assert pair.journal.spent(DAY_SECONDS) == 0
+
+
+async def test_what_is_decided_is_not_signed_over(evm_devnet: EvmWorld) -> None:
+    world = await EvmShop.open(evm_devnet)
+    pair = Pair(world)
+    pair.journal.release(pair.pay_id, "dead")
+    with pytest.raises(UnlawfulEvent):
+        pair.replace(0)
+
+
+def test_it_is_kept_across_a_restart(tmp_path_factory: pytest.TempPathFactory) -> None:
+    from tests.payments import EvmPayer, evm_requirement
+
+    file = tmp_path_factory.mktemp("journal") / "journal.sqlite"
+    payer, nonce = EvmPayer(), bytes([9] * 32)
+    offers: list[Requirement] = [evm_requirement(amount=amount) for amount in (1000, 2000, 3000)]
+    offers = [offer.model_copy(update={"pay_to": offers[0].pay_to}) for offer in offers]
+    payments: list[Payment] = [payer.pay(offer, nonce=nonce) for offer in offers]
+    journal = Journal(file, clock=past(0))
+    pay_id = expose(journal, payments[0], offers[0])
+    for payment, offer in zip(payments[1:], offers[1:], strict=True):
+        journal.replace(subject_of(payment, offer, fingerprint="f"), payment.header_name, payment.as_header())
+    record = Journal(file, clock=past(0)).recall("f", Call())
+    assert record is not None
+    assert (record.pay_id, record.header, record.entry.subject.amount) == (pay_id, payments[2].as_header(), 3000)
+    assert list(record.entry.stage.earlier) == [payment.as_header() for payment in payments[:2]]  # type: ignore[union-attr]

@@ -1,0 +1,142 @@
+"""From a challenge to a signed payment that is written down: choose, hold, sign, in this order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+from x402 import networks
+from x402.client import choose as choosing
+from x402.client.budget import cap_per_call
+from x402.client.choose import Buyer, Choice
+from x402.client.draft import ENTROPY_BYTES, blockhash_question, draft, needs_blockhash, read_blockhash
+from x402.client.effects import Ask, Journey, Terms, Wanted, do
+from x402.client.owner import Call
+from x402.client.record import Record
+from x402.client.trust import listed, remembered
+from x402.client.verdict import Reply
+from x402.errors import DeclinedError, UnavailableError
+from x402.wire.challenge import Challenge
+
+
+def sign(
+    wanted: Wanted,
+    terms: Terms,
+    call: Call,
+    challenge: Challenge,
+    url: str,
+    dead: Record | None = None,
+    entropy: bytes | None = None,
+) -> Journey[Record]:
+    """Choose, hold, sign, and write down: in this order, and nothing leaves before the last is on the disk.
+
+    After a payment of this call that is `dead`, its terms hold: neither dearer nor to somebody else (fault B06).
+    """
+    journal, host = terms.journal, host_of(wanted.url)
+    buyer = buyer_of(wanted, terms)
+    if not is_this_machine(wanted.url):
+        known = yield from do(partial(journal.payees, host))
+        if dead is not None:
+            known = known or frozenset(remembered(dead.entry.subject))
+        buyer = replace(buyer, known=known)
+    choice = choosing.choose(challenge, buyer, terms.policy)
+    if dead is not None and choice.usd > dead.usd:
+        raise _dearer(choice, dead)
+    blockhash = ""
+    if needs_blockhash(choice):
+        answer: Reply = yield Ask(_node(choice, terms), blockhash_question())
+        blockhash = read_blockhash(answer.status, answer.body)
+    payment = draft(
+        choice, challenge, terms.wallet,
+        now=terms.clock(), lifetime_seconds=terms.policy.lifetime_seconds,
+        entropy=entropy or terms.entropy(ENTROPY_BYTES),
+        blockhash=blockhash, fingerprint=wanted.fingerprint, record=_remember(wanted, choice, challenge, url),
+    )  # fmt: skip
+    pay_id, limits, breaker = payment.subject.pay_id, terms.limits, terms.breaker
+    hold = partial(journal.hold, host=host, usd=choice.usd, limits=limits, call=call, breaker=breaker)
+    yield from do(partial(hold, payment.subject))
+    signed = yield from do(payment.sign)
+    return (yield from do(partial(journal.expose, pay_id, signed.header_name, signed.as_header())))
+
+
+def sign_over(
+    wanted: Wanted, terms: Terms, challenge: Challenge, record: Record, entropy: bytes
+) -> Journey[Record | None]:
+    """Sign other terms with the nonce of a payment that was not taken, so that the chain lets one of both pay at most.
+
+    None on a chain that has no nonce to share; then nothing is signed. `entropy` is what the first one was made of.
+    """
+    subject, journal, host = record.entry.subject, terms.journal, host_of(wanted.url)
+    if networks.get(subject.network).family != networks.EIP155:
+        return None
+    same = (offer for offer in challenge.accepts if offer.network == subject.network and offer.asset == subject.asset)
+    buyer = buyer_of(wanted, terms)
+    if not is_this_machine(wanted.url):
+        known = yield from do(partial(journal.payees, host))
+        buyer = replace(buyer, known=known or frozenset(remembered(subject)))
+    choice = choosing.choose(challenge.model_copy(update={"accepts": tuple(same)}), buyer, terms.policy)
+    payment = draft(
+        choice, challenge, terms.wallet,
+        now=terms.clock(), lifetime_seconds=terms.policy.lifetime_seconds, entropy=entropy,
+        fingerprint=wanted.fingerprint, record=dict(subject.record),
+    )  # fmt: skip
+    if payment.subject.pay_id != subject.pay_id:
+        return None
+    yield from do(partial(journal.hold_more, subject.pay_id, host=host, usd=choice.usd, limits=terms.limits))
+    signed = yield from do(payment.sign)
+    return (yield from do(partial(journal.replace, payment.subject, signed.header_name, signed.as_header())))
+
+
+def _dearer(choice: Choice, dead: Record) -> DeclinedError:
+    return DeclinedError(
+        "price_raised",
+        f"the first payment of this call was ${dead.usd} and never taken; now ${choice.usd} is asked for it. Make the"
+        " call again if that is right",
+        details={"first": str(dead.usd), "asked": str(choice.usd)},
+    )
+
+
+def host_of(url: str) -> str:
+    """The host that a URL names, with its port unless that is the usual one."""
+    parts = urlsplit(url)
+    default = {"http": 80, "https": 443}.get(parts.scheme.lower())
+    host = (parts.hostname or "").lower()
+    return host if parts.port in (None, default) else f"{host}:{parts.port}"
+
+
+def buyer_of(wanted: Wanted, terms: Terms) -> Buyer:
+    """What `choose` must know of the wallet and the call."""
+    parts, wallet = urlsplit(wanted.url), terms.wallet
+    return Buyer(
+        addresses={networks.EIP155: wallet.evm_address, networks.SOLANA: wallet.svm_address},
+        host=host_of(wanted.url),
+        secure=choosing.is_secure(parts.scheme.lower(), (parts.hostname or "").lower()),
+        testnet_only=wallet.testnet_only,
+        cap=cap_per_call(terms.policy.max_per_call, terms.limits.per_call, default=choosing.DEFAULT_CAP),
+    )
+
+
+def _node(choice: Choice, terms: Terms) -> str:
+    network = networks.get(choice.requirement.network)
+    url = terms.svm_rpc.get(network.id) or terms.svm_rpc.get("") or network.rpc_url
+    if not url:
+        raise UnavailableError("blockhash_unavailable", f"no node is known for {network.title}: set X402_SVM_RPC_URL")
+    return url
+
+
+def is_this_machine(url: str) -> bool:
+    """Whether nobody stands between us and the seller, whose devnet has other addresses at every start."""
+    return choosing.is_secure("", (urlsplit(url).hostname or "").lower())
+
+
+def _remember(wanted: Wanted, choice: Choice, challenge: Challenge, url: str) -> dict[str, Any]:
+    """What the journal keeps besides: what was bought, without the query, whom other offers would have paid, and where
+    a redirect led, if one did."""
+    bought = wanted.url.partition("?")[0].partition("#")[0]
+    record: dict[str, Any] = {"method": wanted.method.upper(), "url": bought, "price": str(choice.amount)}
+    payees = [[payee.address, payee.network, payee.asset] for payee in listed(challenge)]
+    if len(payees) > 1:
+        record["payees"] = payees
+    return record if url == wanted.url else record | {"at": url}
