@@ -53,7 +53,9 @@ def audit(
     overdue: Annotated[
         int, typer.Option("--overdue", min=0, help="Seconds after which the undecided is listed.")
     ] = 600,
-    batched: Annotated[bool, typer.Option("--batched", help="Payments may share one EVM transaction.")] = False,
+    batched: Annotated[
+        bool, typer.Option("--batched/--alone", help="Whether payments may share one EVM transaction.")
+    ] = True,
     chain: Annotated[bool, typer.Option("--chain", help="Compare with the chain too, through public nodes.")] = False,
     rpc_url: Annotated[
         list[str] | None, typer.Option("--rpc-url", metavar="NETWORK=URL", help="Compare through this node.")
