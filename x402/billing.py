@@ -98,6 +98,8 @@ class EntryKind(StrEnum):
     """What was paid and not used, or paid for an answer that never came."""
     GRANT = "grant"
     """A gift of the operator: spent before anything else, and never paid out."""
+    EARN = "earn"
+    """A provider's part of the answers that it gave."""
     RESERVE = "reserve"
     """The bound of an answer, set aside before it is made."""
     DEBIT = "debit"

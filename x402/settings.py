@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
@@ -65,6 +65,8 @@ class ClientSettings(Settings):
 
     base_url: str = Field("", validation_alias=_named("X402_BASE_URL", "AIMO_BASE_URL"))
     api_key: SecretStr | None = Field(None, validation_alias=_named("X402_API_KEY", "AIMO_API_KEY"))
+    proxy_key: SecretStr | None = Field(None, validation_alias=_named("X402_PROXY_KEY"))
+    """What programs must show to `x402 proxy`; without it only those of this machine may ask."""
     profile: str = Field("ours", validation_alias=_named("X402_PROFILE"))
     """How the seller is spoken to: `ours`, `devnet-key`, `devnet-x402`, `beta-siwx` or `legacy`."""
     chain_id: str = Field("", validation_alias=_named("X402_CHAIN_ID", "AIMO_CHAIN_ID"))
@@ -261,6 +263,23 @@ class GatewaySettings(OperatorSettings, ConfigFile):
     upstream_api_key: SecretStr | None = Field(None, validation_alias=_named("X402_UPSTREAM_API_KEY", "OPENAI_API_KEY"))
     model_names: str = Field("", validation_alias=_named("X402_MODELS"))
     """Separated by commas."""
+    hedge_percent: int | None = Field(None, ge=50, le=100, validation_alias=_named("X402_HEDGE_PERCENT"))
+    """A second provider is asked when the first is slower than it was for so many of a hundred answers; never when
+    unset."""
+    provider_admission: Literal["off", "review", "open"] = Field(
+        "off", validation_alias=_named("X402_PROVIDER_ADMISSION")
+    )
+    """Whether providers may register: nobody, whom the operator enables, or whoever passes the check."""
+    cache_seconds: int = Field(0, ge=0, le=86_400, validation_alias=_named("X402_CACHE_SECONDS"))
+    """How long an answer is given again for the same request of the same payer; 0 for never."""
+    cache_shared: bool = Field(False, validation_alias=_named("X402_CACHE_SHARED"))
+    """Give it to other payers too, who so may learn what others ask."""
+    bonus_percent: int = Field(0, ge=0, le=100, validation_alias=_named("X402_BONUS_PERCENT"))
+    """What a provider that kept its promise is paid on top of its earnings."""
+    payout_after_seconds: int = Field(3600, ge=0, validation_alias=_named("X402_PAYOUT_AFTER_SECONDS"))
+    """How old a bill is before its provider is paid."""
+    provider_hosts: str = Field("", validation_alias=_named("X402_PROVIDER_HOSTS"))
+    """Hosts of registered providers that may lie in a private network, separated by commas (fault E05)."""
     ledger: str = Field(
         "sqlite:///x402-gateway.sqlite", repr=False, validation_alias=_named("X402_GATEWAY_LEDGER", "X402_LEDGER")
     )
@@ -273,6 +292,8 @@ class GatewaySettings(OperatorSettings, ConfigFile):
     max_timeout_seconds: int = Field(300, ge=30, le=3600, validation_alias=_named("X402_MAX_TIMEOUT_SECONDS"))
     pay_ahead_seconds: int = Field(300, ge=0, le=3600, validation_alias=_named("X402_PAY_AHEAD_SECONDS"))
     """How long an announced price holds, so that the next payment comes with the first request; 0 announces none."""
+    body_limit: int = Field(8 * 1024 * 1024, ge=1024, le=16 * 1024 * 1024, validation_alias=_named("X402_BODY_LIMIT"))
+    """Bytes of a request that are read; images in a chat make them many."""
     answer_retention_seconds: int = Field(600, ge=0, validation_alias=_named("X402_ANSWER_RETENTION_SECONDS"))
     """How long a delivered answer is kept for the same payment to be sent again; 0 keeps none."""
     answer_key: SecretStr | None = Field(None, validation_alias=_named("X402_ANSWER_KEY"))
@@ -296,6 +317,16 @@ class GatewaySettings(OperatorSettings, ConfigFile):
     refund_after_seconds: int = Field(600, ge=0, validation_alias=_named("X402_REFUND_AFTER_SECONDS"))
     refund_per_day: Decimal = Field(Decimal(10), ge=0, validation_alias=_named("X402_REFUND_PER_DAY"))
     """US dollars that are paid back in one day, on one network."""
+    accounts: bool = Field(True, validation_alias=_named("X402_ACCOUNTS"))
+    """Credit what is paid and not used, let wallets sign in, and take balances for payments."""
+    sign_in_max_seconds: int = Field(3600, ge=60, le=3600, validation_alias=_named("X402_SIGN_IN_MAX_SECONDS"))
+    """How long a sign-in may live; AiMo's SDK asks for an hour."""
+    deposit_max: Decimal = Field(Decimal(100), gt=0, validation_alias=_named("X402_DEPOSIT_MAX"))
+    """US dollars of one deposit."""
+    withdraw_per_day: Decimal = Field(Decimal(100), ge=0, validation_alias=_named("X402_WITHDRAW_PER_DAY"))
+    """US dollars that accounts are paid out in one day, on one network, from the refund wallet."""
+    withdraw_min: Decimal = Field(Decimal("0.01"), ge=0, validation_alias=_named("X402_WITHDRAW_MIN"))
+    """US dollars below which nothing is paid out: the facilitator pays the fee of each."""
     mainnet: bool = Field(False, validation_alias=_named("X402_MAINNET"))
     """Networks that carry real money are refused unless this is set (design promise 8)."""
     host: str = Field("127.0.0.1", validation_alias=_named("X402_HOST", "HOST"))
@@ -319,6 +350,16 @@ class GatewaySettings(OperatorSettings, ConfigFile):
     def models(self) -> tuple[str, ...]:
         """The models to sell without a price file."""
         return tuple(name.strip() for name in self.model_names.split(",") if name.strip())
+
+    @property
+    def trusted_hosts(self) -> frozenset[str]:
+        """`provider_hosts` one by one."""
+        return frozenset(host.strip().lower() for host in self.provider_hosts.split(",") if host.strip())
+
+    @property
+    def hedge_at(self) -> float | None:
+        """`hedge_percent` as a part of one."""
+        return None if self.hedge_percent is None else self.hedge_percent / 100
 
     @property
     def quote_keys(self) -> tuple[bytes, ...]:

@@ -19,17 +19,22 @@ from starlette.middleware.cors import CORSMiddleware
 
 from x402 import __version__
 from x402.errors import MisconfiguredError
+from x402.gateway.api.back_office import at_work, cache_of, office_of
+from x402.gateway.api.billing import add_billing
 from x402.gateway.api.description import add_description
 from x402.gateway.api.failures import add_failures
 from x402.gateway.api.listings import add_listings
 from x402.gateway.api.operations import Operations
 from x402.gateway.api.probes import add_probes
-from x402.gateway.api.profiles import envelope_of
+from x402.gateway.api.profiles import OURS, envelope_of
+from x402.gateway.api.registration import add_registration
 from x402.gateway.api.request_ids import RequestIds
 from x402.gateway.api.selling import Desks, add_selling
+from x402.gateway.api.session import add_session
 from x402.gateway.api.signposts import add_signposts
 from x402.gateway.api.status import add_status
 from x402.gateway.inference.catalogue import Catalogue
+from x402.gateway.inference.hooks import Pins, Screen
 from x402.gateway.inference.router import Router, servable
 from x402.gateway.inference.upstream import UpstreamClient
 from x402.gateway.operations.turnstile import RATE_HEADERS, Turnstile
@@ -59,75 +64,102 @@ def create_app(
     upstream: UpstreamClient | None = None,
     telemetry: Telemetry | None = None,
     clock: Clock | None = None,
+    screen: Screen | None = None,
+    pins: Pins | None = None,
 ) -> FastAPI:
     """The gateway's app; run it with any ASGI server, its lifespan on.
 
-    What is given as an object wins over `settings`, the environment's unless given. Raises `MisconfiguredError`.
+    What is given as an object wins over `settings`, the environment's unless given; `screen` and `pins` are the
+    operator's own rules (`inference.hooks`). Raises `MisconfiguredError`.
     """
     settings = settings or GatewaySettings.read()
     now = clock or _wall_clock
-    catalogue = catalogue or catalogue_of(settings, environment=os.environ, now=now())
-    _refuse_idle(catalogue)
+    sold = catalogue or catalogue_of(settings, environment=os.environ, now=now())
+    _refuse_idle(sold)
     registry = CollectorRegistry()
     facts = _facts(registry, telemetry, traces=settings.traces)
-    client = upstream or UpstreamClient()
-    router = Router(catalogue, client, telemetry=facts)
+    client = upstream or UpstreamClient(trusted_hosts=settings.trusted_hosts)
+    router = Router(
+        sold,
+        client,
+        telemetry=facts,
+        hedge_at=settings.hedge_at,
+        cache=cache_of(settings, now),
+        screen=screen,
+        pins=pins,
+    )
     receivers = dict(pay_to or settings.pay_to)
     if not settings.mainnet:
         refuse_mainnet(receivers)
+    url = settings.public_url if public_url is None else public_url
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with at_work(office):
+            yield
         if upstream is None:
             await client.close()
 
     app = FastAPI(title="x402 gateway", version=__version__, lifespan=lifespan, **_OWN_PAGES)
+    app.state.router = router
+    place = ledger if ledger is not None else settings.ledger
+    options = till_options(settings, receivers)
+    # Accounts stand beside the payments, in a ledger of ours.
+    options["accounts"] = options["accounts"] and isinstance(place, str | Path | SqlLedger)
+    office = office_of(app, router, client, settings, given=catalogue, public_url=url, clock=now, telemetry=facts)
+    add_registration(app, OURS.base, office)
     goods = add_selling(app, Desks.over(router))
+    prices = {f"POST {good.path}": good.price for good in goods}
+    if options["accounts"]:
+        prices |= add_session(app, OURS.base, options["policy"])
+        add_billing(app, OURS.base)
     add_listings(app, router)
     add_probes(app, registry)
     add_status(app, router)
-    url = settings.public_url if public_url is None else public_url
-    add_signposts(app, catalogue, [good.path for good in goods], list(receivers), url)
+    add_signposts(app, sold, [good.path for good in goods], list(receivers), url)
     add_description(app, {good.path: good.body for good in goods})
-    place = ledger if ledger is not None else settings.ledger
+    add_failures(app)
     operations = Operations(settings, place=place, receivers=list(receivers), url=url, clock=now, facts=facts)
     operations.mount(app, router)
     app.add_middleware(
         Paywall,
-        routes={f"POST {good.path}": good.price for good in goods},
+        routes=prices,
         pay_to=receivers,
         facilitator=facilitator or settings.facilitator_urls,
         ledger=place,
-        accounts=isinstance(place, str | Path | SqlLedger),
         companion=operations,
         public_url=url,
         clock=now,
         telemetry=facts,
         envelope=envelope_of,
-        **till_options(settings, receivers),
+        **options,
     )
     app.add_middleware(Turnstile, **operations.turnstile)
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=["*"],
-        allow_methods=["GET", "POST", "DELETE", "OPTIONS"],
-        allow_headers=["*", *PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID],
-        expose_headers=[*EXPOSED_HEADERS, *RATE_HEADERS, "Retry-After"],
-    )
+    _open_to_browsers(app)
     app.add_middleware(RequestIds)
     if settings.traces:
         app.add_middleware(TracedRequests)
-    add_failures(app)
     return app
 
 
 def _refuse_idle(catalogue: Catalogue) -> None:
+    """Raise `MisconfiguredError` for models that nobody can be asked for."""
     idle = [model.id for model in catalogue.models if not servable(model)]
     if idle:
         raise MisconfiguredError(
             "no_upstream", f"no provider can be asked for {', '.join(idle)}: [models.params] is missing"
         )
+
+
+def _open_to_browsers(app: FastAPI) -> None:
+    """Any page may call the gateway: it keeps no cookies, and a payment is nobody's but its sender's (fault F16)."""
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=["*"],
+        allow_methods=["GET", "POST", "PUT", "DELETE", "OPTIONS"],
+        allow_headers=["*", *PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID],
+        expose_headers=[*EXPOSED_HEADERS, *RATE_HEADERS, "Retry-After"],
+    )
 
 
 def _facts(registry: CollectorRegistry, telemetry: Telemetry | None, *, traces: bool) -> Telemetry:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -19,6 +20,8 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """The IP addresses of a host, as texts."""
 
+_NAME = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.?", re.ASCII)
+_NUMBER = re.compile(r"(.*\.)?(0[xX][0-9a-fA-F]*|[0-9]+)\.?", re.ASCII)
 _TRANSLATED = tuple(ipaddress.IPv6Network(text) for text in ("64:ff9b::/96", "::/96", "::ffff:0:0:0/96"))
 """IPv6 addresses whose last 32 bits are an IPv4 address: translated ones, and the deprecated `::1.2.3.4`."""
 _NOBODYS = (ipaddress.IPv6Network("64:ff9b:1::/48"), ipaddress.IPv4Network("192.88.99.0/24"))
@@ -50,7 +53,8 @@ def _meant(address: Address) -> Sequence[Address]:
     if address.sixtofour is not None:
         return (address.sixtofour,)
     if address.teredo is not None:
-        return address.teredo
+        # It wraps two addresses, and nothing of ours is reached through it.
+        return (ipaddress.IPv4Address(0),)
     if any(address in network for network in _TRANSLATED):
         return (ipaddress.IPv4Address(int(address) & 0xFFFFFFFF),)
     return (address,)
@@ -78,8 +82,10 @@ def check_url(text: str, *, ports: Sequence[int] = (80, 443), secure: bool = Tru
         raise MalformedError("invalid_url", "the URL has no user, query or fragment")
     if ports and (url.port or (443 if url.scheme == "https" else 80)) not in ports:
         raise MalformedError("invalid_url", f"the URL's port is one of {', '.join(map(str, ports))}")
-    if url.host[-1].isdigit() and not _is_address(url.host):
-        # 127.1 and 0177.0.0.1 are addresses to some resolvers and names to others.
+    if secure and _is_address(url.host) and not is_public(url.host):
+        raise MalformedError("invalid_url", "the URL's host is not on the public Internet")
+    # 127.1, 0x7f.1 and 0177.0.0.1 are addresses to some resolvers and names to others.
+    if not _is_address(url.host) and (_NAME.fullmatch(url.host) is None or _NUMBER.fullmatch(url.host) is not None):
         raise MalformedError("invalid_url", "the URL's host is a name or a whole IP address")
     return url
 

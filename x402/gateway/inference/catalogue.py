@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from x402.errors import MalformedError, MisconfiguredError
 from x402.gateway.inference.model_name import bare, split_name
+from x402.gateway.inference.price_rules import NO_RULES, PriceRules
 from x402.money import EXACT_CONTEXT
 from x402.price import ModelPrice, PriceList, PriceUnit, Rate
 
@@ -125,10 +126,17 @@ class Catalogue:
     """
 
     def __init__(
-        self, models: Iterable[Model], *, version: str, fee_percent: Decimal = Decimal(0), changes_at: int = 0
+        self,
+        models: Iterable[Model],
+        *,
+        version: str,
+        fee_percent: Decimal = Decimal(0),
+        rules: PriceRules = NO_RULES,
+        changes_at: int = 0,
     ) -> None:
         """Raises `MisconfiguredError("invalid_catalogue")` when an id occurs twice or the version is malformed."""
         self.models = tuple(models)
+        self.rules = rules
         self.changes_at = changes_at
         self._by_id = {model.id: model for model in self.models}
         self._direct = {
@@ -138,11 +146,13 @@ class Catalogue:
         }
         self._by_alias: dict[str, list[Model]] = {}
         for model in self.models:
-            for alias in {bare(model.id), *model.aliases} - {model.id}:
+            # An offer that is sold by its direct name alone has no other.
+            others = set() if model.id in self._direct else {bare(model.id), *model.aliases} - {model.id}
+            for alias in others:
                 self._by_alias.setdefault(alias, []).append(model)
-        prices = [model.price for model in (*self.models, *self._direct.values())]
+        directly = [model.price for id, model in self._direct.items() if id not in self._by_id]
         try:
-            self.prices = PriceList(version, tuple(prices), fee_percent)
+            self.prices = PriceList(version, (*(model.price for model in self.models), *directly), fee_percent)
         except MalformedError as error:
             raise MisconfiguredError(CODE, error.message) from error
 

@@ -147,4 +147,5 @@ _CHECKS: Mapping[str, Check] = {
     "metadata": kind(dict, "an object"),
     "provider": kind(dict, "an object"),
     "sort": kind(str, "a text"),
+    "service_tier": kind(str, "a text"),
 }

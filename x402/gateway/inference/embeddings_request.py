@@ -19,7 +19,7 @@ DIMENSIONS_LIMIT = 65_536
 INPUT_TOKENS = 8
 """Per input: what a tokenizer puts around a text."""
 
-_OURS = frozenset({"metadata", "sort", "provider"})
+_OURS = frozenset({"metadata", "sort", "provider", "service_tier"})
 
 
 @dataclass(frozen=True)
@@ -85,4 +85,5 @@ _CHECKS: Mapping[str, Check] = {
     "metadata": kind(dict, "an object"),
     "provider": kind(dict, "an object"),
     "sort": kind(str, "a text"),
+    "service_tier": kind(str, "a text"),
 }

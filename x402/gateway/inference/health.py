@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,7 @@ class Health:
     def __init__(self, timer: Timer = loop_time) -> None:
         self.timer = timer
         self._records: dict[str, _Record] = {}
+        self._fresh: dict[str, list[int]] = {}
 
     def answered(self, endpoint: str, seconds: float) -> None:
         """An answer began so long after it was asked for."""
@@ -56,7 +57,7 @@ class Health:
         record.latencies.append(seconds)
         record.latency = _moved(record.latency, seconds)
         record.failed_at = None
-        self._count(record, 1)
+        self._count(endpoint, record, 1)
 
     def delivered(self, endpoint: str, tokens: int, seconds: float) -> None:
         """An answer of so many tokens took so long from its first byte to its last."""
@@ -68,7 +69,7 @@ class Health:
         """No answer came, or it broke off."""
         record = self._record(endpoint)
         record.failed_at = self.timer()
-        self._count(record, 2)
+        self._count(endpoint, record, 2)
 
     def is_out(self, endpoint: str) -> bool:
         """Whether the offer failed in the last half minute, and has not answered since."""
@@ -119,7 +120,20 @@ class Health:
     def _slot(self) -> int:
         return int(self.timer() // (WINDOW_SECONDS / _SLOTS))
 
-    def _count(self, record: _Record, what: int) -> None:
+    def fresh(self) -> Mapping[str, tuple[int, int]]:
+        """What was answered and what failed since this was asked last, by provider: for the book of days."""
+        fresh, self._fresh = self._fresh, {}
+        return {provider: (counts[0], counts[1]) for provider, counts in fresh.items()}
+
+    def keep(self, counts: Mapping[str, tuple[int, int]]) -> None:
+        """Take back what could not be written down."""
+        for provider, (answered, failed) in counts.items():
+            known = self._fresh.setdefault(provider, [0, 0])
+            known[0] += answered
+            known[1] += failed
+
+    def _count(self, endpoint: str, record: _Record, what: int) -> None:
+        self._fresh.setdefault(endpoint.partition(":")[0], [0, 0])[what - 1] += 1
         slot = self._slot()
         if not record.slots or record.slots[-1][0] != slot:
             record.slots.append([slot, 0, 0])

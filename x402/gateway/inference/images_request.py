@@ -18,7 +18,7 @@ from x402.quote import ModelPrice, Order
 PROMPT_LIMIT = 32_000
 IMAGES_LIMIT = 10
 
-_OURS = frozenset({"metadata", "sort", "provider"})
+_OURS = frozenset({"metadata", "sort", "provider", "service_tier"})
 _SIZE = re.compile(r"auto|[1-9][0-9]{1,4}x[1-9][0-9]{1,4}", re.ASCII)
 _QUALITIES = ("standard", "hd", "low", "medium", "high", "auto")
 
@@ -82,4 +82,5 @@ _CHECKS: Mapping[str, Check] = {
     "metadata": kind(dict, "an object"),
     "provider": kind(dict, "an object"),
     "sort": kind(str, "a text"),
+    "service_tier": kind(str, "a text"),
 }

@@ -5,22 +5,14 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from itertools import count
 
 from x402.gateway.inference.catalogue import Upstream
+from x402.gateway.inference.price_rules import Tier
 from x402.gateway.inference.upstream import UpstreamFailed
 
 WAITING_PER_PLACE = 16
 """How many may wait for one place; beyond that another provider is asked."""
-
-
-class Tier(StrEnum):
-    """How urgent a request is: OpenAI's member `service_tier`. What each costs stands in the price file."""
-
-    PRIORITY = "priority"
-    DEFAULT = "default"
-    FLEX = "flex"
 
 
 _RANKS: Mapping[Tier, int] = {Tier.PRIORITY: 0, Tier.DEFAULT: 1, Tier.FLEX: 2}

@@ -16,9 +16,12 @@ from typing import Any, Generic, Protocol, TypeVar
 from x402.errors import MalformedError, Mender
 from x402.gateway.inference.adapters import FORMATS
 from x402.gateway.inference.adapters.api_format import CHAT
+from x402.gateway.inference.answer_cache import AnswerCache
 from x402.gateway.inference.catalogue import Catalogue, Model, Provider, Upstream
 from x402.gateway.inference.health import Health
-from x402.gateway.inference.lanes import Lanes, Tier
+from x402.gateway.inference.hooks import Pins, Screen
+from x402.gateway.inference.lanes import Lanes
+from x402.gateway.inference.price_rules import Tier
 from x402.gateway.inference.ranges import refused
 from x402.gateway.inference.selection import NO_WISHES, Dice, Wishes, eligible, line_up
 from x402.gateway.inference.upstream import UpstreamAnswer, UpstreamClient, UpstreamFailed
@@ -65,20 +68,26 @@ class Router:
         health: Health | None = None,
         dice: Dice = secrets.randbelow,
         hedge_at: float | None = None,
+        cache: AnswerCache | None = None,
+        screen: Screen | None = None,
+        pins: Pins | None = None,
     ) -> None:
         self.catalogue = catalogue
+        self.cache = cache
+        self._screen = screen
+        self._pins = pins
         self.health = health or Health()
         self._client = client
         self._telemetry = telemetry or Telemetry()
         self._dice = dice
-        self._hedge_at = hedge_at
+        self.hedge_at = hedge_at
         self._lanes = Lanes()
 
     def resolve(self, name: str) -> Model:
         """The model of a name in any of its spellings (aimo §1.7). Raises `ApiProblem` 404, or 400 when ambiguous,
         with the nearest names."""
         try:
-            model = self.catalogue.resolve(name)
+            model = self.catalogue.resolve(name if self._pins is None else self._pins.model(name))
         except MalformedError as error:
             missing = error.code == "model_not_found"
             problem = refused("model", error.message, code=error.code, status=404 if missing else 400)
@@ -93,8 +102,12 @@ class Router:
     ) -> Model:
         """The model with those providers that may and can serve a request, priced for them alone.
 
-        Raises `ApiProblem`, before anybody pays: as `selection.eligible`, and 400 with what nobody here can do.
+        Raises `ApiProblem`, before anybody pays: as `selection.eligible`, and 400 with what nobody here can do or the
+        operator's screen refuses.
         """
+        unwanted = "" if self._screen is None else self._screen.objection(members)
+        if unwanted:
+            raise refused("messages", unwanted, code="content_refused")
         wanted = eligible(model, wishes)
         objections = {provider.id: _objection(provider, members, path) for provider in wanted.providers}
         able = [provider for provider in wanted.providers if not objections[provider.id]]
@@ -126,8 +139,8 @@ class Router:
         errand = Errand(request, output_tokens, take, request_id, path, tier)
         able = [provider for provider in model.providers if provider.upstream is not None]
         line = line_up(able, wishes, self.health, self._dice)
-        if self._hedge_at is not None and len(line) > 1:
-            return await self._race(model, line, errand, self._hedge_at)
+        if self.hedge_at is not None and len(line) > 1:
+            return await self._race(model, line, errand, self.hedge_at)
         for provider in line:
             try:
                 return await _Attempt(self, provider).run(errand)

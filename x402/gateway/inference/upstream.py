@@ -94,12 +94,19 @@ def _ignore(broken: bool, tokens: int) -> None:
 class UpstreamClient:
     """Speaks to all upstreams. Redirects are not followed: they would carry the operator's key elsewhere."""
 
-    def __init__(self, client: httpx.AsyncClient | None = None, *, public: httpx.AsyncClient | None = None) -> None:
-        """`public` is for upstreams that others have named; it refuses private addresses (fault E05)."""
+    def __init__(
+        self,
+        client: httpx.AsyncClient | None = None,
+        *,
+        public: httpx.AsyncClient | None = None,
+        trusted_hosts: frozenset[str] = frozenset(),
+    ) -> None:
+        """`public` is for upstreams that others have named; it refuses private addresses but for `trusted_hosts`
+        (fault E05)."""
         timeout = httpx.Timeout(FIRST_BYTE_SECONDS, connect=CONNECT_SECONDS)
         self._client = client or httpx.AsyncClient(timeout=timeout, follow_redirects=False, trust_env=False)
         self._public = public or httpx.AsyncClient(
-            transport=PublicWeb(), timeout=timeout, follow_redirects=False, trust_env=False
+            transport=PublicWeb(allow=trusted_hosts), timeout=timeout, follow_redirects=False, trust_env=False
         )
 
     async def close(self) -> None:

@@ -11,13 +11,34 @@ revision = "0003"
 down_revision = "0002"
 
 
+_OPEN = "state IN ('claimed', 'intended', 'owed', 'refunding', 'reversed', 'served', 'settled', 'settling')"
+
+
 def upgrade() -> None:
-    """Add the tables of accounts, keys, providers and deliveries."""
+    """Add the tables of accounts, keys, providers and deliveries, and what keeps the ledger quick."""
+    _unsettled()
     _accounts()
     _keys()
     _providers()
     _deliveries()
+    _bundles()
     op.execute("UPDATE schema_version SET version = 3")
+
+
+def _unsettled() -> None:
+    # The sums are counted when the ledger is opened.
+    op.create_table(
+        "unsettled",
+        sa.Column("network", sa.String(64), nullable=False),
+        sa.Column("asset", sa.String(64), nullable=False),
+        sa.Column("payer", sa.String(64), nullable=False),
+        sa.Column("units", sa.String(90), nullable=False),
+        sa.PrimaryKeyConstraint("network", "asset", "payer"),
+    )
+    where = sa.text(_OPEN)
+    columns = ["party", "turn", "created_at", "pay_id"]
+    op.create_index("payments_by_turn", "payments", columns, sqlite_where=where, postgresql_where=where)
+    op.create_index("answers_by_age", "answers", ["created_at"])
 
 
 def _accounts() -> None:
@@ -177,7 +198,38 @@ def _keys() -> None:
 
 
 def _providers() -> None:
-    pass
+    op.create_table(
+        "providers",
+        sa.Column("id", sa.String(160), primary_key=True),
+        sa.Column("account", sa.String(200), nullable=False),
+        sa.Column("offer", sa.Text, nullable=False),
+        sa.Column("sealed_key", sa.Text, nullable=False),
+        sa.Column("standing", sa.String(16), nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("issued_at", sa.BigInteger, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("updated_at", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "provider_days",
+        sa.Column("provider", sa.String(160), nullable=False),
+        sa.Column("day", sa.BigInteger, nullable=False),
+        sa.Column("answered", sa.BigInteger, nullable=False),
+        sa.Column("failed", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("provider", "day"),
+    )
+    op.create_table(
+        "provider_credits",
+        sa.Column("provider", sa.String(160), nullable=False),
+        sa.Column("since", sa.BigInteger, nullable=False),
+        sa.Column("until", sa.BigInteger, nullable=False),
+        sa.Column("account", sa.String(200), nullable=False),
+        sa.Column("answers", sa.BigInteger, nullable=False),
+        sa.Column("earned", sa.BigInteger, nullable=False),
+        sa.Column("bonus", sa.BigInteger, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("provider", "since"),
+    )
 
 
 def _deliveries() -> None:
@@ -225,3 +277,15 @@ def _deliveries() -> None:
     )
     for statement in statements(op.get_bind().dialect.name):
         op.execute(statement)
+
+
+def _bundles() -> None:
+    """Of a facilitator: the bytes of transactions that settle several payments."""
+    op.create_table(
+        "bundles",
+        sa.Column("network", sa.String(64), nullable=False),
+        sa.Column("signer", sa.String(64), nullable=False),
+        sa.Column("nonce", sa.BigInteger, nullable=False),
+        sa.Column("raw", sa.LargeBinary, nullable=False),
+        sa.PrimaryKeyConstraint("network", "signer", "nonce"),
+    )
