@@ -69,9 +69,8 @@ def create_app(
 ) -> FastAPI:
     """The gateway's app; run it with any ASGI server, its lifespan on.
 
-    What is given as an object wins over `settings`, which are read from the environment when they are needed and not
-    given. `screen` and `pins` are the operator's own rules (`inference.hooks`). Raises `MisconfiguredError` for what is
-    missing or contradicts itself.
+    What is given as an object wins over `settings`, the environment's unless given; `screen` and `pins` are the
+    operator's own rules (`inference.hooks`). Raises `MisconfiguredError`.
     """
     settings = settings or GatewaySettings.read()
     now = clock or _wall_clock
@@ -157,7 +156,7 @@ def _open_to_browsers(app: FastAPI) -> None:
     app.add_middleware(
         CORSMiddleware,
         allow_origins=["*"],
-        allow_methods=["GET", "POST", "DELETE", "OPTIONS"],
+        allow_methods=["GET", "POST", "PUT", "DELETE", "OPTIONS"],
         allow_headers=["*", *PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID],
         expose_headers=[*EXPOSED_HEADERS, *RATE_HEADERS, "Retry-After"],
     )
