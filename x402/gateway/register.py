@@ -266,7 +266,8 @@ class Register:
     def _booking(self, job: Job, transaction: str) -> Booking | None:
         if not self.credits:
             return None
-        return credits.delivered(job.entry.subject, job.sale, transaction, now=self.clock())
+        given = self.policy.promotions
+        return credits.delivered(job.entry.subject, job.sale, transaction, now=self.clock(), promotions=given)
 
     def note_credit(self, job: Job) -> None:
         """Have the receipt tell what goes to the payer's account."""
