@@ -174,10 +174,10 @@ COLUMNS = (
 
 
 def _bookkept(row: PaymentRow) -> dict[str, str]:
-    from x402.ports.ledger_text import transaction_of
+    from x402.ports.ledger_text import amount_of, transaction_of
 
     told = {name: str(row.constants[name]) for name in ("network", "asset", "payer", "payee")}
-    symbol, amount = _in_coins(told["network"], told["asset"], str(row.constants["amount"]))
+    symbol, amount = _in_coins(told["network"], told["asset"], amount_of(row))
     return {
         "created": _when(row.created_at),
         "updated": _when(row.updated_at),
@@ -185,7 +185,7 @@ def _bookkept(row: PaymentRow) -> dict[str, str]:
         "pay_id": row.pay_id,
         **told,
         "symbol": symbol,
-        "amount_atomic": str(row.constants["amount"]),
+        "amount_atomic": amount_of(row),
         "amount": amount,
         "state": row.state,
         "transaction": transaction_of(row.stage),

@@ -7,7 +7,7 @@ a row is trusted. The invariants are those of faults page §2:
     I4   who has paid is served, or stands visibly among those who are owed, and can be served by the same payment
     I5   the books add up: every row is what its events say, to the byte
     I8   no EVM nonce is held by two payments
-    I10  amounts are integers
+    I10  amounts are integers, and what is due of a payment is a part of what was signed
     I11  what was refunded was owed, and a refund pays back one payment
     I12  states follow the law, and only forward
 """
@@ -28,6 +28,7 @@ from x402.ports.ledger_text import (
     EventRow,
     History,
     PaymentRow,
+    amount_of,
     digest_of,
     members_of,
     stage_of,
@@ -192,12 +193,25 @@ def _unlike(history: History) -> _Wrong:
 
 
 def _amount(history: History) -> _Wrong:
-    """I10: the amount is a whole number of atomic units."""
-    if history.payment is not None:
-        try:
-            parse_atomic(history.payment.constants["amount"])
-        except MalformedError:
-            yield "I10", f"{history.payment.constants['amount']!r} is no amount in atomic units"
+    """I10: the amount is a whole number of atomic units, and what is due of it is a part of it (fault B16)."""
+    if history.payment is None:
+        return
+    try:
+        signed = parse_atomic(history.payment.constants["amount"])
+    except MalformedError:
+        yield "I10", f"{history.payment.constants['amount']!r} is no amount in atomic units"
+        return
+    metered = 0
+    for one in history.events:
+        due = members_of(one.stage).get("amount")
+        if due is None:
+            continue
+        if type(due) is not int or not 0 <= due <= signed:
+            yield "I10", f"{one.event!r} makes {due!r} due of {signed}"
+        elif one.event == Event.METER and due < metered:
+            yield "I12", f"what is due falls from {metered} to {due} while it is metered"
+        else:
+            metered = due
 
 
 def _unserved(history: History, now: int, overdue_seconds: int) -> _Wrong:
@@ -275,7 +289,7 @@ def _shared(history: History, once: dict[tuple[str, ...], str], *, batched: bool
 
 def _count(totals: dict[tuple[str, str, str, str], Total], row: PaymentRow) -> None:
     try:
-        units = parse_atomic(row.constants["amount"])
+        units = parse_atomic(amount_of(row))
     except MalformedError:
         return
     place = (row.party, str(row.constants["network"]), str(row.constants["asset"]), row.state)
@@ -287,7 +301,7 @@ def _owed(row: PaymentRow, now: int, overdue_seconds: int) -> Iterator[Obligatio
     if row.party not in set(Party) or row.state not in _OPEN[Party(row.party)]:
         return
     if row.state in _AT_ONCE or now - row.updated_at > overdue_seconds:
-        network, asset, amount = (str(row.constants[name]) for name in ("network", "asset", "amount"))
+        network, asset, amount = str(row.constants["network"]), str(row.constants["asset"]), amount_of(row)
         transaction = transaction_of(row.stage)
         yield Obligation(row.party, row.pay_id, row.state, row.updated_at, network, asset, amount, transaction)
 

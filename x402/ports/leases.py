@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from x402.lifecycle import Party, open_states
 from x402.ports.prepared import Prepared, value
-from x402.ports.schema import has_open_state, payments
+from x402.ports.schema import has_open_state, payments, whole_payments
 from x402.stages import State
 
 
@@ -90,6 +90,6 @@ def _open(party: Party, states: Collection[State]) -> tuple[ColumnElement[bool],
 def _open_rows(party: Party, only: frozenset[State]) -> tuple[Prepared, Prepared]:
     is_open = _open(party, open_states(party) & only if only else open_states(party))
     order = (payments.c.turn, payments.c.created_at, payments.c.pay_id)
-    free = select(payments).where(*is_open, payments.c.leased_until <= value("now")).order_by(*order)
-    taken = free.limit(value("limit")).with_for_update(skip_locked=True)
+    free = whole_payments.where(*is_open, payments.c.leased_until <= value("now")).order_by(*order)
+    taken = free.limit(value("limit")).with_for_update(of=payments, skip_locked=True)
     return Prepared(taken), Prepared(select(func.max(payments.c.turn)).where(*is_open))

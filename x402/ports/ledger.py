@@ -23,6 +23,8 @@ from x402.ports import (
     NonceBook,
     Room,
     Sign,
+    SignAgain,
+    SignTogether,
     account_rows,
     kept_answers,
     leases,
@@ -107,6 +109,30 @@ class SqlLedger:
         return await self._do(
             lambda connection: ledger_rows.intend(connection, subject, signer, chain_nonce, sign, lease),
             _row(Party.FACILITATOR, subject.pay_id),
+            _book(signer),
+        )
+
+    async def intend_together(
+        self, subjects: Sequence[Subject], signer: str, chain_nonce: int, sign: SignTogether
+    ) -> Sequence[tuple[Entry, bool]]:
+        lease = self._lease(0)
+        return await self._do(
+            lambda connection: ledger_rows.intend_together(connection, subjects, signer, chain_nonce, sign, lease),
+            *(_row(Party.FACILITATOR, subject.pay_id) for subject in subjects),
+            _book(signer),
+        )
+
+    async def sharing(self, network: str, signer: str, nonce: int, transaction: str) -> Sequence[Entry]:
+        return await self._do(lambda connection: ledger_rows.sharing(connection, network, signer, nonce, transaction))
+
+    async def replace_together(
+        self, network: str, signer: str, nonce: int, transaction: str, sign: SignAgain, *, among: Collection[str]
+    ) -> Sequence[Entry]:
+        now = self._clock()
+        return await self._do(
+            lambda connection: ledger_rows.replace_together(
+                connection, network, signer, nonce, transaction, sign, now, among
+            ),
             _book(signer),
         )
 

@@ -7,7 +7,7 @@ leaves row and events agreeing.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache
 from typing import Any
@@ -16,11 +16,11 @@ from sqlalchemy import Connection, select, update
 
 from x402.errors import Mender, UnavailableError
 from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, advance, begin
-from x402.ports import Arrow, IdentifierTaken, Room, Sign, nonce_book, unsettled
+from x402.ports import Arrow, IdentifierTaken, Room, Sign, SignAgain, SignTogether, nonce_book, unsettled
 from x402.ports.leases import Lease
 from x402.ports.ledger_text import BEGIN, attest
 from x402.ports.prepared import Insert, Prepared, at_once, value
-from x402.ports.schema import events, identifiers, payments
+from x402.ports.schema import bundles, events, identifiers, payments, whole_payments
 from x402.stages import STAGES, Intended, Settled, Stage, State
 
 _MEMBERS: Mapping[State, tuple[str, ...]] = {
@@ -28,8 +28,19 @@ _MEMBERS: Mapping[State, tuple[str, ...]] = {
 }
 
 _row = (payments.c.party == value("party")) & (payments.c.pay_id == value("pay_id"))
-_FIND = Prepared(select(payments).where(_row))
-_FIND_TO_WRITE = Prepared(select(payments).where(_row).with_for_update())
+_FIND = Prepared(whole_payments.where(_row))
+_FIND_TO_WRITE = Prepared(whole_payments.where(_row).with_for_update(of=payments))
+_SHARING = Prepared(
+    whole_payments.where(
+        payments.c.party == str(Party.FACILITATOR),
+        payments.c.state == str(State.INTENDED),
+        payments.c.network == value("network"),
+        payments.c.sender == value("signer"),
+        payments.c.nonce == value("nonce"),
+    )
+    .order_by(payments.c.pay_id)
+    .with_for_update(of=payments)
+)
 _INSERT = Prepared(
     lambda insert: insert(payments),
     [column.name for column in payments.columns if column.name != "turn"],
@@ -47,6 +58,12 @@ def _name_insert(insert: Insert) -> object:
     return row.on_conflict_do_update(index_elements=["payer", "identifier"], set_={"pay_id": row.excluded.pay_id})
 
 
+def _bundle_insert(insert: Insert) -> object:
+    row = insert(bundles)
+    return row.on_conflict_do_update(index_elements=["network", "signer", "nonce"], set_={"raw": row.excluded.raw})
+
+
+_BUNDLE = Prepared(_bundle_insert, ("network", "signer", "nonce", "raw"))
 _NAME = Prepared(_name_insert, ("payer", "identifier", "pay_id"))
 
 
@@ -119,6 +136,79 @@ def intend(
     return replace(entry, created_at=lease.now, updated_at=lease.now), True
 
 
+def intend_together(
+    connection: Connection,
+    subjects: Sequence[Subject],
+    signer: str,
+    chain_nonce: int,
+    sign: SignTogether,
+    lease: Lease,
+) -> Sequence[tuple[Entry, bool]]:
+    """Reserve one nonce, sign one transaction for all that are new, and write every row, all or nothing; the older row
+    and False for the others."""
+    outcomes: dict[str, tuple[Entry, bool]] = {}
+    fresh: dict[str, Subject] = {}
+    for subject in subjects:
+        older = find(connection, Party.FACILITATOR, subject.pay_id)
+        if older is not None:
+            outcomes[subject.pay_id] = older, False
+        else:
+            fresh.setdefault(subject.pay_id, subject)
+    if fresh:
+        network = subjects[0].network
+        nonce = nonce_book.free(connection, network, signer, chain_nonce)
+        stages = sign(nonce, list(fresh.values()))
+        with at_once(connection):
+            for subject, stage in zip(fresh.values(), stages, strict=True):
+                entry = begin(Party.FACILITATOR, subject, stage)
+                _write_first(connection, entry, lease)
+                outcomes[subject.pay_id] = Entry(entry.party, subject, stage, lease.now, lease.now), True
+            nonce_book.take(connection, network, signer, chain_nonce, nonce)
+            _keep_bundle(connection, network, signer, nonce, stages)
+    # One payment may have been presented twice, on different terms: the first of them is the row's.
+    first = {subject.pay_id: subject for subject in reversed(subjects)}
+    return [
+        (entry, won and first[subject.pay_id] is subject)
+        for subject in subjects
+        for entry, won in [outcomes[subject.pay_id]]
+    ]
+
+
+def replace_together(
+    connection: Connection,
+    network: str,
+    signer: str,
+    nonce: int,
+    transaction: str,
+    sign: SignAgain,
+    now: int,
+    among: Collection[str],
+) -> Sequence[Entry]:
+    """The arrow REPLACE for every payment that waits for this very transaction, with the nonce that they share."""
+    waiting = [one for one in sharing(connection, network, signer, nonce, transaction) if one.subject.pay_id in among]
+    if not waiting:
+        raise UnlawfulEvent(f"{Party.FACILITATOR}: nothing waits for {transaction} that could be replaced")
+    stages = sign(nonce, waiting)
+    moves = []
+    for entry, stage in zip(waiting, stages, strict=True):
+        arrows = ((Event.REPLACE, stage),)
+        moves.append((entry, arrows, _follow(entry, arrows)))
+    with connection.begin_nested():
+        _keep_bundle(connection, network, signer, nonce, stages)
+        return [_move(connection, entry, arrows, moved, now) for entry, arrows, moved in moves]
+
+
+def sharing(connection: Connection, network: str, signer: str, nonce: int, transaction: str) -> Sequence[Entry]:
+    """The payments that wait for this very transaction, for nobody else to write to before this transaction ends."""
+    entries = [entry_of(row) for row in _SHARING.rows(connection, network=network, signer=signer, nonce=nonce)]
+    return [one for one in entries if isinstance(one.stage, Intended) and one.stage.transaction == transaction]
+
+
+def _keep_bundle(connection: Connection, network: str, signer: str, nonce: int, stages: Sequence[Intended]) -> None:
+    if stages[0].shares > 1:
+        _BUNDLE.do(connection, network=network, signer=signer, nonce=nonce, raw=stages[0].raw)
+
+
 def replace_attempt(
     connection: Connection,
     pay_id: str,
@@ -175,7 +265,7 @@ def _parsed(row: Any) -> Entry:
     members: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
     kind = STAGES[State(row.state)]
     if "raw" in _MEMBERS[kind.state]:
-        members["raw"] = row.raw or b""
+        members["raw"] = row.raw or row.bundle or b""
     subject = Subject(
         pay_id=row.pay_id,
         network=row.network,
@@ -204,7 +294,7 @@ def _move(connection: Connection, entry: Entry, arrows: Sequence[Arrow], moved: 
     columns: dict[str, Any] = {}
     texts = []
     for (what, stage), after in zip(arrows, moved, strict=True):
-        text, values = _written(stage)
+        text, values = _written(after.stage)
         columns |= values
         texts.append((what, after, text))
         if isinstance(entry.stage, Intended) and isinstance(stage, Settled):
@@ -247,8 +337,11 @@ def _write_first(connection: Connection, entry: Entry, lease: Lease, sums: unset
 def _written(stage: Stage) -> tuple[str, dict[str, Any]]:
     """A stage as text, and what of it stands in columns: bytes, which only newer bytes replace, sender and nonce."""
     members = {name: getattr(stage, name) for name in _MEMBERS[stage.state]}
+    if members.get("amount") is None:
+        members.pop("amount", None)
     raw = members.pop("raw", b"")
-    columns: dict[str, Any] = {"raw": raw} if raw else {}
+    shared = isinstance(stage, Intended) and stage.shares > 1
+    columns: dict[str, Any] = {"raw": raw} if raw and not shared else {}
     if isinstance(stage, Intended):
         columns |= {"sender": stage.sender, "nonce": stage.nonce}
     return json.dumps(members, separators=(",", ":")), columns

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Text,
     column,
     literal_column,
+    select,
 )
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -413,6 +414,39 @@ provider_credits = Table(
     PrimaryKeyConstraint("provider", "since"),
 )
 """What each provider was credited, span by span: no bill counts twice."""
+
+bundles = Table(
+    "bundles",
+    metadata,
+    Column("network", String(64), nullable=False),
+    Column("signer", String(64), nullable=False),
+    Column("nonce", BigInteger, nullable=False),
+    Column("raw", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("network", "signer", "nonce"),
+)
+"""The newest signed bytes of a transaction that settles several payments, which its payments' rows don't repeat."""
+
+_bundle = select(bundles.c.raw).where(
+    payments.c.raw.is_(None),
+    bundles.c.network == payments.c.network,
+    bundles.c.signer == payments.c.sender,
+    bundles.c.nonce == payments.c.nonce,
+)
+whole_payments = select(payments, _bundle.scalar_subquery().label("bundle"))
+"""Payments with the bytes that they share with others, as `ledger_rows.entry_of` reads them."""
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("account", String(200), primary_key=True),
+    Column("period", String(8), nullable=False),
+    Column("units", BigInteger, nullable=False),
+    Column("percents", String(64), nullable=False),
+    # Of which stretch of time, and up to which percentage, somebody was told.
+    Column("told_since", BigInteger, nullable=False),
+    Column("told_percent", Integer, nullable=False),
+)
+"""What an account means to spend, and from which part of it on it wants to be told (aimo row 82)."""
 
 
 def upsert(connection: Connection, table: Table) -> Any:

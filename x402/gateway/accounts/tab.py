@@ -222,6 +222,7 @@ class Tab:
                 return
         else:
             self._register.telemetry.emit("balance.charged", units=metered.charged)
+            self._register.telemetry.emit("answer.sold", **order.bill.facts())
         self._tell(order, answer, None)
 
     async def _discounted(self, account: str, metered: Metered) -> Metered:

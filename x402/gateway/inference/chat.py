@@ -79,13 +79,20 @@ async def _relay(answer: UpstreamAnswer, meter: StreamMeter, tally: Tally) -> As
                 yield events
             if meter.done:
                 break
+            if tally.exhausted:
+                # What was paid for is delivered; an upstream that goes on is not listened to (fault G03).
+                yield meter.cut()
+                break
         if meter.failed or not meter.said:
             tally.nothing()
         sale, comment = tally.sale, ""
-        if sale is not None and sale.receipt is not None:
+        receipt = None if sale is None else sale.receipt
+        if sale is not None and sale.settle is not None:
+            receipt = await sale.settle()
+        if sale is not None and receipt is not None:
             charge = tally.as_json()
             sale.note(charge=charge)
-            comment = receipt_comment(sale.receipt, charge)
+            comment = receipt_comment(receipt, charge)
         elif sale is not None and sale.account and not sale.credits:
             comment = bill_comment(tally.as_json() | {"id": sale.pay_id})
         ending = meter.finish(comment)

@@ -88,6 +88,13 @@ class StreamMeter:
             raise UpstreamFailed("the stream ended early")
         return (f": {comment}\n\n".encode() if comment else b"") + _DONE
 
+    def cut(self) -> bytes:
+        """The event that ends a stream where no more is paid for."""
+        self._finished, self._rest = True, b""
+        head = {"id": "cut", "object": "chat.completion.chunk", "created": 0, "model": self._model}
+        chunk = {**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}
+        return f"data: {json.dumps(chunk)}\n\n".encode()
+
     def _relayed(self, event: bytes) -> bytes:
         """What goes on of an event: itself, most often."""
         data = data_of(event)
