@@ -326,6 +326,10 @@ class GatewaySettings(OperatorSettings, ConfigFile):
     """How long a sign-in may live; AiMo's SDK asks for an hour."""
     deposit_max: Decimal = Field(Decimal(100), gt=0, validation_alias=_named("X402_DEPOSIT_MAX"))
     """US dollars of one deposit."""
+    discounts: str = Field("", validation_alias=_named("X402_DISCOUNTS"))
+    """Percent off answers out of a balance, by dollars spent in thirty days: `100=5,1000=10`."""
+    deposit_bonus: str = Field("", validation_alias=_named("X402_DEPOSIT_BONUS"))
+    """Percent given on top of a deposit, by its dollars: `50=5`; to be spent, never paid out."""
     withdraw_per_day: Decimal = Field(Decimal(100), ge=0, validation_alias=_named("X402_WITHDRAW_PER_DAY"))
     """US dollars that accounts are paid out in one day, on one network, from the refund wallet."""
     withdraw_min: Decimal = Field(Decimal("0.01"), ge=0, validation_alias=_named("X402_WITHDRAW_MIN"))
