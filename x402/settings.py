@@ -243,6 +243,14 @@ class GatewaySettings(OperatorSettings):
         "off", validation_alias=_named("X402_PROVIDER_ADMISSION")
     )
     """Whether providers may register: nobody, whom the operator enables, or whoever passes the check."""
+    cache_seconds: int = Field(0, ge=0, le=86_400, validation_alias=_named("X402_CACHE_SECONDS"))
+    """How long an answer is given again for the same request of the same payer; 0 for never."""
+    cache_shared: bool = Field(False, validation_alias=_named("X402_CACHE_SHARED"))
+    """Give it to other payers too, who so may learn what others ask."""
+    bonus_percent: int = Field(0, ge=0, le=100, validation_alias=_named("X402_BONUS_PERCENT"))
+    """What a provider that kept its promise is paid on top of its earnings."""
+    payout_after_seconds: int = Field(3600, ge=0, validation_alias=_named("X402_PAYOUT_AFTER_SECONDS"))
+    """How old a bill is before its provider is paid."""
     provider_hosts: str = Field("", validation_alias=_named("X402_PROVIDER_HOSTS"))
     """Hosts of registered providers that may lie in a private network, separated by commas (fault E05)."""
     ledger: str = Field(

@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from x402.cli import account, buy, demo, devnet, history, inspect, ledger, models, proxy, serve, trust, wallet
+from x402.cli import (
+    account,
+    buy,
+    demo,
+    devnet,
+    history,
+    inspect,
+    ledger,
+    models,
+    providers,
+    proxy,
+    serve,
+    trust,
+    wallet,
+)
 from x402.cli.failures import Reporting
 from x402.cli.screen import prose
 
@@ -58,4 +72,6 @@ app.command("resolve", help=prose(history.resolve), rich_help_panel=_BUY)(histor
 app.command("trust", help=prose(trust.trust), rich_help_panel=_BUY)(trust.trust)
 app.command("gateway", help=prose(serve.gateway), rich_help_panel=_RUN)(serve.gateway)
 app.add_typer(serve.app, name="facilitator", rich_help_panel=_RUN)
+app.add_typer(providers.app, name="providers", rich_help_panel=_RUN)
+app.command("payouts", help=prose(providers.payouts), rich_help_panel=_RUN)(providers.payouts)
 app.add_typer(ledger.app, name="ledger", rich_help_panel=_RUN)

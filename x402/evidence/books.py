@@ -24,6 +24,7 @@ from x402.ports.audit import PAID, Violation
 from x402.ports.ledger_text import History, transactions_of
 from x402.schemes import exact_evm, exact_svm_layout
 from x402.schemes.eip712 import address_word
+from x402.schemes.evm_payment import TRANSFER_TOPIC
 from x402.stages import State
 
 SKEW_SECONDS = 600
@@ -104,7 +105,7 @@ class EvmIncome:
     async def income(self, asset: str, payee: str, since: int) -> Sequence[Income]:
         if not _ADDRESS.fullmatch(payee):
             return []
-        topics = (exact_evm.TRANSFER_TOPIC, None, "0x" + address_word(payee).hex())
+        topics = (TRANSFER_TOPIC, None, "0x" + address_word(payee).hex())
         height = await self._chain.block_number()
         mark = height if self._mark is None else min(self._mark, height)
         found = await self._between(asset, topics, mark + 1, height, late=True)

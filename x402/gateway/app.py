@@ -19,7 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from x402 import __version__
 from x402.errors import MisconfiguredError
-from x402.gateway.api.back_office import at_work, office_of
+from x402.gateway.api.back_office import at_work, cache_of, office_of
 from x402.gateway.api.billing import add_billing
 from x402.gateway.api.description import add_description
 from x402.gateway.api.failures import add_failures
@@ -34,6 +34,7 @@ from x402.gateway.api.session import add_session
 from x402.gateway.api.signposts import add_signposts
 from x402.gateway.api.status import add_status
 from x402.gateway.inference.catalogue import Catalogue
+from x402.gateway.inference.hooks import Pins, Screen
 from x402.gateway.inference.router import Router, servable
 from x402.gateway.inference.upstream import UpstreamClient
 from x402.gateway.operations.turnstile import RATE_HEADERS, Turnstile
@@ -62,11 +63,14 @@ def create_app(
     upstream: UpstreamClient | None = None,
     telemetry: Telemetry | None = None,
     clock: Clock | None = None,
+    screen: Screen | None = None,
+    pins: Pins | None = None,
 ) -> FastAPI:
     """The gateway's app; run it with any ASGI server, its lifespan on.
 
     What is given as an object wins over `settings`, which are read from the environment when they are needed and not
-    given. Raises `MisconfiguredError` for what is missing or contradicts itself.
+    given. `screen` and `pins` are the operator's own rules (`inference.hooks`). Raises `MisconfiguredError` for what is
+    missing or contradicts itself.
     """
     settings = settings or GatewaySettings.read()
     now = clock or _wall_clock
@@ -76,7 +80,15 @@ def create_app(
     observers = [count_facts(registry), *([] if telemetry is None else [_passed_on(telemetry)])]
     facts = Telemetry(observers)
     client = upstream or UpstreamClient(trusted_hosts=settings.trusted_hosts)
-    router = Router(sold, client, telemetry=facts, hedge_at=settings.hedge_at)
+    router = Router(
+        sold,
+        client,
+        telemetry=facts,
+        hedge_at=settings.hedge_at,
+        cache=cache_of(settings, now),
+        screen=screen,
+        pins=pins,
+    )
     receivers = dict(pay_to or settings.pay_to)
     if not settings.mainnet:
         refuse_mainnet(receivers)

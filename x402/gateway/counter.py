@@ -51,6 +51,7 @@ class Counter:
         self.offers = offers
         self._flow = flow
         self._any_origin = any_origin
+        self._fixed: dict[tuple[type, Price], Terms | None] = {}
         self._members = members
         self.envelope = envelope
 
@@ -134,13 +135,15 @@ class Counter:
         return challenge_reply(challenge, refused, receipt, envelope=envelope)
 
     async def _terms(self, request: PaidRequest, rule: PriceRule) -> Terms:
-        price: Price
         if callable(rule):
             named = rule(request)
-            price = await named if isawaitable(named) else named
+            terms = self._filled(await named if isawaitable(named) else named)
         else:
-            price = rule
-        terms = self._filled(price)
+            # Routes have few fixed prices, and each is read once.
+            key = (type(rule), rule)
+            if key not in self._fixed:
+                self._fixed[key] = self._filled(rule)
+            terms = self._fixed[key]
         if terms is None:
             raise Free
         return terms

@@ -51,9 +51,10 @@ class Job:
     """Whether it is SETTLING by a decision of just now, and was handed to nobody yet."""
 
     @classmethod
-    def of(cls, entry: Entry) -> Job:
+    def of(cls, entry: Entry, taken: Facilitation | None = None) -> Job:
         """The job of a remembered payment."""
-        taken, subject = recall(entry.subject), entry.subject
+        subject = entry.subject
+        taken = taken or recall(subject)
         sale = Sale(
             pay_id=subject.pay_id,
             payer=subject.payer,
@@ -131,12 +132,12 @@ class Register:
         """
         claims = Claims(self.ledger, self.clock, self.policy, self.belief.witnesses, self.telemetry)
         entry, won = await claims.claim(self.facilitators, payment, requirement, fingerprint=fingerprint)
-        self.check_same(entry, payment, fingerprint)
         if not won:
+            self.check_same(entry, payment, fingerprint)
             return await self._taken_up(entry)
         self.leases.keep(entry.subject.pay_id)
         self.emit("sale.claimed", entry.subject)
-        job = self.job_of(entry)
+        job = self.job_of(entry, Facilitation(payment=payment, requirement=requirement))
         job.is_new, job.is_unsent = True, entry.state is State.SETTLING
         return job
 
@@ -150,9 +151,9 @@ class Register:
             entry = await self.ledger.find(ME, pay_id) or entry
         return self.job_of(entry)
 
-    def job_of(self, entry: Entry) -> Job:
-        """The job of a remembered payment."""
-        job = Job.of(entry)
+    def job_of(self, entry: Entry, taken: Facilitation | None = None) -> Job:
+        """The job of a remembered payment; what was `taken` is recalled when it isn't at hand."""
+        job = Job.of(entry, taken)
         if self.credits:
             job.sale.credits = True
             job.sale.account = credits.account_of(entry.subject.network, entry.subject.payer)

@@ -8,7 +8,8 @@ run in the transaction of the connection that they are given, like any other sta
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import BindParameter, Connection, Delete, Dialect, Select, Table, Update, bindparam
@@ -51,34 +52,33 @@ class Prepared:
 
     def rows(self, connection: Connection, /, **values: Any) -> list[Any]:
         """Every row of a select, its columns by name."""
-        row = self._for(connection.dialect).row
-        return self._run(connection, values, lambda cursor: [row(one) for one in cursor.fetchall()])
+        return self.ask(connection, **values).rows()
 
     def first(self, connection: Connection, /, **values: Any) -> Any | None:
         """The first row of a select, its columns by name, or None."""
-        one = self._run(connection, values, _first)
-        return None if one is None else self._for(connection.dialect).row(one)
+        return self.ask(connection, **values).first()
 
     def scalar(self, connection: Connection, /, **values: Any) -> Any:
         """The first column of the first row, or None."""
-        one = self._run(connection, values, _first)
-        return None if one is None else one[0]
+        return self.ask(connection, **values).scalar()
 
     def count(self, connection: Connection, /, **values: Any) -> int:
         """How many rows an update or a delete met."""
-        return self._run(connection, values, _count)
+        return self.ask(connection, **values).count()
 
     def do(self, connection: Connection, /, **values: Any) -> None:
         """Run it for its effect."""
-        self._run(connection, values, _nothing)
+        self.ask(connection, **values)
 
-    def _run(self, connection: Connection, values: Mapping[str, Any], take: Callable[[Any], T]) -> T:
-        compiled, raw = self._for(connection.dialect), connection.connection
-        failures: Any = connection.dialect.dbapi
+    def ask(self, connection: Connection, /, **values: Any) -> Answers:
+        """Run it; what it answers is fetched when it is wanted (`at_once`)."""
+        compiled = self._for(connection.dialect)
+        raw: Any = connection.connection.dbapi_connection
         try:
-            return take(raw.dbapi_connection.execute(compiled.text, {**compiled.constants, **values}))  # type: ignore[union-attr]
-        except failures.Error as error:
+            cursor = raw.execute(compiled.text, {**compiled.constants, **values})
+        except connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
             raise _told(connection, error) from error
+        return Answers(connection, cursor, compiled.row)
 
     def _for(self, dialect: Dialect) -> _Compiled:
         compiled = self._compiled.get(dialect.name)
@@ -103,16 +103,54 @@ class Prepared:
         return _Compiled(str(compiled), constants, row._make)
 
 
-def _first(cursor: Any) -> Any:
-    return cursor.fetchone()
+class Answers:
+    """What a statement answered."""
+
+    __slots__ = ("_connection", "_cursor", "_row")
+
+    def __init__(self, connection: Connection, cursor: Any, row: Callable[[Iterable[Any]], Any]) -> None:
+        self._connection, self._cursor, self._row = connection, cursor, row
+
+    def rows(self) -> list[Any]:
+        """Every row of a select, its columns by name."""
+        return [self._row(one) for one in self._fetch(self._cursor.fetchall)]
+
+    def first(self) -> Any | None:
+        """The first row of a select, its columns by name, or None."""
+        one = self._fetch(self._cursor.fetchone)
+        return None if one is None else self._row(one)
+
+    def scalar(self) -> Any:
+        """The first column of the first row, or None."""
+        one = self._fetch(self._cursor.fetchone)
+        return None if one is None else one[0]
+
+    def count(self) -> int:
+        """How many rows an update or a delete met."""
+        return int(self._cursor.rowcount)
+
+    def _fetch(self, fetch: Callable[[], T]) -> T:
+        try:
+            return fetch()
+        except self._connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
+            raise _told(self._connection, error) from error
 
 
-def _count(cursor: Any) -> int:
-    return int(cursor.rowcount)
+@contextmanager
+def at_once(connection: Connection) -> Iterator[None]:
+    """Send what is asked and done in this block without waiting for each answer: PostgreSQL's pipeline.
 
-
-def _nothing(cursor: Any) -> None:
-    pass
+    Whatever goes wrong with one statement is raised by another, or at the end. Only `Prepared` statements go in here.
+    """
+    raw: Any = connection.connection.dbapi_connection
+    if connection.dialect.name == "sqlite":
+        yield
+        return
+    try:
+        with raw.pipeline():
+            yield
+    except connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
+        raise _told(connection, error) from error
 
 
 def _told(connection: Connection, error: Exception) -> BaseException:

@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from x402.errors import MisconfiguredError
+from x402.gateway.inference.answer_cache import AnswerCache
 from x402.gateway.inference.catalogue import Catalogue
 from x402.gateway.inference.office import Office
 from x402.gateway.inference.registrar import Admission, House
@@ -55,6 +56,13 @@ def office_of(
         ledger=ledger,
         telemetry=telemetry,
     )
+
+
+def cache_of(settings: GatewaySettings, clock: Clock) -> AnswerCache | None:
+    """The answers that are given again; None unless the operator wants that."""
+    if not settings.cache_seconds:
+        return None
+    return AnswerCache(settings.cache_seconds, clock=clock, shared=settings.cache_shared)
 
 
 @asynccontextmanager

@@ -47,6 +47,25 @@ _OURS: Schema = {
 _TEXT: Schema = {"type": "string"}
 
 SCHEMAS: Mapping[str, Schema] = {
+    "BatchRequest": _object(
+        ["requests"],
+        {
+            "requests": {
+                "type": "array",
+                "minItems": 1,
+                "description": "Chat requests of one model, answered in this order under one payment.",
+                "items": {
+                    "type": "object",
+                    "required": ["body"],
+                    "properties": {
+                        "custom_id": {"type": "string"},
+                        "body": {"$ref": "#/components/schemas/ChatRequest"},
+                    },
+                },
+            }
+        },
+        "Many chat requests under one payment.",
+    ),
     "ChatRequest": _object(
         ["model", "messages"],
         {

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from x402.gateway.api.estimates import estimate
 from x402.gateway.api.profiles import LEGACY, MOUNTED, Profile
 from x402.gateway.counter import PriceRule
+from x402.gateway.inference.batch import BatchDesk
 from x402.gateway.inference.chat import ChatDesk
 from x402.gateway.inference.desk import Completion, Desk, Ordered
 from x402.gateway.inference.embeddings import EMBEDDINGS
@@ -31,11 +32,13 @@ class Desks:
     chat: ChatDesk
     embeddings: Desk[Any]
     images: Desk[Any]
+    batch: BatchDesk
 
     @classmethod
     def over(cls, router: Router) -> Desks:
         """The desks that sell what a router can reach."""
-        return cls(ChatDesk(router), Desk(router, EMBEDDINGS), Desk(router, IMAGES))
+        chat = ChatDesk(router)
+        return cls(chat, Desk(router, EMBEDDINGS), Desk(router, IMAGES), BatchDesk(chat))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,9 @@ def add_selling(app: FastAPI, desks: Desks) -> list[Good]:
             endpoint = _completion(profile, desk)
             app.add_api_route(route, endpoint, methods=["POST"], tags=tag, name=name, response_class=Response)
             goods.append(Good(route, desk.price, body))
+        route = f"{profile.base}/batch"
+        app.add_api_route(route, _batch(desks.batch), methods=["POST"], tags=tag, name="batch", response_class=Response)
+        goods.append(Good(route, desks.batch.price, "BatchRequest"))
         app.add_api_route(f"{profile.base}/estimate", _estimate(profile, desks), methods=["POST"], tags=tag)
     return goods
 
@@ -69,6 +75,16 @@ def _paths(profile: Profile, desks: Desks) -> list[tuple[str, Desk[Any], str]]:
     ]
     # The older documents call the chat so once, and nothing else does (aimo row 5).
     return [*paths, ("/inference", desks.chat, "ChatRequest")] if profile is LEGACY else paths
+
+
+def _batch(desk: BatchDesk) -> Endpoint:
+    async def batch_completion(request: Request) -> Response:
+        """Many chat completions of one model under one payment, answered in order. Without a payment: 402."""
+        sale = request.scope.get("x402")
+        batch = desk.order(await request.body(), sale, region=request.headers.get(REGION, ""))
+        return JSONResponse(await desk.complete(batch, sale, request_id=request.state.request_id))
+
+    return batch_completion
 
 
 def _completion(profile: Profile, desk: Desk[Any]) -> Endpoint:

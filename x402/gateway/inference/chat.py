@@ -8,7 +8,7 @@ from typing import Any
 from x402.gateway.inference.abilities import MAKES_CHATS
 from x402.gateway.inference.catalogue import Model
 from x402.gateway.inference.chat_request import ChatRequest, parse_chat
-from x402.gateway.inference.desk import Desk, Ordered, Trade, provider_of, remember
+from x402.gateway.inference.desk import Desk, Ordered, Trade, remember
 from x402.gateway.inference.meter import StreamMeter, begins_with_error, is_empty, receipt_comment, usage_of
 from x402.gateway.inference.ranges import refused
 from x402.gateway.inference.router import Router
@@ -32,7 +32,7 @@ class ChatDesk(Desk[ChatRequest]):
         """
         remember(ordered, sale, request_id)
         answer = await self.ask(ordered, _take_stream, request_id)
-        tally = Tally(ordered.quoted, ordered.request.endpoint, sale, provider_of(answer))
+        tally = self.tally(ordered, answer, sale)
         tally.tell()
         request = ordered.request
         return _relay(answer, StreamMeter(include_usage=request.include_usage, model=request.model), tally)

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from x402 import networks
 from x402.errors import MalformedError, UnavailableError
 from x402.gateway.inference.catalogue import Model
 from x402.gateway.inference.conformance import Report, examine
@@ -114,6 +115,23 @@ class Registrar:
         if wanted.standing is Standing.PENDING:
             self._start(self._examine(wanted))
         await self.refresh()
+        return wanted
+
+    async def admit(self, document: str, account: str) -> RegisteredProvider:
+        """Take a document that its account has not signed, from the operator. Raises `MalformedError`."""
+        network, _, address = account.rpartition(":")
+        if networks.find(network) is None or not address:
+            raise MalformedError(CODE, "account: a network and an address as CAIP-10, such as eip155:8453:0x…")
+        offer = self._read(document, address)
+        wanted = RegisteredProvider(
+            id=address,
+            account=account,
+            offer=offer.public,
+            issued_at=offer.issued_at,
+            sealed_key=seal(offer.api_key, address, self._house.secrets),
+        )
+        if not await self.book.register(wanted):
+            raise MalformedError(CODE, "issued_at: a document as new as this is known, or the provider is disabled")
         return wanted
 
     async def examine(self, provider: RegisteredProvider) -> tuple[Standing, list[Report]]:
