@@ -29,7 +29,7 @@ from x402.gateway.api.probes import add_probes
 from x402.gateway.api.profiles import OURS, envelope_of
 from x402.gateway.api.registration import add_registration
 from x402.gateway.api.request_ids import RequestIds
-from x402.gateway.api.selling import Desks, add_selling
+from x402.gateway.api.selling import Desks, Good, add_selling
 from x402.gateway.api.session import add_session
 from x402.gateway.api.signposts import add_signposts
 from x402.gateway.api.status import add_status
@@ -109,9 +109,9 @@ def create_app(
     office = office_of(app, router, client, settings, given=catalogue, public_url=url, clock=now, telemetry=facts)
     add_registration(app, OURS.base, office)
     goods = add_selling(app, Desks.over(router))
-    prices = {f"POST {good.path}": good.price for good in goods}
     if options["accounts"]:
-        prices |= add_session(app, OURS.base, options["policy"])
+        deposits = add_session(app, OURS.base, options["policy"])
+        goods += [Good(key.partition(" ")[2], price, "DepositRequest") for key, price in deposits.items()]
         add_billing(app, OURS.base)
     add_listings(app, router, now)
     add_probes(app, registry)
@@ -123,7 +123,7 @@ def create_app(
     operations.mount(app, router)
     app.add_middleware(
         Paywall,
-        routes=prices,
+        routes={f"POST {good.path}": good.price for good in goods},
         pay_to=receivers,
         facilitator=facilitator or settings.facilitator_urls,
         ledger=place,
