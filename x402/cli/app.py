@@ -14,6 +14,7 @@ from x402.cli import (
     devnet,
     history,
     inspect,
+    keys,
     ledger,
     models,
     providers,
@@ -21,6 +22,7 @@ from x402.cli import (
     serve,
     trust,
     wallet,
+    webhooks,
 )
 from x402.cli.failures import Reporting
 from x402.cli.screen import prose
@@ -72,7 +74,9 @@ app.command("usage", help=prose(account.usage), rich_help_panel=_BUY)(account.us
 app.command("history", help=prose(history.history), rich_help_panel=_BUY)(history.history)
 app.command("resolve", help=prose(history.resolve), rich_help_panel=_BUY)(history.resolve)
 app.command("trust", help=prose(trust.trust), rich_help_panel=_BUY)(trust.trust)
-app.command("gateway", help=prose(serve.gateway), rich_help_panel=_RUN)(serve.gateway)
+app.add_typer(serve.gateway_app, name="gateway", rich_help_panel=_RUN)
+app.add_typer(keys.app, name="keys", rich_help_panel=_RUN)
+app.add_typer(webhooks.app, name="webhooks", rich_help_panel=_RUN)
 app.add_typer(serve.app, name="facilitator", rich_help_panel=_RUN)
 app.add_typer(providers.app, name="providers", rich_help_panel=_RUN)
 app.command("payouts", help=prose(providers.payouts), rich_help_panel=_RUN)(providers.payouts)

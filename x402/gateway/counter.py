@@ -123,9 +123,10 @@ class Counter:
         refused: RefusedError | None = None,
         receipt: Receipt | None = None,
     ) -> Plain:
-        terms = await self._terms(request, rule)
-        preferred = request.header(PREFERRED_NETWORK) or ""
-        offers = await self.offers.requirements(terms, request_digest=request.digest, preferred=preferred)
+        with self.till.register.telemetry.step("step.challenge", reason="" if refused is None else refused.code):
+            terms = await self._terms(request, rule)
+            preferred = request.header(PREFERRED_NETWORK) or ""
+            offers = await self.offers.requirements(terms, request_digest=request.digest, preferred=preferred)
         error = UNPAID if refused is None else refused.code
         route = request.route if terms.order is not None or not callable(rule) else ""
         extensions = {} if self._members is None else self._members.extensions(url)

@@ -168,8 +168,7 @@ class Paywall:
         self._reconcile_seconds = reconcile_seconds
         self._starting = asyncio.Lock()
         self._started = False
-        self._on_routes = False
-        self._loops: list[asyncio.Task[None]] = []
+        self._on_routes, self._loops = False, list[asyncio.Task[None]]()
         self.reconciled = asyncio.Event()
         """Set when everything that an earlier process left open was looked at once."""
 

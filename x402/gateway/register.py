@@ -247,14 +247,15 @@ class Register:
         self.watch.add(job.entry.subject, verdict)
         self.emit("sale.settled", job.paid)
         if deliver:
-            self.emit("sale.delivered", job.paid)
+            self._tell_delivered(job, booking)
         return verdict.transaction
 
     async def _hand_over(self, job: Job) -> tuple[str, Verdict]:
         subject, facilitator = job.entry.subject, self.facilitator_of(job.entry)
         wanted = job.taken.requirement.model_copy(update={"amount": job.entry.amount})
         try:
-            receipt = await facilitator.settle(job.taken.payment, wanted)
+            with self.telemetry.step("step.settle", network=subject.network, amount_units=job.entry.amount):
+                receipt = await facilitator.settle(job.taken.payment, wanted)
         except Exception as error:  # noqa: BLE001 - whatever failed, a transaction may land: pending (fault A09)
             receipt = Receipt.pending("", subject.network, subject.payer, f"{type(error).__name__} while settling")
         verdict = await self.belief.verdict(facilitator, job.entry, receipt)
@@ -296,7 +297,12 @@ class Register:
         except UnavailableError:
             self.emit("sale.delivery_failed", job.entry.subject)
         else:
-            self.emit("sale.delivered", job.paid)
+            self._tell_delivered(job, self._booking(job, transaction))
+
+    def _tell_delivered(self, job: Job, booking: Booking | None) -> None:
+        self.emit("sale.delivered", job.paid)
+        if booking is not None and booking.bill is not None:
+            self.telemetry.emit("answer.sold", **booking.bill.facts())
 
     def _booking(self, job: Job, transaction: str) -> Booking | None:
         if not self.credits:

@@ -114,6 +114,11 @@ class Tally:
             line["cached"] = True
         if charge.over:
             line["over"] = [str(item) for item in charge.over]
+        if self.sale is not None and self.sale.account:
+            # Who is charged; with `credits` what was not needed is there to be spent.
+            line["account"] = self.sale.account
+            if self.sale.credits:
+                line["credited"] = str(charge.unused)
         return line
 
 
