@@ -168,6 +168,8 @@ class FacilitatorSettings(FacilitatorLimits):
     """How many blocks a payment is buried under before it counts as settled, from so many dollars on."""
     svm_confirmations: str = Field("0=1,100=finalized", validation_alias=_named("X402_SVM_CONFIRMATIONS"))
     """On Solana there are two depths: confirmed, which is 1, and finalized."""
+    evm_bundle_gas: int = Field(10_000_000, ge=0, validation_alias=_named("X402_EVM_BUNDLE_GAS"))
+    """The gas of one transaction that settles several payments, at most; 0 settles each alone."""
     settle_timeout_seconds: int = Field(30, ge=1, le=300, validation_alias=_named("X402_SETTLE_TIMEOUT_SECONDS"))
     reconcile_seconds: int = Field(10, ge=1, le=3600, validation_alias=_named("X402_RECONCILE_SECONDS"))
     mainnet: bool = Field(False, validation_alias=_named("X402_MAINNET"))
