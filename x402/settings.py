@@ -64,6 +64,8 @@ class ClientSettings(Settings):
 
     base_url: str = Field("", validation_alias=_named("X402_BASE_URL", "AIMO_BASE_URL"))
     api_key: SecretStr | None = Field(None, validation_alias=_named("X402_API_KEY", "AIMO_API_KEY"))
+    proxy_key: SecretStr | None = Field(None, validation_alias=_named("X402_PROXY_KEY"))
+    """What programs must show to `x402 proxy`; without it only those of this machine may ask."""
     profile: str = Field("ours", validation_alias=_named("X402_PROFILE"))
     """How the seller is spoken to: `ours`, `devnet-key`, `devnet-x402`, `beta-siwx` or `legacy`."""
     chain_id: str = Field("", validation_alias=_named("X402_CHAIN_ID", "AIMO_CHAIN_ID"))
@@ -173,7 +175,47 @@ class FacilitatorSettings(FacilitatorLimits):
     port: int = Field(4022, ge=0, le=65535, validation_alias=_named("X402_FACILITATOR_PORT", "PORT"))
 
 
-class GatewaySettings(Settings):
+class OperatorSettings(Settings):
+    """Who may ask a gateway how often, who is told, who may look, and how long what is kept. Times in seconds or days.
+
+    The page docs/operating.md says what each is for.
+    """
+
+    trusted_proxies: str = Field("", validation_alias=_named("X402_TRUSTED_PROXIES"))
+    """Networks of proxies whose `X-Forwarded-For` is believed, separated by commas."""
+    rate_store: str = Field("memory://", repr=False, validation_alias=_named("X402_RATE_STORE"))
+    """Where requests are counted: `memory://`, or `redis://host:port` when replicas share."""
+    tiers: str = Field("free=100,pro=1000,enterprise=0", validation_alias=_named("X402_TIERS"))
+    """Requests a minute by tier, 0 for any number; `free` is for everybody without one (aimo row 57)."""
+    rate_exempt: str = Field("127.0.0.0/8,::1", validation_alias=_named("X402_RATE_EXEMPT"))
+    """Networks that are not counted; a key is counted wherever it comes from."""
+    open_quotes: int = Field(10, ge=0, validation_alias=_named("X402_OPEN_QUOTES"))
+    """Quotes that one address may leave unpaid at once, 0 for any number (aimo row 58)."""
+    quotes_per_hour: int = Field(100, ge=0, validation_alias=_named("X402_QUOTES_PER_HOUR"))
+    accept_aimo_keys: bool = Field(False, validation_alias=_named("X402_ACCEPT_AIMO_KEYS"))
+    """Accept keys of AiMo's own signed layout, which are good at every node that does."""
+
+    webhook_url: str = Field("", repr=False, validation_alias=_named("X402_WEBHOOK_URL"))
+    """Where the operator is told of every change of a payment."""
+    webhook_secret: SecretStr | None = Field(None, validation_alias=_named("X402_WEBHOOK_SECRET"))
+    """`whsec_` and base64: signs what is sent there."""
+    operators: str = Field("", validation_alias=_named("X402_OPERATORS"))
+    """Wallet addresses that may look at the dashboard, separated by commas; nobody unless named."""
+    operator_session_seconds: int = Field(
+        1800, ge=60, le=86_400, validation_alias=_named("X402_OPERATOR_SESSION_SECONDS")
+    )
+
+    zero_retention: bool = Field(False, validation_alias=_named("X402_ZERO_RETENTION"))
+    """Keep nothing of a request or an answer longer than it takes to deliver it."""
+    tag_retention_days: int = Field(90, ge=0, validation_alias=_named("X402_TAG_RETENTION_DAYS"))
+    """How long a bill keeps the request's `metadata`, `user` and request id."""
+    delivery_retention_days: int = Field(30, ge=0, validation_alias=_named("X402_DELIVERY_RETENTION_DAYS"))
+    """How long a webhook's deliveries are kept once they have ended."""
+    traces: bool = Field(False, validation_alias=_named("X402_TRACES"))
+    """Send OpenTelemetry traces, to where the variables OTEL_* say."""
+
+
+class GatewaySettings(OperatorSettings):
     """A gateway that sells models. Networks are CAIP-2 ids or v1 names; times in seconds."""
 
     evm_pay_to: str = Field("", validation_alias=_named("X402_EVM_PAY_TO", "EVM_PAYEE_ADDRESS", "EVM_ADDRESS"))
@@ -223,6 +265,8 @@ class GatewaySettings(Settings):
     max_timeout_seconds: int = Field(300, ge=30, le=3600, validation_alias=_named("X402_MAX_TIMEOUT_SECONDS"))
     pay_ahead_seconds: int = Field(300, ge=0, le=3600, validation_alias=_named("X402_PAY_AHEAD_SECONDS"))
     """How long an announced price holds, so that the next payment comes with the first request; 0 announces none."""
+    body_limit: int = Field(8 * 1024 * 1024, ge=1024, le=16 * 1024 * 1024, validation_alias=_named("X402_BODY_LIMIT"))
+    """Bytes of a request that are read; images in a chat make them many."""
     answer_retention_seconds: int = Field(600, ge=0, validation_alias=_named("X402_ANSWER_RETENTION_SECONDS"))
     """How long a delivered answer is kept for the same payment to be sent again; 0 keeps none."""
     answer_key: SecretStr | None = Field(None, validation_alias=_named("X402_ANSWER_KEY"))
@@ -246,6 +290,16 @@ class GatewaySettings(Settings):
     refund_after_seconds: int = Field(600, ge=0, validation_alias=_named("X402_REFUND_AFTER_SECONDS"))
     refund_per_day: Decimal = Field(Decimal(10), ge=0, validation_alias=_named("X402_REFUND_PER_DAY"))
     """US dollars that are paid back in one day, on one network."""
+    accounts: bool = Field(True, validation_alias=_named("X402_ACCOUNTS"))
+    """Credit what is paid and not used, let wallets sign in, and take balances for payments."""
+    sign_in_max_seconds: int = Field(3600, ge=60, le=3600, validation_alias=_named("X402_SIGN_IN_MAX_SECONDS"))
+    """How long a sign-in may live; AiMo's SDK asks for an hour."""
+    deposit_max: Decimal = Field(Decimal(100), gt=0, validation_alias=_named("X402_DEPOSIT_MAX"))
+    """US dollars of one deposit."""
+    withdraw_per_day: Decimal = Field(Decimal(100), ge=0, validation_alias=_named("X402_WITHDRAW_PER_DAY"))
+    """US dollars that accounts are paid out in one day, on one network, from the refund wallet."""
+    withdraw_min: Decimal = Field(Decimal("0.01"), ge=0, validation_alias=_named("X402_WITHDRAW_MIN"))
+    """US dollars below which nothing is paid out: the facilitator pays the fee of each."""
     mainnet: bool = Field(False, validation_alias=_named("X402_MAINNET"))
     """Networks that carry real money are refused unless this is set (design promise 8)."""
     host: str = Field("127.0.0.1", validation_alias=_named("X402_HOST", "HOST"))

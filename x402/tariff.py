@@ -30,9 +30,11 @@ _LIMITS = ("default_output_tokens", "max_output_tokens", "context_length", "imag
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tariff:
     """The price of every request of one `route`, such as `"POST /api/v1/chat/completions"`, until `expires_at` (unix
-    second): either `flat`, in whole dollars, or by the price list of one model."""
+    second): either `flat`, in whole dollars, or by the price list of one model. `variant` tells requests apart that
+    have wishes of their own (`chat_order.variant_of`)."""
 
     route: str
+    variant: str = ""
     expires_at: int
     flat: Decimal | None = None
     prices: PriceList | None = None
@@ -52,6 +54,8 @@ class Tariff:
 def sign(tariff: Tariff, *, key: bytes) -> str:
     """The tariff as a token. Raises `MisconfiguredError("weak_quote_key")` for a key of fewer than 16 bytes."""
     content: dict[str, Any] = {"v": _FORMAT, "route": tariff.route, "expires": tariff.expires_at}
+    if tariff.variant:
+        content["variant"] = tariff.variant
     if tariff.flat is not None:
         content["flat"] = format(tariff.flat, "f")
     if tariff.prices is not None and (model := tariff.model) is not None:
@@ -92,7 +96,8 @@ def _of(content: dict[str, Any]) -> Tariff:
         expires = check_count("expires", content["expires"])
         if "flat" in content:
             return Tariff(route=str(content["route"]), expires_at=expires, flat=exact(content["flat"]))
-        return Tariff(route=str(content["route"]), expires_at=expires, prices=_prices(content))
+        variant = str(content.get("variant", ""))
+        return Tariff(route=str(content["route"]), variant=variant, expires_at=expires, prices=_prices(content))
     except (ValueError, TypeError, KeyError, ArithmeticError, MalformedError) as error:
         raise MalformedError(_CODE, f"the tariff cannot be read: {str(error)[:120]}") from error
 

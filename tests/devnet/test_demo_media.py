@@ -7,7 +7,6 @@ import io
 import struct
 import zlib
 
-import httpx
 import pytest
 from starlette.testclient import TestClient
 
@@ -37,7 +36,7 @@ def test_pictures_are_pngs_of_the_size() -> None:
 
 
 def test_the_server_makes_both() -> None:
-    client: httpx.Client = TestClient(create_app())
+    client = TestClient(create_app())
     plain = client.post("/v1/embeddings", json={"model": EMBED, "input": ["one two", "three"], "dimensions": 8}).json()
     assert [len(one["embedding"]) for one in plain["data"]] == [8, 8]
     assert plain["usage"]["prompt_tokens"] == 3

@@ -271,3 +271,21 @@ def test_a_tariff_holds_for_its_route_and_time_alone(change: dict[str, Any], err
     spoilt = token[:-3] + ("AAA" if token[-3:] != "AAA" else "BBB")
     with pytest.raises(MalformedError):
         tariff.read(spoilt, **asked)
+
+
+async def test_B02_a_cheap_wish_does_not_buy_a_dear_one(make: Callable[..., Any], shop: Any, town: Any) -> None:
+    """The tariff of a request with wishes of its own is no tariff for one without them."""
+    client = make()
+    wishing = await client.post(CHAT, json=chat(provider={"sort": "price"}))
+    plain = town.challenge_of(await client.post(CHAT, json=chat()))
+    token = town.challenge_of(wishing).extensions[EXTENSION]["info"]["tariff"]
+    offer = plain.accepts[0]
+    extra = {name: value for name, value in offer.extra.items() if name != "quote"}
+    stolen = offer.model_copy(update={"extra": {**extra, "tariff": token}})
+    refused = await client.post(CHAT, json=chat(), headers=shop.payer.header(shop.payer.payment(stolen, plain)))
+    assert refused.status_code == 402
+    assert town.challenge_of(refused).error == "tariff_mismatch"
+    own = plain.extensions[EXTENSION]["info"]["tariff"]
+    honest = offer.model_copy(update={"extra": {**extra, "tariff": own}})
+    paid = await client.post(CHAT, json=chat(), headers=shop.payer.header(shop.payer.payment(honest, plain)))
+    assert paid.status_code == 200, paid.text

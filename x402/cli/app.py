@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from x402.cli import buy, demo, devnet, history, inspect, ledger, providers, serve, trust, wallet
+from x402.cli import (
+    account,
+    buy,
+    demo,
+    devnet,
+    history,
+    inspect,
+    ledger,
+    models,
+    providers,
+    proxy,
+    serve,
+    trust,
+    wallet,
+)
 from x402.cli.failures import Reporting
 from x402.cli.screen import prose
 
@@ -45,9 +59,14 @@ app.command("demo", help=prose(demo.demo), rich_help_panel=_TRY)(demo.demo)
 app.add_typer(devnet.app, name="devnet", rich_help_panel=_TRY)
 app.command("inspect", help=prose(inspect.inspect), rich_help_panel=_TRY)(inspect.inspect)
 app.add_typer(wallet.app, name="wallet", rich_help_panel=_BUY)
-app.command("models", help=prose(buy.models), rich_help_panel=_BUY)(buy.models)
+app.add_typer(models.app, name="models", rich_help_panel=_BUY)
 app.command("quote", help=prose(buy.quote), rich_help_panel=_BUY)(buy.quote)
 app.command("chat", help=prose(buy.chat), rich_help_panel=_BUY)(buy.chat)
+app.command("proxy", help=prose(proxy.proxy), rich_help_panel=_BUY)(proxy.proxy)
+app.command("balance", help=prose(account.balance), rich_help_panel=_BUY)(account.balance)
+app.command("deposit", help=prose(account.deposit), rich_help_panel=_BUY)(account.deposit)
+app.command("withdraw", help=prose(account.withdraw), rich_help_panel=_BUY)(account.withdraw)
+app.command("usage", help=prose(account.usage), rich_help_panel=_BUY)(account.usage)
 app.command("history", help=prose(history.history), rich_help_panel=_BUY)(history.history)
 app.command("resolve", help=prose(history.resolve), rich_help_panel=_BUY)(history.resolve)
 app.command("trust", help=prose(trust.trust), rich_help_panel=_BUY)(trust.trust)

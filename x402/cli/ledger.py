@@ -19,6 +19,7 @@ from x402.cli.screen import AsJson, out, prose, shown, working, write_json
 
 if TYPE_CHECKING:
     from x402.evidence.books import Account
+    from x402.ports.account_audit import AccountAudit
     from x402.ports.audit import Audit
     from x402.ports.ledger_text import PaymentRow
 
@@ -65,7 +66,8 @@ def audit(
     Reads only, also while the gateway or facilitator runs. Prints sums by network, asset and state, and what is still
     owed. Exits with 1 when an invariant does not hold, and names it: I1 one transaction per payment, I4 who paid is
     served or owed, I5 rows are what events say, I8 one nonce for one payment, I10 amounts are integers, I11 one refund
-    for one payment, I12 states only move forward. Rows can't tell the others (I2, I3, I6, I7, I9); tests do.
+    for one payment, I12 states only move forward, I13 accounts are what their entries say, and what payments brought
+    them was paid. Rows can't tell the others (I2, I3, I6, I7, I9); tests do.
 
     With --chain or --rpc-url also I5 against the chain: what every payee got, to the unit, and each transaction about
     which ledger and chain disagree. X402_EVM_RPC_URL and X402_SVM_RPC_URL name nodes as for the facilitator.
@@ -78,13 +80,17 @@ def audit(
     """
     from x402.cli.ledger_chain import readers_of
     from x402.evidence.books import Books
+    from x402.ports.account_audit import audit_accounts
     from x402.ports.audit import audit as check
     from x402.ports.ledger_reading import read_ledger
 
     def against_itself() -> Audit:
         with read_ledger(ledger) as snapshot:
             histories = books.read(snapshot.histories())
-            return check(histories, now=int(time.time()), overdue_seconds=overdue, batched=batched)
+            found = check(histories, now=int(time.time()), overdue_seconds=overdue, batched=batched)
+            held.append(audit_accounts(snapshot.accounts()))
+            found.violations += held[-1].violations
+            return found
 
     async def against_chain() -> tuple[Audit, Sequence[Account]]:
         with read_ledger(ledger) as snapshot:
@@ -97,6 +103,7 @@ def audit(
             return found, await books.compare(readers)
 
     books = Books()
+    held: list[AccountAudit] = []
     accounts: Sequence[Account] = ()
     if chain or rpc_url:
         with working("reading the chain", quiet=as_json):
@@ -105,10 +112,12 @@ def audit(
     else:
         found = against_itself()
     if as_json:
-        write_json(_as_json(found) | {"chain": [asdict(account) for account in accounts]})
+        chains = {"chain": [asdict(account) for account in accounts]}
+        write_json(_as_json(found) | chains | {"accounts": _held_json(held[-1])})
     else:
         _show_chain(accounts)
         _show(found)
+        _show_held(held[-1])
     if found.violations:
         raise typer.Exit(BOOKS_DISAGREE)
 
@@ -210,6 +219,24 @@ def _as_json(found: Audit) -> dict[str, Any]:
             for place, total in sorted(found.totals.items())
         ],
     }
+
+
+def _held_json(held: AccountAudit) -> dict[str, Any]:
+    return {
+        "accounts": held.accounts,
+        "entries": held.entries,
+        "held_atomic": str(held.held),
+        "gifts_atomic": str(held.gifts),
+    }
+
+
+def _show_held(held: AccountAudit) -> None:
+    """What the seller has that is not his: it must lie in his wallets beside what he earned."""
+    from x402.money import show_units
+
+    if held.accounts:
+        sums = f"{show_units(held.held, 6)} USDC for others, {show_units(held.gifts, 6)} of it given"
+        out().print(f"{held.accounts} accounts hold {sums}, told by {held.entries} entries", soft_wrap=True)
 
 
 def _show_chain(accounts: Sequence[Account]) -> None:

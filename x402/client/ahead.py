@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from x402 import networks, tariff
-from x402.chat_order import chat_order
+from x402.chat_order import chat_order, variant_of
 from x402.errors import MalformedError
 from x402.money import Amount
 from x402.tariff import EXTENSION, Tariff
@@ -91,7 +91,11 @@ class Ahead:
 def _key(method: str, url: str, members: Mapping[str, Any] | None) -> tuple[object, ...]:
     """Requests that are priced alike: a query changes no tariff, another model or a stream does."""
     line = (method.upper(), url.partition("#")[0].partition("?")[0])
-    return line if members is None else (*line, str(members.get("model")), members.get("stream") is True)
+    return (
+        line
+        if members is None
+        else (*line, str(members.get("model")), members.get("stream") is True, variant_of(members))
+    )
 
 
 def _members(body: bytes) -> Mapping[str, Any] | None:

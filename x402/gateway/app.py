@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -18,26 +19,37 @@ from starlette.middleware.cors import CORSMiddleware
 
 from x402 import __version__
 from x402.errors import MisconfiguredError
-from x402.gateway.api.back_office import at_work, cache_of, office_of
+from x402.gateway.api.back_office import at_work, office_of, routing_options
+from x402.gateway.api.billing import add_billing
+from x402.gateway.api.description import add_description
 from x402.gateway.api.failures import add_failures
 from x402.gateway.api.listings import add_listings
+from x402.gateway.api.operations import Operations
 from x402.gateway.api.probes import add_probes
 from x402.gateway.api.profiles import OURS, envelope_of
 from x402.gateway.api.registration import add_registration
 from x402.gateway.api.request_ids import RequestIds
 from x402.gateway.api.selling import Desks, add_selling
+from x402.gateway.api.session import add_session
+from x402.gateway.api.signposts import add_signposts
+from x402.gateway.api.status import add_status
 from x402.gateway.inference.catalogue import Catalogue
 from x402.gateway.inference.hooks import Pins, Screen
 from x402.gateway.inference.router import Router, servable
 from x402.gateway.inference.upstream import UpstreamClient
+from x402.gateway.operations.turnstile import RATE_HEADERS, Turnstile
 from x402.gateway.outfit import catalogue_of, refuse_mainnet, till_options
 from x402.gateway.paywall import Paywall
 from x402.ports import Clock, Ledger
+from x402.ports.ledger import SqlLedger
 from x402.settings import GatewaySettings
 from x402.telemetry import Fact, Observer, Telemetry
 from x402.telemetry.metrics import count_facts
 from x402.wire.facilitation import Facilitator
 from x402.wire.headers import EXPOSED_HEADERS, PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID
+
+_OWN_PAGES: dict[str, Any] = {"openapi_url": None, "docs_url": None, "redoc_url": None}
+"""What FastAPI would serve by itself loads its scripts from elsewhere; `api.description` serves ours."""
 
 
 def create_app(
@@ -63,28 +75,11 @@ def create_app(
     settings = settings or GatewaySettings.read()
     now = clock or _wall_clock
     sold = catalogue or catalogue_of(settings, environment=os.environ, now=now())
-    idle = [model.id for model in sold.models if not servable(model)]
-    if idle:
-        raise MisconfiguredError(
-            "no_upstream", f"no provider can be asked for {', '.join(idle)}: [models.params] is missing"
-        )
-    registry = CollectorRegistry()
-    observers = [count_facts(registry), *([] if telemetry is None else [_passed_on(telemetry)])]
-    facts = Telemetry(observers)
+    _refuse_idle(sold)
+    registry, facts = _counted(telemetry)
     client = upstream or UpstreamClient(trusted_hosts=settings.trusted_hosts)
-    router = Router(
-        sold,
-        client,
-        telemetry=facts,
-        hedge_at=settings.hedge_at,
-        cache=cache_of(settings, now),
-        screen=screen,
-        pins=pins,
-    )
-    receivers = dict(pay_to or settings.pay_to)
-    if not settings.mainnet:
-        refuse_mainnet(receivers)
-
+    router = Router(sold, client, telemetry=facts, **routing_options(settings, now), screen=screen, pins=pins)
+    receivers = _receivers(settings, pay_to)
     url = settings.public_url if public_url is None else public_url
 
     @asynccontextmanager
@@ -94,35 +89,88 @@ def create_app(
         if upstream is None:
             await client.close()
 
-    app = FastAPI(title="x402 gateway", version=__version__, lifespan=lifespan)
+    app = FastAPI(title="x402 gateway", version=__version__, lifespan=lifespan, **_OWN_PAGES)
     app.state.router = router
+    place = ledger if ledger is not None else settings.ledger
+    options = _options(settings, receivers, place)
     office = office_of(app, router, client, settings, given=catalogue, public_url=url, clock=now, telemetry=facts)
     add_registration(app, OURS.base, office)
-    prices = add_selling(app, Desks.over(router))
-    add_listings(app, router)
-    add_probes(app, registry)
+    goods = add_selling(app, Desks.over(router))
+    prices = {f"POST {good.path}": good.price for good in goods}
+    if options["accounts"]:
+        prices |= add_session(app, OURS.base, options["policy"])
+        add_billing(app, OURS.base)
+    _add_free_paths(app, router, registry)
+    add_signposts(app, sold, [good.path for good in goods], list(receivers), url)
+    add_description(app, {good.path: good.body for good in goods})
+    operations = Operations(settings, place=place, receivers=list(receivers), url=url, clock=now, facts=facts)
+    operations.mount(app, router)
     app.add_middleware(
         Paywall,
         routes=prices,
         pay_to=receivers,
         facilitator=facilitator or settings.facilitator_urls,
-        ledger=ledger if ledger is not None else settings.ledger,
+        ledger=place,
+        companion=operations,
         public_url=url,
         clock=now,
         telemetry=facts,
         envelope=envelope_of,
-        **till_options(settings, receivers),
+        **options,
     )
+    app.add_middleware(Turnstile, **operations.turnstile)
+    _open_to_browsers(app)
+    app.add_middleware(RequestIds)
+    return app
+
+
+def _receivers(settings: GatewaySettings, pay_to: Mapping[str, str] | None) -> dict[str, str]:
+    """Where the seller is paid. Raises `MisconfiguredError` for real money that nobody has allowed."""
+    receivers = dict(pay_to or settings.pay_to)
+    if not settings.mainnet:
+        refuse_mainnet(receivers)
+    return receivers
+
+
+def _options(settings: GatewaySettings, receivers: Mapping[str, str], place: Ledger | str | Path) -> dict[str, Any]:
+    options = till_options(settings, receivers)
+    # Accounts stand beside the payments, in a ledger of ours.
+    options["accounts"] = options["accounts"] and isinstance(place, str | Path | SqlLedger)
+    return options
+
+
+def _counted(telemetry: Telemetry | None) -> tuple[CollectorRegistry, Telemetry]:
+    """The gateway's facts, counted for Prometheus, and passed on to whoever else observes."""
+    registry = CollectorRegistry()
+    observers = [count_facts(registry), *([] if telemetry is None else [_passed_on(telemetry)])]
+    return registry, Telemetry(observers)
+
+
+def _add_free_paths(app: FastAPI, router: Router, registry: CollectorRegistry) -> None:
+    add_listings(app, router)
+    add_probes(app, registry)
+    add_status(app, router)
+    add_failures(app)
+
+
+def _refuse_idle(catalogue: Catalogue) -> None:
+    """Raise `MisconfiguredError` for models that nobody can be asked for."""
+    idle = [model.id for model in catalogue.models if not servable(model)]
+    if idle:
+        raise MisconfiguredError(
+            "no_upstream", f"no provider can be asked for {', '.join(idle)}: [models.params] is missing"
+        )
+
+
+def _open_to_browsers(app: FastAPI) -> None:
+    """Any page may call the gateway: it keeps no cookies, and a payment is nobody's but its sender's (fault F16)."""
     app.add_middleware(
         CORSMiddleware,
         allow_origins=["*"],
         allow_methods=["GET", "POST", "OPTIONS"],
         allow_headers=["*", *PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID],
-        expose_headers=[*EXPOSED_HEADERS, "Retry-After"],
+        expose_headers=[*EXPOSED_HEADERS, *RATE_HEADERS, "Retry-After"],
     )
-    app.add_middleware(RequestIds)
-    add_failures(app)
-    return app
 
 
 def _passed_on(telemetry: Telemetry) -> Observer:

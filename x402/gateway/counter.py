@@ -7,6 +7,9 @@ from dataclasses import replace
 from inspect import isawaitable
 
 from x402.errors import MalformedError, MisconfiguredError, RefusedError, X402Error
+from x402.gateway.accounts import Holder
+from x402.gateway.accounts.members import Members
+from x402.gateway.accounts.tab import Tab
 from x402.gateway.envelope import EnvelopeRule, plain_envelope
 from x402.gateway.flow import Till
 from x402.gateway.offers import UNPAID, Offers
@@ -41,12 +44,14 @@ class Counter:
         *,
         flow: Flow = Flow.AUTHORIZATION,
         any_origin: bool = False,
+        members: Members | None = None,
         envelope: EnvelopeRule = plain_envelope,
     ) -> None:
         self.till = till
         self.offers = offers
         self._flow = flow
         self._any_origin = any_origin
+        self._members = members
         self.envelope = envelope
 
     def check(self, rule: PriceRule) -> None:
@@ -69,9 +74,12 @@ class Counter:
         """
         try:
             payment = read_payment(request.headers)
-            if payment is None:
-                return await self._challenge(request, rule, url)
-            return await self._paid(payment, request, rule, url, handler)
+            if payment is not None:
+                return await self._paid(payment, request, rule, url, handler)
+            holder = None if self._members is None else await self._members.holder(request)
+            if self._members is not None and holder is not None:
+                return await self._charged(self._members.tab, holder, request, rule, url, handler)
+            return await self._challenge(request, rule, url)
         except X402Error as error:
             return error_reply(error, envelope=self.envelope(request.target, request.headers))
 
@@ -94,6 +102,18 @@ class Counter:
                 return error_reply(refusal.error, refusal.receipt, envelope=envelope)
             return await self._challenge(request, rule, url, refusal.error, refusal.receipt)
 
+    async def _charged(
+        self, tab: Tab, holder: Holder, request: PaidRequest, rule: PriceRule, url: str, handler: Handler
+    ) -> Reply | Plain:
+        """An answer out of a balance; offers to pay for it when that is empty."""
+        terms = await self._terms(request, rule)
+        if terms.on_chain:
+            return await self._challenge(request, rule, url)
+        try:
+            return await tab.take(holder, request, terms, handler)
+        except RefusedError as error:
+            return await self._challenge(request, rule, url, error)
+
     async def _challenge(
         self,
         request: PaidRequest,
@@ -107,7 +127,9 @@ class Counter:
         offers = await self.offers.requirements(terms, request_digest=request.digest, preferred=preferred)
         error = UNPAID if refused is None else refused.code
         route = request.route if terms.order is not None or not callable(rule) else ""
-        challenge = self.offers.challenge(offers, _resource(url, terms), error, self.offers.announce(terms, route))
+        extensions = {} if self._members is None else self._members.extensions(url)
+        announced = self.offers.announce(terms, route)
+        challenge = self.offers.challenge(offers, _resource(url, terms), error, {**extensions, **announced})
         envelope = self.envelope(request.target, request.headers)
         return challenge_reply(challenge, refused, receipt, envelope=envelope)
 

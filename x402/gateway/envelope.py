@@ -23,13 +23,10 @@ from enum import StrEnum
 from typing import Any
 
 from x402.errors import RefusedError, X402Error
-from x402.gateway.problem import ApiProblem, error_body, status_of
+from x402.gateway.problem import EMPTY_BALANCE, ApiProblem, error_body, status_of
 from x402.gateway.sale import HeaderPairs
 from x402.wire.challenge import Challenge
 from x402.wire.headers import PAYMENT_HEADERS, X_PAYMENT
-
-EMPTY_BALANCE = frozenset({"insufficient_balance", "insufficient_credits"})
-"""Codes of a 402 that says: your prepaid balance does not cover this."""
 
 
 class Dialect(StrEnum):

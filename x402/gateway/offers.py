@@ -94,22 +94,26 @@ class Offers:
         return any(kind is not None for kind in kinds)
 
     def challenge(
-        self, requirements: Sequence[Requirement], resource: Resource, error: str = UNPAID, announced: str = ""
+        self,
+        requirements: Sequence[Requirement],
+        resource: Resource,
+        error: str = UNPAID,
+        extensions: Mapping[str, Any] | None = None,
     ) -> Challenge:
         """A 402 in words of the protocol; `error` is a reason code, or the sentence for a first request."""
-        extensions = {tariff.EXTENSION: {"info": {"tariff": announced}}} if announced else {}
-        return Challenge(error=error, resource=resource, accepts=tuple(requirements), extensions=extensions)
+        return Challenge(error=error, resource=resource, accepts=tuple(requirements), extensions=dict(extensions or {}))
 
-    def announce(self, terms: Terms, route: str) -> str:
-        """The signed price of the next requests of a route, so that they are paid for at once; `""` for none."""
+    def announce(self, terms: Terms, route: str) -> dict[str, Any]:
+        """The extension with the signed price of the next requests of a route, so that they are paid for at once; empty
+        where none is announced."""
         seconds = self.seller.pay_ahead_seconds
         if not (route and seconds and self.seller.quote_keys):
-            return ""
+            return {}
         flat, prices = (terms.usd, None) if terms.order is None else (None, terms.prices)
         if prices is not None and terms.order is not None:
             prices = PriceList(prices.version, (prices.get(terms.order.model),), prices.fee_percent)
-        said = Tariff(route=route, expires_at=self._clock() + seconds, flat=flat, prices=prices)
-        return tariff.sign(said, key=self.seller.quote_keys[0])
+        said = Tariff(route=route, variant=terms.variant, expires_at=self._clock() + seconds, flat=flat, prices=prices)
+        return {tariff.EXTENSION: {"info": {"tariff": tariff.sign(said, key=self.seller.quote_keys[0])}}}
 
     async def _requirement(self, network: str, terms: Terms, token: str | None) -> Requirement | None:
         kind = await self.kinds.find(SCHEME, network)
@@ -179,7 +183,7 @@ class Offers:
             if terms.order is None:
                 return replace(terms, price=said.flat) if said.flat is not None else _other_terms()
             model = said.model
-            if model is None or model.model != terms.order.model:
+            if model is None or (model.model, said.variant) != (terms.order.model, terms.variant):
                 return _other_terms()
             return replace(terms, price=said.quote(terms.order))
         except MalformedError as error:

@@ -50,11 +50,13 @@ def till_options(settings: GatewaySettings, receivers: Mapping[str, str]) -> dic
         "facilitator_api_key": secret(settings.facilitator_api_key),
         "max_timeout_seconds": settings.max_timeout_seconds,
         "pay_ahead_seconds": settings.pay_ahead_seconds,
+        "body_limit": settings.body_limit,
         "quote_keys": settings.quote_keys,
         "answer_keys": settings.answer_keys,
         "policy": _policy(settings),
         "nodes": open_nodes(urls),
         "purse": _purse(settings),
+        "accounts": settings.accounts,
     }
 
 
@@ -70,6 +72,10 @@ def _policy(settings: GatewaySettings) -> Policy:
         max_unsettled=settings.max_unsettled,
         refund_after_seconds=settings.refund_after_seconds,
         refund_per_day=settings.refund_per_day,
+        withdraw_per_day=settings.withdraw_per_day,
+        withdraw_min=settings.withdraw_min,
+        deposit_max=settings.deposit_max,
+        sign_in_max_seconds=settings.sign_in_max_seconds,
     )
 
 

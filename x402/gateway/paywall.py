@@ -19,12 +19,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.requests import Request
 
 from x402.errors import MisconfiguredError, UnavailableError, X402Error
 from x402.gateway import asgi
+from x402.gateway.accounts.members import members_of
 from x402.gateway.answers import key_beside
 from x402.gateway.asgi import App, Message, Receive, Scope, Send
 from x402.gateway.counter import Counter, Free, PriceRule
@@ -43,6 +44,7 @@ from x402.gateway.routes import PRICE_MARK, attach
 from x402.gateway.sale import PaidRequest, Reply, Sale
 from x402.gateway.terms import FREE, Flow, Seller, Terms, addresses_of
 from x402.ports import Clock, Ledger
+from x402.ports.accounts import Accounts
 from x402.telemetry import Telemetry
 from x402.wire.facilitation import Facilitator
 
@@ -56,6 +58,14 @@ LEDGER_FILE = "x402-gateway.sqlite"
 
 def _wall_clock() -> int:
     return int(time.time())
+
+
+class Companion(Protocol):
+    """What works beside a paywall, on its ledger: opened after it, and run as long as the server's lifespan lasts."""
+
+    async def open(self, paywall: Paywall) -> None: ...
+
+    async def run(self) -> None: ...
 
 
 class Paywall:
@@ -73,9 +83,11 @@ class Paywall:
     for `answer_retention_seconds` (also in `policy`), for the same payment to be sent again; 0 keeps none. It is sealed
     with the first of `answer_keys`; without any by `quote_keys`, or by a key file that is made beside the ledger's.
 
-    With `accounts` every answer has a bill in the ledger, and what is paid and not used goes to the payer's account.
+    With `accounts` (in the ledger, or in a book of their own) every answer has a bill, what is paid and not used goes
+    to the payer's account, and whoever signs in pays from there.
     `policy` bounds the risks, `nodes` (`gateway.nodes.open_nodes`) let the seller see for itself what a facilitator
-    says of the chain, and `purse` holds the keys that pay back what is owed. `envelope` chooses the shape of errors.
+    says of the chain, and `purse` holds the keys that pay back what is owed. `envelope` chooses the shape of errors,
+    and a `companion` works beside it.
 
     Contradictions raise `MisconfiguredError`, those about routes when the app starts. Use its lifespan: it opens the
     ledger and reconciles what a crash left open.
@@ -101,10 +113,11 @@ class Paywall:
         handler_timeout_seconds: float = 600.0,
         answer_retention_seconds: int | None = None,
         policy: Policy | None = None,
-        accounts: bool = False,
+        accounts: bool | Accounts = False,
         nodes: Nodes | None = None,
         purse: Purse | None = None,
         envelope: EnvelopeRule = plain_envelope,
+        companion: Companion | None = None,
         reconcile_seconds: float = RECONCILE_SECONDS,
         clock: Clock = _wall_clock,
         telemetry: Telemetry | None = None,
@@ -117,6 +130,7 @@ class Paywall:
             quote_keys=tuple(quote_keys) or (secrets.token_bytes(32),),
         )
         self._owned: list[Any] = []
+        self._companion = companion
         known = self._facilitators(facilitator, facilitator_api_key, clock, telemetry)
         offers = Offers(known, seller, clock=clock)
         known.on_change = offers.kinds.forget
@@ -130,11 +144,19 @@ class Paywall:
             policy=_policy(policy, answer_retention_seconds),
             witnesses=nodes.witnesses,
             answer_keys=tuple(answer_keys) or tuple(quote_keys) or _keys_beside(ledger),
-            credits=accounts,
+            credits=accounts is not False,
         )
         refunds = None if purse is None else refunds_of(register, purse, offers.kinds, nodes.blockhashes)
         self.till = Till(register, handler_timeout_seconds=handler_timeout_seconds, refunds=refunds)
-        self.counter = Counter(self.till, offers, flow=Flow(flow), any_origin=not public_url, envelope=envelope)
+        book = self._accounts(register, accounts)
+        payments = None if refunds is None else refunds.payments
+        seconds = handler_timeout_seconds
+        self.members = (
+            None if book is None else members_of(register, seller, book, timeout_seconds=seconds, payments=payments)
+        )
+        self.counter = Counter(
+            self.till, offers, flow=Flow(flow), any_origin=not public_url, members=self.members, envelope=envelope
+        )
         self._routes = {RouteKey.parse(key): rule for key, rule in (routes or {}).items()}
         for rule in self._routes.values():
             self.counter.check(rule)
@@ -144,7 +166,7 @@ class Paywall:
         self._starting = asyncio.Lock()
         self._started = False
         self._on_routes = False
-        self._loop: asyncio.Task[None] | None = None
+        self._loops: list[asyncio.Task[None]] = []
         self.reconciled = asyncio.Event()
         """Set when everything that an earlier process left open was looked at once."""
 
@@ -177,6 +199,19 @@ class Paywall:
         opened = SqlLedger(place if "://" in place else f"sqlite:///{place}")
         self._owned.append(opened)
         return opened
+
+    @staticmethod
+    def _accounts(register: Register, accounts: bool | Accounts) -> Accounts | None:
+        if not isinstance(accounts, bool):
+            return accounts
+        if not accounts:
+            return None
+        from x402.ports.account_book import SqlAccounts
+        from x402.ports.ledger import SqlLedger
+
+        if not isinstance(register.ledger, SqlLedger):
+            raise MisconfiguredError("no_accounts", "accounts are kept in a ledger of ours only; give their book")
+        return SqlAccounts(register.ledger)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -217,15 +252,19 @@ class Paywall:
             for part in self._owned:
                 if hasattr(part, "start"):
                     await part.start()
+            if self._companion is not None:
+                await self._companion.open(self)
             self._started = True
 
     async def stop(self) -> None:
         """Finish the sales at work and close what is owned."""
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
-            self._loop = None
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        self._loops = []
         await self.till.drain(DRAIN_SECONDS)
+        if self.members is not None:
+            await self.members.tab.drain(DRAIN_SECONDS)
         for part in self._owned:
             await (part.aclose() if hasattr(part, "aclose") else part.close())
         self._started = False
@@ -247,7 +286,9 @@ class Paywall:
         async def follow(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
                 await self.start(scope)
-                self._loop = asyncio.create_task(self._reconcile())
+                self._loops = [asyncio.create_task(self._reconcile())]
+                if self._companion is not None:
+                    self._loops.append(asyncio.create_task(self._companion.run()))
             elif message["type"] == "lifespan.shutdown.complete":
                 await self.stop()
             await send(message)
@@ -260,6 +301,8 @@ class Paywall:
             pause = self._reconcile_seconds
             with suppress(X402Error):
                 await self.till.reconcile()
+                if self.members is not None:
+                    await self.members.reconcile()
                 if self.till.reconciler.held_elsewhere and not looked_twice:
                     # A process that died here a moment ago may hold them; its leases end by themselves.
                     looked_twice, pause = True, min(pause, float(self.till.register.policy.lease_seconds))
@@ -286,10 +329,10 @@ class Paywall:
             envelope = self.counter.envelope(asgi.target_of(scope), headers)
             await asgi.send_plain(send, error_reply(error, envelope=envelope))
             return
-        params = scope.get("path_params", {})
-        request = PaidRequest(scope["method"], asgi.target_of(scope), headers, body, params, asgi.peer_of(scope))
+        url, params, peer = self.url_of(scope), scope.get("path_params", {}), asgi.peer_of(scope)
+        request = PaidRequest(scope["method"], asgi.target_of(scope), headers, body, params, peer, url)
         try:
-            reply = await self.counter.serve(request, rule, self._url(scope), asgi.as_handler(app, scope, body))
+            reply = await self.counter.serve(request, rule, url, asgi.as_handler(app, scope, body))
         except Free:
             await app({**scope, _FREE_MARK: True}, asgi.again(body, receive), send)
             return
@@ -298,7 +341,8 @@ class Paywall:
         else:
             await asgi.send_plain(send, reply)
 
-    def _url(self, scope: Scope) -> str:
+    def url_of(self, scope: Scope) -> str:
+        """The canonical address of what is asked for: under the public URL, or the server's own socket."""
         path = asgi.target_of(scope).partition("?")[0]
         if self._public_url:
             return self._public_url + path

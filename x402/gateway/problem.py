@@ -36,6 +36,10 @@ class ApiProblem(X402Error):
 _KINDS = {400: "invalid_request_error", 402: "payment_required", 404: "not_found_error", 409: "conflict_error"}
 
 
+EMPTY_BALANCE = frozenset({"insufficient_balance", "insufficient_credits"})
+"""Codes of a 402 that says: your prepaid balance does not cover this."""
+
+
 def status_of(error: X402Error) -> int:
     """The HTTP status of an error."""
     return error.status_code if isinstance(error, ApiProblem) else error.status
@@ -54,6 +58,9 @@ def error_body(error: X402Error) -> dict[str, Any]:
     """The JSON body: OpenAI's error object with our members beside its own (aimo rows 45, 47)."""
     status = status_of(error)
     stated = error.kind if isinstance(error, ApiProblem) else ""
+    if status == 402 and error.code in EMPTY_BALANCE:
+        # Readers tell "pay now" from "top up" by the type, where there is one (aimo row 55).
+        stated = error.code
     kind = stated or _KINDS.get(status) or ("server_error" if status >= 500 else "invalid_request_error")
     body: dict[str, Any] = {"message": error.message, "type": kind, "code": error.code}
     if isinstance(error, ApiProblem):

@@ -153,7 +153,9 @@ class Register:
     def job_of(self, entry: Entry) -> Job:
         """The job of a remembered payment."""
         job = Job.of(entry)
-        job.sale.credits = self.credits
+        if self.credits:
+            job.sale.credits = True
+            job.sale.account = credits.account_of(entry.subject.network, entry.subject.payer)
         return job
 
     def check_same(self, entry: Entry, payment: Payment, fingerprint: str) -> None:

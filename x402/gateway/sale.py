@@ -33,6 +33,8 @@ class PaidRequest:
     path_params: Mapping[str, Any] = field(default_factory=dict)
     peer: str = ""
     """The IP address that asks, as far as trusted proxies tell (`gateway.operations.peers`); empty when unknown."""
+    url: str = ""
+    """The canonical address of what is asked for, as the operator knows it and never as the request does."""
 
     @cached_property
     def digest(self) -> str:
@@ -72,6 +74,8 @@ class Sale:
     notes: dict[str, Any] = field(default_factory=dict)
     metered: Metered | None = None
     """What the request has used so far; a handler that knows sets it as often as it learns more."""
+    account: str = ""
+    """Who is billed, as CAIP-10; empty where no accounts are kept."""
     credits: bool = False
     """Whether what is paid and not used goes to the payer's account."""
     request_id: str = ""

@@ -45,8 +45,9 @@ class Terms:
     """A price with its circumstances. `price` is in whole dollars (`"$0.01"`), or a quote.
 
     `flow` None means the paywall's own. `order` and `prices`, beside a quote, are what it was made of: with them the
-    price of the next request can be announced (`x402.tariff`). Raises `MalformedError("invalid_price")` for a price of
-    zero: what costs nothing is `FREE`, never a payment of nothing (fault F10).
+    price of the next request of the same `variant` can be announced (`x402.tariff`). Raises
+    `MalformedError("invalid_price")` for a price of zero: what costs nothing is `FREE`, never a payment of nothing
+    (fault F10).
     """
 
     price: PlainPrice
@@ -55,6 +56,9 @@ class Terms:
     mime_type: str = ""
     order: Order | None = None
     prices: PriceList | None = None
+    variant: str = ""
+    on_chain: bool = False
+    """Whether only a payment will do, and no balance: for what fills one."""
 
     def __post_init__(self) -> None:
         if self.usd == 0:

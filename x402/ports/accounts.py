@@ -233,3 +233,7 @@ class BillBook(Protocol):
     async def add(self, bill: Bill) -> bool:
         """Write a bill that moved no money, such as a free answer's; False when it is there already."""
         ...
+
+
+class Accounts(AccountBook, BillBook, Protocol):
+    """Both books of one gateway."""

@@ -22,7 +22,10 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 _NAME = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.?", re.ASCII)
 _NUMBER = re.compile(r"(.*\.)?(0[xX][0-9a-fA-F]*|[0-9]+)\.?", re.ASCII)
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_TRANSLATED = tuple(ipaddress.IPv6Network(text) for text in ("64:ff9b::/96", "::/96", "::ffff:0:0:0/96"))
+"""IPv6 addresses whose last 32 bits are an IPv4 address: translated ones, and the deprecated `::1.2.3.4`."""
+_NOBODYS = (ipaddress.IPv6Network("64:ff9b:1::/48"), ipaddress.IPv4Network("192.88.99.0/24"))
+"""Where addresses of a local network are translated to, or once were, whoever answers there today."""
 
 
 class NotPublic(httpx.ConnectError):
@@ -35,18 +38,26 @@ def is_public(text: str) -> bool:
         address: Address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return False
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.teredo is not None:
-            return False
-        inner = address.ipv4_mapped or address.sixtofour
-        if inner is None and address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        # ::1.2.3.4, the first of all ways to wrap an address, deprecated and still understood.
-        if inner is None and int(address) >> 32 == 0:
-            inner = ipaddress.IPv4Address(int(address))
-        if inner is not None:
-            return is_public(str(inner))
-    return address.is_global and not address.is_multicast
+    return all(
+        one.is_global and not one.is_multicast and not any(one in network for network in _NOBODYS)
+        for one in _meant(address)
+    )
+
+
+def _meant(address: Address) -> Sequence[Address]:
+    """The address itself, or those that it stands for."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return (address,)
+    if address.ipv4_mapped is not None:
+        return (address.ipv4_mapped,)
+    if address.sixtofour is not None:
+        return (address.sixtofour,)
+    if address.teredo is not None:
+        # It wraps two addresses, and nothing of ours is reached through it.
+        return (ipaddress.IPv4Address(0),)
+    if any(address in network for network in _TRANSLATED):
+        return (ipaddress.IPv4Address(int(address) & 0xFFFFFFFF),)
+    return (address,)
 
 
 async def resolve(host: str, port: int) -> Sequence[str]:
@@ -55,7 +66,7 @@ async def resolve(host: str, port: int) -> Sequence[str]:
     return [str(entry[4][0]) for entry in found]
 
 
-def check_url(text: str, *, ports: Sequence[int] = (80, 443), secure: bool = True) -> httpx.URL:
+def check_url(text: str, *, ports: Sequence[int] = (80, 443), secure: bool = True, query: bool = False) -> httpx.URL:
     """A URL that may be visited, as far as its text says: https, a host, an ordinary port, no password.
 
     Raises `MalformedError("invalid_url")`. Whether the host is public is only known when it is connected.
@@ -67,7 +78,7 @@ def check_url(text: str, *, ports: Sequence[int] = (80, 443), secure: bool = Tru
     schemes = ("https",) if secure else ("https", "http")
     if url.scheme not in schemes or not url.host:
         raise MalformedError("invalid_url", f"the URL begins with {' or '.join(schemes)} and names a host")
-    if url.userinfo or url.fragment or url.query:
+    if url.userinfo or url.fragment or (url.query and not query):
         raise MalformedError("invalid_url", "the URL has no user, query or fragment")
     if ports and (url.port or (443 if url.scheme == "https" else 80)) not in ports:
         raise MalformedError("invalid_url", f"the URL's port is one of {', '.join(map(str, ports))}")

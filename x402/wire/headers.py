@@ -18,9 +18,12 @@ EXTENSION_RESPONSES = "EXTENSION-RESPONSES"
 SIGN_IN_WITH_X = "SIGN-IN-WITH-X"
 PREFERRED_NETWORK = "X-Preferred-Network"
 REQUEST_ID = "X-Request-ID"
+IDEMPOTENCY_KEY = "Idempotency-Key"
+BILL = "X-402-Bill"
+"""What an answer out of a balance is billed: base64 of JSON, amounts in atomic USDC as digits."""
 
 PAYMENT_HEADERS = (PAYMENT_SIGNATURE, X_PAYMENT)
-EXPOSED_HEADERS = (PAYMENT_REQUIRED, PAYMENT_RESPONSE, X_PAYMENT_RESPONSE, REQUEST_ID)
+EXPOSED_HEADERS = (PAYMENT_REQUIRED, PAYMENT_RESPONSE, X_PAYMENT_RESPONSE, REQUEST_ID, BILL)
 """What a browser must be allowed to read (fault F16)."""
 
 Pairs = Iterable[tuple[str, str]]

@@ -35,6 +35,7 @@ class MeteredShop:
         self.status = 200
         self.runs = 0
         self.pause: asyncio.Event | None = None
+        self.pause_after = 1
         self.chunk_made = asyncio.Event()
         self.fee = 0
 
@@ -58,8 +59,8 @@ class MeteredShop:
                 raise ConnectionError("upstream")
             sale.metered = self.used(index + 1)
             yield b"<%d>" % index
-            self.chunk_made.set()
-            if self.pause is not None:
+            if self.pause is not None and index + 1 >= self.pause_after:
+                self.chunk_made.set()
                 await self.pause.wait()
 
     def used(self, chunks: int) -> Metered:

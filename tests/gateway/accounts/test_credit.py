@@ -122,7 +122,7 @@ async def test_A22_G07_whatever_write_fails_the_credit_is_given_once(metered: An
             raise UnavailableError("ledger_unavailable", "database or disk is full")
 
     metered.shop.ledger_seen = Meddled(metered.shop.ledger, full)
-    client = metered.open(flow=flow, ledger=metered.shop.ledger_seen)
+    client = metered.open(flow=flow, ledger=metered.shop.ledger_seen, accounts=metered.book)
     for step in range(40):
         header = await metered.pay()
         state["left"] = step

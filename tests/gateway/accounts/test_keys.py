@@ -187,7 +187,7 @@ async def test_row_019_a_signed_request_never_sends_its_key(ring: KeyRing, clock
     await refused(ring, f"Bearer {key}", 401, "signature_required")
     for changed in ({"body": b'{"n":2}'}, {"target": "/api/v1/embeddings"}, {"method": "GET"}):
         fresh = sign_request(record.key_id, key, "POST", CHAT, b'{"n":1}', at=NOW, nonce="b" * 16)
-        await refused(ring, fresh.as_header(), 401, "invalid_request_signature", **({"body": b'{"n":1}'} | changed))  # type: ignore[arg-type]
+        await refused(ring, fresh.as_header(), 401, "invalid_request_signature", **({"body": b'{"n":1}'} | changed))
     for late in (-301, 301):
         stale = sign_request(record.key_id, key, "POST", CHAT, b"{}", at=NOW + late, nonce="c" * 16)
         await refused(ring, stale.as_header(), 401, "stale_signature")

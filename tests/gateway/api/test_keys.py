@@ -24,6 +24,13 @@ ME, YOU = {"X-Account": "eip155:84532:0xme"}, {"X-Account": "eip155:84532:0xyou"
 WALLET = Keypair.from_seed(bytes([6] * 32))
 
 
+class Address:
+    """In place of a paywall, which knows the gateway's address."""
+
+    def url_of(self, scope: Any) -> str:
+        return f"https://gateway.example{scope['path']}"
+
+
 @pytest.fixture
 async def ring() -> AsyncIterator[KeyRing]:
     clock = Hour()
@@ -34,6 +41,7 @@ async def ring() -> AsyncIterator[KeyRing]:
 @pytest.fixture
 async def client(ring: KeyRing) -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI()
+    app.state.paywall = Address()
 
     @app.exception_handler(X402Error)
     async def told(_: Request, error: Exception) -> Response:
@@ -41,8 +49,8 @@ async def client(ring: KeyRing) -> AsyncIterator[httpx.AsyncClient]:
         status, headers, body = error_reply(error)
         return Response(body, status, dict(headers))
 
-    add_keys(app, "/api/v1", ring, Wallets())
-    add_signed_keys(app, "/api/v1", ring, clock=Hour())
+    add_keys(app, "/api/v1", lambda: ring, Wallets(), ring)
+    add_signed_keys(app, "/api/v1", lambda: ring, clock=Hour())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test/api/v1") as client:
         yield client
 

@@ -183,6 +183,8 @@ class KeyRing:
             key = read_signed_key(parts[2], parts[3])
         except MalformedError as error:
             raise unknown_key(error.message) from error
+        if key is not None and key.version == OURS and not self.gateway:
+            raise unknown_key("this gateway has no public URL that a wallet could name in a key")
         if key is not None and not key.is_signed(self.gateway):
             raise unknown_key("the key is not signed by its wallet for this gateway")
         return key

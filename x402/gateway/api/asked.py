@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
 
 from x402.gateway import asgi
 from x402.gateway.accounts import Credential, Holder
+from x402.gateway.paywall import Paywall
 from x402.gateway.problem import ApiProblem
 from x402.gateway.sale import PaidRequest
 from x402.wire.strict import parse_object
@@ -21,6 +22,7 @@ async def asked(request: Request) -> PaidRequest:
     known = getattr(request.state, "asked", None)
     if isinstance(known, PaidRequest):
         return known
+    paywall = getattr(request.app.state, "paywall", None)
     body = await asgi.read_body(request.scope, request.receive, limit=BODY_LIMIT)
     read = request.state.asked = PaidRequest(
         request.method,
@@ -29,8 +31,27 @@ async def asked(request: Request) -> PaidRequest:
         body,
         request.path_params,
         peer=asgi.peer_of(request.scope),
+        url="" if paywall is None else paywall.url_of(request.scope),
     )
     return read
+
+
+def paywall_of(request: Request) -> Paywall:
+    """The gateway's paywall, which every request passes."""
+    paywall: Paywall = request.app.state.paywall
+    return paywall
+
+
+class SignIn:
+    """The wallet's sign-in of the gateway that a request came to, as the paywall checks it."""
+
+    def __init__(self, paywall: Callable[[], Paywall]) -> None:
+        self._paywall = paywall
+
+    async def holder(self, request: PaidRequest) -> Holder | None:
+        """Who signed in; None without the header. Raises `ApiProblem` 401."""
+        members = self._paywall().members
+        return None if members is None else await members.desk.holder(request)
 
 
 def members_of(request: PaidRequest) -> Mapping[str, Any]:

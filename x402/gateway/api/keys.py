@@ -11,6 +11,7 @@ All of these take a sign-in, or a key with the scope `keys`. AiMo's node has fou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -29,44 +30,51 @@ OVERLAP_SECONDS = 86_400
 _MEMBERS = {"name", "scopes", "addresses", "expires_in", "usage_limit", "spend_limit", "signed_only"}
 
 
-def add_keys(app: FastAPI, base: str, ring: KeyRing, credential: Credential) -> None:
-    """Put the paths on an app; `credential` is the wallet's sign-in."""
+def add_keys(app: FastAPI, base: str, keys: Callable[[], KeyRing], *credentials: Credential) -> None:
+    """Put the paths on an app; `credentials` are the wallet's sign-in, and keys."""
 
     async def create(request: Request) -> JSONResponse:
         """Make a key that this wallet's balance pays for. Its text is in this answer and nowhere else."""
         request_ = await asked(request)
-        holder = await _wallet(request_, credential, ring)
-        text, key = await ring.issue(_wish(members_of(request_), holder), actor=holder.account)
+        holder = await signed_in(request_, *credentials)
+        text, key = await keys().issue(_wish(members_of(request_), holder), actor=holder.account)
         return _no_store({"key": text, **shown(key)}, 201)
 
     async def listed(request: Request) -> JSONResponse:
         """The keys that this wallet's balance pays for."""
-        holder = await _wallet(await asked(request), credential, ring)
-        keys = await ring.book.keys_of(holder.account)
-        return _no_store({"object": "list", "data": [shown(key) for key in keys]})
+        holder = await signed_in(await asked(request), *credentials)
+        found = await keys().book.keys_of(holder.account)
+        return _no_store({"object": "list", "data": [shown(key) for key in found]})
 
     async def events(request: Request) -> JSONResponse:
         """What happened to a key, in order."""
-        key = await _own(request, ring, credential)
+        key = await _own(request)
         told = [
             {"at": one.at, "event": one.event, "actor": one.actor, "details": dict(one.details)}
-            for one in await ring.book.trail(key.key_id)
+            for one in await keys().book.trail(key.key_id)
         ]
         return _no_store({"object": "list", "data": told})
 
     async def rotate(request: Request) -> JSONResponse:
         """Another text for a key; its limits and counts stay. The old text is good for `overlap_seconds` more."""
         request_ = await asked(request)
-        key = await _own(request, ring, credential)
+        key = await _own(request)
         overlap = _whole(members_of(request_), "overlap_seconds", OVERLAP_SECONDS)
-        text, fresh = await ring.rotate(key.key_id, overlap_seconds=min(overlap, 30 * 86_400), actor=key.account)
+        text, fresh = await keys().rotate(key.key_id, overlap_seconds=min(overlap, 30 * 86_400), actor=key.account)
         return _no_store({"key": text, **shown(fresh)})
 
     async def revoke(request: Request) -> JSONResponse:
         """End a key at once and for good."""
-        key = await _own(request, ring, credential)
-        await ring.book.revoke(key.key_id, actor=key.account)
+        key = await _own(request)
+        await keys().book.revoke(key.key_id, actor=key.account)
         return _no_store({"id": key.key_id, "revoked": True})
+
+    async def _own(request: Request) -> ApiKey:
+        holder = await signed_in(await asked(request), *credentials)
+        key = await keys().book.get(request.path_params["key_id"])
+        if key is None or key.account != holder.account:
+            raise no_such_key()
+        return key
 
     routes: Any = (
         ("", create, "POST"),
@@ -98,19 +106,6 @@ def shown(key: ApiKey) -> dict[str, Any]:
         "signed_only": key.signed_only,
         "revoked_at": key.revoked_at or None,
     }
-
-
-async def _wallet(request: Any, credential: Credential, ring: KeyRing) -> Holder:
-    return await signed_in(request, credential, ring)
-
-
-async def _own(request: Request, ring: KeyRing, credential: Credential) -> ApiKey:
-    """The key that a path names, if it is the caller's."""
-    holder = await _wallet(await asked(request), credential, ring)
-    key = await ring.book.get(request.path_params["key_id"])
-    if key is None or key.account != holder.account:
-        raise no_such_key()
-    return key
 
 
 def _wish(members: Any, holder: Holder) -> KeyWish:

@@ -30,7 +30,6 @@ class RequestIds:
             # Whoever looks at the request further in finds one id, and it is the one that the answer carries.
             others = [pair for pair in scope["headers"] if pair[0].lower() != _RAW]
             scope = {**scope, "headers": [*others, (_RAW, known.encode())]}
-        request_id.set(known)
 
         async def named(message: asgi.Message) -> None:
             if message["type"] == "http.response.start":
@@ -38,4 +37,8 @@ class RequestIds:
                 message["headers"] = [*others, (_RAW, known.encode())]
             await send(message)
 
-        await self.app(scope, receive, named)
+        told = request_id.set(known)
+        try:
+            await self.app(scope, receive, named)
+        finally:
+            request_id.reset(told)

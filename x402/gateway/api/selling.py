@@ -41,44 +41,40 @@ class Desks:
         return cls(chat, Desk(router, EMBEDDINGS), Desk(router, IMAGES), BatchDesk(chat))
 
 
-def add_selling(app: FastAPI, desks: Desks) -> dict[str, PriceRule]:
-    """Add the paid paths and the estimates; returns the prices, for the paywall."""
-    prices: dict[str, PriceRule] = {}
+@dataclass(frozen=True, slots=True)
+class Good:
+    """One paid path: its price, and the name of its body in `schemas.SCHEMAS`."""
+
+    path: str
+    price: PriceRule
+    body: str
+
+
+def add_selling(app: FastAPI, desks: Desks) -> list[Good]:
+    """Add the paid paths and the estimates; returns what is to be priced."""
+    goods = []
     for profile in MOUNTED:
         tag: list[Any] = [profile.name]
-        for path, desk in _paths(profile, desks):
-            endpoint = _chat(profile, desk) if isinstance(desk, ChatDesk) else _whole(profile, desk)
-            app.add_api_route(profile.base + path, endpoint, methods=["POST"], tags=tag, name=path.strip("/"))
-            prices[f"POST {profile.base}{path}"] = desk.price
-        app.add_api_route(f"{profile.base}/batch", _batch(desks.batch), methods=["POST"], tags=tag)
-        prices[f"POST {profile.base}/batch"] = desks.batch.price
+        for path, desk, body in _paths(profile, desks):
+            route, name = profile.base + path, path.strip("/")
+            endpoint = _completion(profile, desk)
+            app.add_api_route(route, endpoint, methods=["POST"], tags=tag, name=name, response_class=Response)
+            goods.append(Good(route, desk.price, body))
+        route = f"{profile.base}/batch"
+        app.add_api_route(route, _batch(desks.batch), methods=["POST"], tags=tag, name="batch", response_class=Response)
+        goods.append(Good(route, desks.batch.price, "BatchRequest"))
         app.add_api_route(f"{profile.base}/estimate", _estimate(profile, desks), methods=["POST"], tags=tag)
-    return prices
+    return goods
 
 
-def _paths(profile: Profile, desks: Desks) -> list[tuple[str, Desk[Any]]]:
-    paths: list[tuple[str, Desk[Any]]] = [
-        ("/chat/completions", desks.chat),
-        ("/embeddings", desks.embeddings),
-        ("/images/generations", desks.images),
+def _paths(profile: Profile, desks: Desks) -> list[tuple[str, Desk[Any], str]]:
+    paths: list[tuple[str, Desk[Any], str]] = [
+        ("/chat/completions", desks.chat, "ChatRequest"),
+        ("/embeddings", desks.embeddings, "EmbeddingsRequest"),
+        ("/images/generations", desks.images, "ImagesRequest"),
     ]
     # The older documents call the chat so once, and nothing else does (aimo row 5).
-    return [*paths, ("/inference", desks.chat)] if profile is LEGACY else paths
-
-
-def _chat(profile: Profile, desk: ChatDesk) -> Endpoint:
-    whole = _whole(profile, desk)
-
-    async def chat_completions(request: Request) -> Response:
-        """An OpenAI chat completion, paid per call. Without a payment: 402 with the offers."""
-        sale = request.scope.get("x402")
-        ordered = desk.order(await request.body(), sale, region=request.headers.get(REGION, ""))
-        if not ordered.request.stream:
-            return await whole(request)
-        events = await desk.stream(ordered, sale, request_id=request.state.request_id)
-        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-
-    return chat_completions
+    return [*paths, ("/inference", desks.chat, "ChatRequest")] if profile is LEGACY else paths
 
 
 def _batch(desk: BatchDesk) -> Endpoint:
@@ -91,17 +87,20 @@ def _batch(desk: BatchDesk) -> Endpoint:
     return batch_completion
 
 
-def _whole(profile: Profile, desk: Desk[Any]) -> Endpoint:
+def _completion(profile: Profile, desk: Desk[Any]) -> Endpoint:
     async def completion(request: Request) -> Response:
         """One answer, paid per call. Without a payment: 402 with the offers."""
-        sale = request.scope.get("x402")
+        sale, request_id = request.scope.get("x402"), request.state.request_id
         ordered = desk.order(await request.body(), sale, region=request.headers.get(REGION, ""))
+        if isinstance(desk, ChatDesk) and ordered.request.stream:
+            events = await desk.stream(ordered, sale, request_id=request_id)
+            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         begun = time.monotonic()
-        done = await desk.complete(ordered, sale, request_id=request.state.request_id)
+        done = await desk.complete(ordered, sale, request_id=request_id)
         if not profile.wrapped:
             return Response(done.body, media_type="application/json")
         latency_ms = round((time.monotonic() - begun) * 1000)
-        return JSONResponse(wrapped(done, ordered, request.state.request_id, latency_ms))
+        return Response(dump_json(wrapped(done, ordered, request_id, latency_ms)), media_type="application/json")
 
     return completion
 

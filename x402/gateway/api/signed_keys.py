@@ -8,7 +8,7 @@ POST     {base}/keys/revoke           {signer, signature, secret_key}, the signa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -29,14 +29,14 @@ DAYS_90_MS = 90 * 86_400 * 1000
 """How long a key lives that says nothing, as in AiMo's own `keygen`."""
 
 
-def add_signed_keys(app: FastAPI, base: str, ring: KeyRing, *, clock: Clock) -> None:
+def add_signed_keys(app: FastAPI, base: str, keys: Callable[[], KeyRing], *, clock: Clock) -> None:
     """Put the paths on an app."""
 
     async def metadata_bytes(request: Request) -> JSONResponse:
         """What the wallet signs: 32 bytes for layout 1, a text for layout 2 (`"version": 2`, with `signer`)."""
         members = members_of(await asked(request))
         key = _unsigned(_object(members, "payload") or members, clock)
-        return JSONResponse(list(key.message(ring.gateway)))
+        return JSONResponse(list(key.message(keys().gateway)))
 
     async def generate(request: Request) -> JSONResponse:
         """Pack a key that the wallet has signed. Nothing of it is kept here."""
@@ -44,7 +44,7 @@ def add_signed_keys(app: FastAPI, base: str, ring: KeyRing, *, clock: Clock) -> 
         if not payload:
             raise _wrong("payload", "payload is an object")
         key = _unsigned(payload, clock).signed_with(_signature(payload.get("signature")))
-        if not key.is_signed(ring.gateway):
+        if not key.is_signed(keys().gateway):
             raise unknown_key("the wallet has not signed these terms for this gateway")
         return JSONResponse({"secret_key": str(key)})
 
@@ -52,25 +52,25 @@ def add_signed_keys(app: FastAPI, base: str, ring: KeyRing, *, clock: Clock) -> 
         """Whether a key holds now, and what it says."""
         text = _text(members_of(await asked(request)), "secret_key")
         try:
-            key = ring.signed_key(text)
+            key = keys().signed_key(text)
         except X402Error as error:
             return JSONResponse({"result": False, "reason": error.message, "payload": None})
-        reason = await _reason(ring, text, key, clock)
+        reason = await _reason(keys(), text, key, clock)
         return JSONResponse({"result": reason is None, "reason": reason, "payload": key and _told(key)})
 
     async def revoke(request: Request) -> JSONResponse:
         """End a key for good; only the wallet that issued it can."""
         members = members_of(await asked(request))
         text, signer = _text(members, "secret_key"), _text(members, "signer")
-        key = ring.signed_key(text)
+        key = keys().signed_key(text)
         if key is None or key.signer != signer:
             raise unknown_key("this wallet has issued no such key")
         if not Signature(_signature(members.get("signature"))).verify(Pubkey.from_string(signer), text.encode()):
             raise unknown_key("the signature is not over the text of the key")
-        record = ring.record_of(key)
+        record = keys().record_of(key)
         with suppress(KeyTaken):
-            await ring.book.add(record, actor=record.account)
-        await ring.book.revoke(record.key_id, actor=record.account)
+            await keys().book.add(record, actor=record.account)
+        await keys().book.revoke(record.key_id, actor=record.account)
         return JSONResponse({"result": True})
 
     routes: Any = (("metadata_bytes", metadata_bytes, ["GET", "POST"]), ("generate", generate, ["POST"]),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
+from x402.chat_order import variant_of
 from x402.errors import MalformedError, Mender
 from x402.gateway.inference.catalogue import Model
 from x402.gateway.inference.price_rules import Tier, tier_of
@@ -121,6 +122,7 @@ class Desk(Generic[R]):
             mime_type="text/event-stream" if stream else "application/json",
             order=ordered.order if self.trade.announced else None,
             prices=self.router.catalogue.price_list(ordered.model),
+            variant=variant_of(ordered.request.members, request.header(REGION) or ""),
         )
 
     def order(self, body: bytes, sale: Sale | None, *, region: str = "", batch: bool = False) -> Ordered[R]:

@@ -1,0 +1,69 @@
+"""Callers who are known: by which credential, what they may spend, and what their balance pays for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from x402.gateway.accounts import Credential, Holder
+from x402.gateway.accounts.sign_in import SignInDesk
+from x402.gateway.accounts.tab import Tab
+from x402.gateway.accounts.withdrawals import Withdrawals
+from x402.gateway.disbursement import Disbursements
+from x402.gateway.register import Register
+from x402.gateway.sale import PaidRequest
+from x402.gateway.terms import Seller
+from x402.ports.accounts import Accounts
+
+ANSWER_LIMIT = 8 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Members:
+    """What a gateway that keeps accounts has beside its till. `credentials` are asked in their order, and the first
+    that a request brings decides (aimo §1.7)."""
+
+    book: Accounts
+    tab: Tab
+    desk: SignInDesk
+    withdrawals: Withdrawals
+    credentials: Sequence[Credential]
+
+    async def holder(self, request: PaidRequest) -> Holder | None:
+        """Who sent a request; None when it brings no credential. Raises `ApiProblem` for a bad one, which is never
+        treated as absent."""
+        for credential in self.credentials:
+            holder = await credential.holder(request)
+            if holder is not None:
+                return holder
+        return None
+
+    def extensions(self, url: str) -> Mapping[str, Any]:
+        """What a 402 offers beside payments."""
+        return self.desk.offer(url)
+
+    async def reconcile(self) -> None:
+        """End what processes left behind when they died, and go on with withdrawals."""
+        await self.tab.reconcile()
+        await self.withdrawals.reconcile()
+
+
+def members_of(
+    register: Register,
+    seller: Seller,
+    book: Accounts,
+    *,
+    timeout_seconds: float,
+    payments: Disbursements | None = None,
+) -> Members:
+    """Those whom a seller knows, with a wallet's sign-in as the first credential."""
+    desk = SignInDesk(
+        book,
+        clock=register.clock,
+        key=seller.quote_keys[0],
+        chains=tuple(seller.pay_to),
+        max_seconds=register.policy.sign_in_max_seconds,
+    )
+    tab = Tab(register, book, answer_limit=ANSWER_LIMIT, timeout_seconds=timeout_seconds)
+    return Members(book, tab, desk, Withdrawals(book, payments, seller.pay_to), [desk])
