@@ -8,6 +8,7 @@ import typer
 
 from x402.cli import (
     account,
+    approve,
     buy,
     demo,
     devnet,
@@ -62,6 +63,7 @@ app.add_typer(devnet.app, name="devnet", rich_help_panel=_TRY)
 app.command("inspect", help=prose(inspect.inspect), rich_help_panel=_TRY)(inspect.inspect)
 app.add_typer(wallet.app, name="wallet", rich_help_panel=_BUY)
 app.add_typer(models.app, name="models", rich_help_panel=_BUY)
+app.command("approve", help=prose(approve.approve), rich_help_panel=_BUY)(approve.approve)
 app.command("quote", help=prose(buy.quote), rich_help_panel=_BUY)(buy.quote)
 app.command("chat", help=prose(buy.chat), rich_help_panel=_BUY)(buy.chat)
 app.command("proxy", help=prose(proxy.proxy), rich_help_panel=_BUY)(proxy.proxy)

@@ -38,8 +38,11 @@ def gateway(
     X402_QUOTE_KEY, X402_ANSWER_KEY, X402_GATEWAY_LEDGER. With X402_EVM_RPC_URL and X402_SVM_RPC_URL the gateway looks
     at the chains itself before it believes its facilitator (X402_CHECK_ABOVE, X402_CHECK_PERCENT). X402_MAX_UNSETTLED
     bounds what is served and not settled yet, in dollars. X402_REFUND_EVM_PRIVATE_KEY and X402_REFUND_SVM_PRIVATE_KEY
-    pay back what was paid and never answered (X402_REFUND_AFTER_SECONDS, X402_REFUND_PER_DAY). Limits, keys, webhooks,
-    the dashboard and retention: docs/operating.md.
+    pay back what was paid and never answered (X402_REFUND_AFTER_SECONDS, X402_REFUND_PER_DAY). Providers:
+    X402_HEDGE_PERCENT asks a second one when the first is slow, X402_CACHE_SECONDS and X402_CACHE_SHARED give answers
+    again, X402_PROVIDER_ADMISSION and X402_PROVIDER_HOSTS let others register, X402_BONUS_PERCENT and
+    X402_PAYOUT_AFTER_SECONDS say what they are paid. SIGHUP has the price file read again. Limits, keys, webhooks, the
+    dashboard and retention: docs/operating.md.
 
     Example:
 

@@ -113,7 +113,7 @@ def create_app(
     if options["accounts"]:
         prices |= add_session(app, OURS.base, options["policy"])
         add_billing(app, OURS.base)
-    add_listings(app, router)
+    add_listings(app, router, now)
     add_probes(app, registry)
     add_status(app, router)
     add_signposts(app, sold, [good.path for good in goods], list(receivers), url)

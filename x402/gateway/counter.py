@@ -130,8 +130,8 @@ class Counter:
         error = UNPAID if refused is None else refused.code
         route = request.route if terms.order is not None or not callable(rule) else ""
         extensions = {} if self._members is None else self._members.extensions(url)
-        announced = self.offers.announce(terms, route)
-        challenge = self.offers.challenge(offers, _resource(url, terms), error, {**extensions, **announced})
+        extensions = {**extensions, **self.offers.announce(terms, route), **await self.offers.sponsoring(offers)}
+        challenge = self.offers.challenge(offers, _resource(url, terms), error, extensions)
         envelope = self.envelope(request.target, request.headers)
         return challenge_reply(challenge, refused, receipt, envelope=envelope)
 

@@ -49,6 +49,7 @@ def till_options(settings: GatewaySettings, receivers: Mapping[str, str]) -> dic
     return {
         "facilitator_api_key": secret(settings.facilitator_api_key),
         "max_timeout_seconds": settings.max_timeout_seconds,
+        "schemes": settings.schemes,
         "pay_ahead_seconds": settings.pay_ahead_seconds,
         "body_limit": settings.body_limit,
         "quote_keys": settings.quote_keys,
