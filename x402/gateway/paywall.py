@@ -125,13 +125,11 @@ class Paywall:
         telemetry: Telemetry | None = None,
     ) -> None:
         self.app = app
+        keys = tuple(quote_keys) or (secrets.token_bytes(32),)
         seller = Seller(
-            pay_to=addresses_of(pay_to, network),
-            max_timeout_seconds=max_timeout_seconds,
-            schemes=tuple(schemes),
-            pay_ahead_seconds=pay_ahead_seconds,
-            quote_keys=tuple(quote_keys) or (secrets.token_bytes(32),),
-        )
+            pay_to=addresses_of(pay_to, network), max_timeout_seconds=max_timeout_seconds, schemes=tuple(schemes),
+            pay_ahead_seconds=pay_ahead_seconds, quote_keys=keys,
+        )  # fmt: skip
         self._owned: list[Any] = []
         self._companion = companion
         known = self._facilitators(facilitator, facilitator_api_key, clock, telemetry)
