@@ -56,13 +56,13 @@ def test_the_parts_hold_every_row_once(rows: ModuleType) -> None:
 def test_tests_are_found_wherever_they_are(rows: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "tests" / "inner").mkdir(parents=True)
     (tmp_path / "tests" / "inner" / "test_a.py").write_text(
-        "async def test_row_007_row_101(): ...\nclass TestX:\n    def test_arrow_008(self): ...\n"
+        "async def test_row_007_008_it_row_101(): ...\nclass TestX:\n    def test_arrow_008(self): ...\n"
         "def test_row_9_short(): ...\ndef helper_row_010(): ...\n"
     )
     (tmp_path / "tests" / "not_a_test.py").write_text("def test_row_011_here(): ...\n")
     found = rows.tests_in(tmp_path)
-    assert found == ["tests/inner/test_a.py::test_row_007_row_101"]
-    assert rows.proofs(found) == {7: found, 101: found}
+    assert found == ["tests/inner/test_a.py::test_row_007_008_it_row_101"]
+    assert rows.proofs(found) == {7: found, 8: found, 101: found}
 
 
 TEST = "tests/test_x.py::test_row_001_it"

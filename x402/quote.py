@@ -177,11 +177,12 @@ class Quote:
         """The bound in whole dollars, as `Amount.of` takes it for an asset of any number of decimals."""
         return Decimal(self.bound).scaleb(-6, EXACT_CONTEXT)
 
-    def actual(self, usage: Usage) -> Charge:
+    def actual(self, usage: Usage, at: ModelPrice | None = None) -> Charge:
         """The charge for real usage, itemised like the quote and rounded up once.
 
-        Each item is charged up to its quoted units, so the total never exceeds `bound`. Whether an empty completion
-        is charged at all is the caller's rule; `Charge.zero` says that it is not.
+        Each item is charged up to its quoted units, so the total never exceeds `bound`. Tokens and requests are charged
+        `at` the price of who served, where that is lower than the quoted one. Whether an empty completion is charged
+        at all is the caller's rule; `Charge.zero` says that it is not.
         """
         rows: list[tuple[Item, int, Rate]] = []
         over: list[Item] = []
@@ -189,7 +190,7 @@ class Quote:
             used = line.units if line.item is Item.FEE else usage.of(line.item)
             if used > line.units:
                 over.append(line.item)
-            rows.append((line.item, min(used, line.units), line.rate))
+            rows.append((line.item, min(used, line.units), _lower(line, at)))
         lines = itemise(rows)
         return Charge(lines, add_up(lines), self.bound, tuple(over))
 
@@ -220,6 +221,14 @@ def quote(order: Order, prices: PriceList) -> Quote:
     lines = () if price.free else itemise([row for row in rows if row[1] and row[2].value])
     bound = 0 if price.free else check_count("bound", max(1, add_up(lines)))
     return Quote(order.model, lines, bound, output, order.n, prices.version)
+
+
+def _lower(line: Line, at: ModelPrice | None) -> Rate:
+    """The rate of a line, or that of another price where it is lower. Images keep theirs: it goes by their kind."""
+    if at is None or line.item not in (Item.PROMPT, Item.COMPLETION, Item.REQUEST):
+        return line.rate
+    other: Rate = getattr(at, str(line.item))
+    return other if other.atomic < line.rate.atomic else line.rate
 
 
 def request_digest(method: str, path_with_query: str, body: bytes) -> str:

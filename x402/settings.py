@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
+from x402.config_file import has_prices, read_config
 from x402.errors import MisconfiguredError
 
 _PASSWORD = re.compile(r"(?<=://)([^:/@]*):[^/]*@|([?&]password=)[^&]*")
@@ -64,6 +65,8 @@ class ClientSettings(Settings):
 
     base_url: str = Field("", validation_alias=_named("X402_BASE_URL", "AIMO_BASE_URL"))
     api_key: SecretStr | None = Field(None, validation_alias=_named("X402_API_KEY", "AIMO_API_KEY"))
+    proxy_key: SecretStr | None = Field(None, validation_alias=_named("X402_PROXY_KEY"))
+    """What programs must show to `x402 proxy`; without it only those of this machine may ask."""
     profile: str = Field("ours", validation_alias=_named("X402_PROFILE"))
     """How the seller is spoken to: `ours`, `devnet-key`, `devnet-x402`, `beta-siwx` or `legacy`."""
     chain_id: str = Field("", validation_alias=_named("X402_CHAIN_ID", "AIMO_CHAIN_ID"))
@@ -213,8 +216,34 @@ class OperatorSettings(Settings):
     """Send OpenTelemetry traces, to where the variables OTEL_* say."""
 
 
-class GatewaySettings(OperatorSettings):
+class ConfigFile(Settings):
+    """Where a gateway's TOML file is (see `config_file`)."""
+
+    config: Path | None = Field(None, validation_alias=_named("X402_CONFIG"))
+
+
+class GatewaySettings(OperatorSettings, ConfigFile):
     """A gateway that sells models. Networks are CAIP-2 ids or v1 names; times in seconds."""
+
+    @classmethod
+    def read(cls, **overrides: Any) -> Self:
+        """As `Settings.read`, with what the file `config` (`X402_CONFIG`) states where the environment says nothing.
+
+        Raises `MisconfiguredError("invalid_config")` for a file that can't be read.
+        """
+        place = overrides.get("config") or ConfigFile.read().config
+        if place is None:
+            return super().read(**overrides)
+        try:
+            text = Path(place).read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise MisconfiguredError("invalid_config", f"{place} cannot be read: {type(error).__name__}") from None
+        variables = {name.lower(): value or "" for name, value in EnvSettingsSource(cls).env_vars.items() if value}
+        stated = read_config(text, _AnyCase(variables))
+        if has_prices(text):
+            stated["price_file"] = Path(place)
+        silent = {name: value for name, value in stated.items() if not _spellings(cls, name) & variables.keys()}
+        return super().read(**{**silent, **overrides, "config": Path(place)})
 
     evm_pay_to: str = Field("", validation_alias=_named("X402_EVM_PAY_TO", "EVM_PAYEE_ADDRESS", "EVM_ADDRESS"))
     """Where the seller is paid on `evm_network`; not sold there when empty."""
@@ -241,6 +270,14 @@ class GatewaySettings(OperatorSettings):
         "off", validation_alias=_named("X402_PROVIDER_ADMISSION")
     )
     """Whether providers may register: nobody, whom the operator enables, or whoever passes the check."""
+    cache_seconds: int = Field(0, ge=0, le=86_400, validation_alias=_named("X402_CACHE_SECONDS"))
+    """How long an answer is given again for the same request of the same payer; 0 for never."""
+    cache_shared: bool = Field(False, validation_alias=_named("X402_CACHE_SHARED"))
+    """Give it to other payers too, who so may learn what others ask."""
+    bonus_percent: int = Field(0, ge=0, le=100, validation_alias=_named("X402_BONUS_PERCENT"))
+    """What a provider that kept its promise is paid on top of its earnings."""
+    payout_after_seconds: int = Field(3600, ge=0, validation_alias=_named("X402_PAYOUT_AFTER_SECONDS"))
+    """How old a bill is before its provider is paid."""
     provider_hosts: str = Field("", validation_alias=_named("X402_PROVIDER_HOSTS"))
     """Hosts of registered providers that may lie in a private network, separated by commas (fault E05)."""
     ledger: str = Field(
@@ -283,6 +320,20 @@ class GatewaySettings(OperatorSettings):
     refund_after_seconds: int = Field(600, ge=0, validation_alias=_named("X402_REFUND_AFTER_SECONDS"))
     refund_per_day: Decimal = Field(Decimal(10), ge=0, validation_alias=_named("X402_REFUND_PER_DAY"))
     """US dollars that are paid back in one day, on one network."""
+    accounts: bool = Field(True, validation_alias=_named("X402_ACCOUNTS"))
+    """Credit what is paid and not used, let wallets sign in, and take balances for payments."""
+    sign_in_max_seconds: int = Field(3600, ge=60, le=3600, validation_alias=_named("X402_SIGN_IN_MAX_SECONDS"))
+    """How long a sign-in may live; AiMo's SDK asks for an hour."""
+    deposit_max: Decimal = Field(Decimal(100), gt=0, validation_alias=_named("X402_DEPOSIT_MAX"))
+    """US dollars of one deposit."""
+    discounts: str = Field("", validation_alias=_named("X402_DISCOUNTS"))
+    """Percent off answers out of a balance, by dollars spent in thirty days: `100=5,1000=10`."""
+    deposit_bonus: str = Field("", validation_alias=_named("X402_DEPOSIT_BONUS"))
+    """Percent given on top of a deposit, by its dollars: `50=5`; to be spent, never paid out."""
+    withdraw_per_day: Decimal = Field(Decimal(100), ge=0, validation_alias=_named("X402_WITHDRAW_PER_DAY"))
+    """US dollars that accounts are paid out in one day, on one network, from the refund wallet."""
+    withdraw_min: Decimal = Field(Decimal("0.01"), ge=0, validation_alias=_named("X402_WITHDRAW_MIN"))
+    """US dollars below which nothing is paid out: the facilitator pays the fee of each."""
     mainnet: bool = Field(False, validation_alias=_named("X402_MAINNET"))
     """Networks that carry real money are refused unless this is set (design promise 8)."""
     host: str = Field("127.0.0.1", validation_alias=_named("X402_HOST", "HOST"))
@@ -340,6 +391,22 @@ class GatewaySettings(OperatorSettings):
         """The nodes to ask, by network, those of networks on which nobody is paid left out."""
         stated = {self.evm_network: self.evm_rpc_url.strip(), self.svm_network: self.svm_rpc_url.strip()}
         return {network: url for network, url in stated.items() if url}
+
+
+class _AnyCase(dict[str, str]):
+    """Environment variables, whose names compare without case."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name.lower(), default)
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(name.lower())
+
+
+def _spellings(settings: type[Settings], name: str) -> set[str]:
+    """The variables that a setting may be read from."""
+    choices = settings.model_fields[name].validation_alias
+    return {str(one).lower() for one in choices.choices} if isinstance(choices, AliasChoices) else {name}
 
 
 def secret(value: SecretStr | None) -> str:

@@ -98,7 +98,7 @@ class Intended:
     `last_valid` is a unix second on EVM networks (`validBefore`) and a block height on Solana. `attempt` counts the
     bytes that were signed for this payment, and `earlier` are the ids of those that were replaced, any of which may
     still land; `signed_at` is the unix second of this attempt, `bid` what it offers on an EVM network: the highest fee
-    and the tip, in wei per gas.
+    and the tip, in wei per gas; `shares` is how many payments this attempt settles together (design D8).
     """
 
     state: ClassVar[State] = State.INTENDED
@@ -111,6 +111,7 @@ class Intended:
     earlier: tuple[str, ...] = ()
     signed_at: int = 0
     bid: tuple[int, int] = (0, 0)
+    shares: int = 1
 
     @property
     def transactions(self) -> tuple[str, ...]:

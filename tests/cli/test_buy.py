@@ -1,4 +1,4 @@
-"""`x402 models`, `quote` and `chat` against a real town: asked, priced, paid, receipted."""
+"""`x402 quote` and `x402 chat` against a real town: asked, priced, paid, receipted."""
 
 from __future__ import annotations
 
@@ -8,15 +8,6 @@ from decimal import Decimal
 import pytest
 
 from tests.cli.conftest import LiveTown, run
-
-
-def test_models_are_listed_with_prices(live_town: LiveTown) -> None:
-    result = run("models", "--base-url", live_town.urls["chat"])
-    assert result.exit_code == 0
-    for part in ("demo/echo-1", "demo/story-1", "0.5", "1.5", "free"):
-        assert part in result.stdout
-    listed = json.loads(run("models", "--json", **live_town.environment).stdout)
-    assert {"demo/echo-1", "demo/story-1", "demo/free-1"} <= {model["id"] for model in listed}
 
 
 def test_a_quote_is_itemised_and_costs_nothing(live_town: LiveTown) -> None:

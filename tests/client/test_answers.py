@@ -22,6 +22,7 @@ from x402.client.answers import (
 from x402.client.envelope import errors_of
 from x402.errors import ApiError, MalformedError, Moved, X402Error
 from x402.networks import BASE_SEPOLIA
+from x402.wire.headers import BILL, encode_header
 from x402.wire.receipt import Receipt
 
 from .seller import TRANSACTION, asks, challenge, offer
@@ -39,6 +40,15 @@ def test_a_completion_by_item_and_by_attribute() -> None:
     assert dict(answer.choices[0].message) == {"role": "assistant", "content": "Hi"}
     assert not hasattr(answer, "nothing")
     assert len(answer) == 3
+
+
+def test_the_bill_of_a_balance_comes_with_the_answer() -> None:
+    bill = {"id": "b1", "account": "eip155:84532:0x1", "quoted": "20", "charged": "7"}
+    answer = read_completion([(BILL, encode_header(bill))], json.dumps(PLAIN).encode(), None)
+    assert answer.bill is not None
+    assert (answer.bill.charged, answer.receipt) == ("7", None)
+    for headers in ([], [(BILL, "%")]):
+        assert read_completion(headers, json.dumps(PLAIN).encode(), None).bill is None
 
 
 def test_a_wrapped_answer_is_unwrapped_only_when_it_is_one() -> None:
@@ -94,11 +104,45 @@ ENVELOPES: list[tuple[int, Any, str, str]] = [
 
 
 @pytest.mark.parametrize(("status", "body", "code", "message"), ENVELOPES)
-def test_seven_envelopes_become_one_error(status: int, body: Any, code: str, message: str) -> None:
+def test_row_044_045_046_047_048_049_050_seven_envelopes_become_one_error(
+    status: int, body: Any, code: str, message: str
+) -> None:
     raw = body if isinstance(body, bytes) else body.encode() if isinstance(body, str) else json.dumps(body).encode()
     error = errors_of(status, [("X-Request-ID", "r1"), ("Retry-After", "3")], raw)
     assert (error.status_code, error.code, error.message, error.request_id) == (status, code, message, "r1")
     assert error.details["retry_after_seconds"] == 3
+
+
+def test_row_055_a_402_asks_to_be_paid_only_when_it_has_an_offer() -> None:
+    """In the header or in the body; the status says nothing (aimo §1.6)."""
+    asked = asks(offer())
+    for headers, body in (
+        (list(asked.headers.items()), b"{}"),
+        ([], json.dumps(challenge(offer()).as_v1()).encode()),
+        ([("PAYMENT-REQUIRED", "%")], json.dumps(challenge(offer()).as_json()).encode()),
+    ):
+        error = errors_of(402, headers, body)
+        assert error.code == "payment_required"
+        assert error.payment_required is not None
+        assert len(error.payment_required["accepts"]) == 1
+    empty = errors_of(402, [], b'{"error":{"message":"m","type":"insufficient_balance","code":402}}')
+    assert (empty.code, empty.payment_required) == ("insufficient_balance", None)
+    elsewhere = errors_of(400, list(asked.headers.items()), b"")
+    assert (elsewhere.status, elsewhere.payment_required is not None) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "again"), [(400, False), (401, False), (402, False), (404, False), (429, True), (500, True), (503, True)]
+)
+def test_row_052_an_error_says_whether_to_try_again(status: int, again: bool) -> None:
+    assert errors_of(status, [], b"").retryable is again
+
+
+def test_row_051_codes_are_read_whatever_they_are_called() -> None:
+    for code in ("invalid_request", "rate_limit_exceeded", "insufficient_credits", "model_unavailable"):
+        body = {"success": False, "error": {"code": code, "message": "m", "details": "d"}, "meta": {"request_id": "r"}}
+        error = errors_of(400, [], json.dumps(body).encode())
+        assert (error.code, error.details, error.request_id) == (code, {"details": "d"}, "r")
 
 
 def test_whether_money_moved_is_the_callers_knowledge_unless_the_seller_says_more() -> None:

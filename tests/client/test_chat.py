@@ -11,10 +11,23 @@ import httpx
 import httpx2
 import pytest
 
+from x402 import networks
+from x402.client.answers import read_chunk
 from x402.client.auth import X402Auth
 from x402.client.chat import AsyncChat, Chat
+from x402.client.choose import Policy
+from x402.client.identity import Identity
 from x402.client.wallet import Wallet
-from x402.errors import ApiError, DeclinedError, MisconfiguredError, Moved, PendingError, UnavailableError, UnpaidError
+from x402.errors import (
+    ApiError,
+    DeclinedError,
+    MalformedError,
+    MisconfiguredError,
+    Moved,
+    PendingError,
+    UnavailableError,
+    UnpaidError,
+)
 from x402.networks import BASE_SEPOLIA
 from x402.stages import State
 from x402.wire.receipt import Receipt
@@ -232,6 +245,95 @@ class TestConstruction:
         chat = Chat(BASE, wallet=wallet, limits=Limits(per_call="0.02"), journal=":memory:")
         assert chat.auth is not None
         assert str(chat.auth.terms.limits.per_call) == "0.02"
+
+
+class TestOtherVerbs:
+    def test_row_006_007_images_and_embeddings_are_bought_like_answers(self, seat: Seat, auth: X402Auth) -> None:
+        seller = Seller(shop(delivers(b'{"data":[{"url":"https://a.test/i.png","embedding":[0.5]}]}')))
+        image = Caller(seat, seller, auth)("images", model="m", prompt="p", n=1)
+        assert image.data[0].url == "https://a.test/i.png"
+        vector = Caller(seat, seller, auth)("embeddings", model="m", input=["a"])
+        assert vector.data[0].embedding == [0.5]
+        assert vector.receipt is not None
+        assert [seen.url.removeprefix(BASE) for seen in seller.seen[::2]] == ["/images/generations", "/embeddings"]
+        assert json.loads(seller.seen[-1].content) == {"model": "m", "input": ["a"]}
+        assert len(seller.signatures) == 2
+
+    def test_a_balance_is_asked_for_signed_in_and_never_paid_for(self, seat: Seat, wallet: Wallet) -> None:
+        auth = X402Auth(wallet, journal=":memory:", sign_in=True)
+        seller = Seller(Answer(200, body=b'{"balance_micro_usdc":7,"balance_usd":"0.000007"}'), asks())
+        assert Caller(seat, seller, auth)("balance").balance_micro_usdc == 7
+        assert (seller.seen[0].url, "sign-in-with-x" in seller.seen[0].headers) == (BASE + "/session/balance", True)
+        with pytest.raises(ApiError):
+            Caller(seat, seller, auth)("usage", since="2026-01-01", limit=None)
+        assert seller.seen[1].url == BASE + "/billing/usage?since=2026-01-01"
+        assert seller.signatures == set()
+
+    def test_G07_an_order_is_named_so_that_a_balance_is_charged_once(self, seat: Seat, wallet: Wallet) -> None:
+        auth = X402Auth(wallet, journal=":memory:", sign_in=True)
+        seller = Seller(Answer(503, {"Retry-After": "0"}, b"{}"), Answer(200, body=COMPLETION))
+        Caller(seat, seller, auth)("create")
+        Caller(seat, seller, auth)("create")
+        names = [seen.headers["idempotency-key"] for seen in seller.seen]
+        assert names[0] == names[1] != names[2], "asked again it is the same order, called again it is another"
+        sign_ins = [seen.headers["sign-in-with-x"] for seen in seller.seen]
+        assert len(set(sign_ins)) == 3
+
+    def test_G07_control_a_payment_needs_no_name(self, seat: Seat, auth: X402Auth) -> None:
+        seller = Seller(shop(delivers(COMPLETION)))
+        Caller(seat, seller, auth)("create")
+        assert all("idempotency-key" not in seen.headers for seen in seller.seen)
+
+    def test_a_deposit_is_one_payment_within_the_limits(self, seat: Seat, auth: X402Auth) -> None:
+        seller = Seller(shop(delivers(b'{"balance_micro_usdc":10000}')))
+        assert Caller(seat, seller, auth)("deposit", amount="0.010").balance_micro_usdc == 10_000
+        assert json.loads(seller.seen[-1].content) == {"amount": "0.010"}
+        with pytest.raises(DeclinedError):
+            Caller(seat, Seller(shop(delivers(), offer(amount=5_000_000))), auth)("deposit", amount=5)
+        for wrong in ("0", "-1", "one"):
+            with pytest.raises(MalformedError):
+                Caller(seat, seller, auth)("deposit", amount=wrong)
+        assert len(seller.signatures) == 1
+
+    def test_what_is_paid_in_goes_to_the_account_that_signs_in(self, seat: Seat, wallet: Wallet) -> None:
+        """One wallet on two chains is two accounts (aimo §2.8)."""
+        main, domain = networks.get(networks.BASE).usd, {"name": "USD Coin", "version": "2"}
+        offers = (offer(), offer(network=networks.BASE, asset=main.address, extra=domain))
+
+        def paid_on(identity: Identity, *named: str) -> set[str]:
+            auth = X402Auth(wallet, journal=":memory:", sign_in=identity, policy=Policy(networks=named))
+            Caller(seat, Seller(shop(delivers(b"{}"), *offers)), auth)("deposit", amount="0.01")
+            return {record.entry.subject.network for record in auth.journal.history()}
+
+        for chain in (BASE_SEPOLIA, networks.BASE):
+            assert paid_on(Identity(wallet, chain)) == {chain}
+        assert paid_on(Identity(wallet, networks.BASE), BASE_SEPOLIA) == {BASE_SEPOLIA}, "a policy is never widened"
+
+    def test_a_withdrawal_is_asked_for_once_and_never_paid(self, seat: Seat, wallet: Wallet) -> None:
+        auth = X402Auth(wallet, journal=":memory:", sign_in=True)
+        seller = Seller(Answer(503, {"Retry-After": "0"}, b"{}"), Answer(200, body=b'{"id":"w"}'), asks())
+        assert Caller(seat, seller, auth)("withdraw", amount="0.01").id == "w"
+        with pytest.raises(ApiError):
+            Caller(seat, seller, auth)("withdraw")
+        assert [json.loads(seen.content) for seen in seller.seen] == [{"amount": "0.01"}] * 2 + [{}]
+        names = [seen.headers["idempotency-key"] for seen in seller.seen]
+        assert names[0] == names[1] != names[2]
+        assert all("sign-in-with-x" in seen.headers for seen in seller.seen)
+        assert seller.signatures == set()
+
+    def test_filters_are_written_as_the_seller_reads_them(self, seat: Seat) -> None:
+        seller = Seller(Answer(200, body=b'{"data":[{"id":"m"}]}'))
+        assert Caller(seat, seller, None)("models", free=True, q="a b", modality=["text", "image"]).data[0].id == "m"
+        assert seller.seen[0].url == BASE + "/models?free=true&q=a+b&modality=text%2Cimage"
+
+
+def test_row_041_members_that_openai_always_has_are_none_when_they_are_absent() -> None:
+    chunk = read_chunk('{"choices":[{"index":0,"delta":{"role":"assistant"}}]}')
+    assert (chunk.choices[0].delta.content, chunk.choices[0].finish_reason, chunk.usage) == (None, None, None)
+    with pytest.raises(AttributeError):
+        _ = chunk.choices[0].delta.colour
+    with pytest.raises(KeyError):
+        _ = chunk.choices[0].delta["content"]
 
 
 def test_the_two_drivers_are_one_text() -> None:

@@ -35,13 +35,13 @@ def test_a_stream_in_one_piece() -> None:
     assert decode(STREAM) == ITEMS
 
 
-def test_a_stream_byte_by_byte() -> None:
+def test_row_042_a_stream_byte_by_byte() -> None:
     assert decode(*(STREAM[at : at + 1] for at in range(len(STREAM)))) == ITEMS
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
-def test_a_stream_in_any_pieces(cuts: list[int]) -> None:
+def test_row_042_a_stream_in_any_pieces(cuts: list[int]) -> None:
     marks = [0, *sorted(cuts), len(STREAM)]
     assert decode(*(STREAM[start:end] for start, end in itertools.pairwise(marks))) == ITEMS
 

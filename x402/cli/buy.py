@@ -1,70 +1,35 @@
-"""`x402 models`, `x402 quote` and `x402 chat`: what a buyer types."""
+"""`x402 quote` and `x402 chat`: what a buyer types."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from x402.cli.screen import AsJson, err, out, shown, wants_json, working, write_answer, write_json
+from x402.cli.spending import (
+    BaseUrl,
+    Mainnet,
+    MaxDay,
+    MaxHost,
+    MaxHour,
+    MaxPayee,
+    Networks,
+    ProfileName,
+    WalletFile,
+    limits_of,
+    payer,
+    policy_of,
+    unpaid,
+)
 
 if TYPE_CHECKING:
-    from x402.client.budget import Limits
     from x402.client.chat import Chat
-    from x402.client.choose import Policy
     from x402.wire.receipt import Receipt
 
-_BaseUrl = Annotated[
-    str, typer.Option("--base-url", envvar="X402_BASE_URL", help="The seller; ends before /chat/completions.")
-]
-_Model = Annotated[str, typer.Option("--model", "-m", help="The model, as x402 models lists it.")]
 _Prompt = Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.")]
+_Model = Annotated[str, typer.Option("--model", "-m", help="The model, as x402 models lists it.")]
 _MaxTokens = Annotated[int | None, typer.Option("--max-tokens", min=1, help="Longest answer; bounds the price too.")]
-_Network = Annotated[
-    list[str] | None,
-    typer.Option("--network", "-n", help="Pay on this network only: base, solana, base-sepolia, solana-devnet …"),
-]
-_Mainnet = Annotated[bool, typer.Option("--mainnet", help="Allow paying real money.")]
-_MaxHour = Annotated[str | None, typer.Option("--max-hour", help="The most that an hour may cost, in USD.")]
-_MaxDay = Annotated[str | None, typer.Option("--max-day", help="The most that a day may cost, in USD.")]
-_MaxHost = Annotated[str | None, typer.Option("--max-host", help="The most that this seller may get in a day.")]
-_MaxPayee = Annotated[str | None, typer.Option("--max-payee", help="The most that one address may get in a day.")]
-_Wallet = Annotated[Path | None, typer.Option("--wallet", help="The wallet file; default: what the environment names.")]
-
-
-def models(base_url: _BaseUrl = "", as_json: AsJson = False) -> None:
-    """List the models that a seller offers, with their prices. Free of charge.
-
-    Example:
-
-        x402 models --base-url http://127.0.0.1:4021/api/v1
-    """
-    from x402.client.chat import Chat
-
-    with Chat(base_url or None, http_client=_plain()) as chat, working("asking for the price list", quiet=as_json):
-        listed = [model.as_json() for model in chat.models()]
-    if as_json:
-        write_json(listed)
-        return
-    from rich.table import Table
-
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
-    for column in ("model", "name"):
-        table.add_column(column)
-    for column in ("USD per 1M prompt tokens", "per 1M answer tokens", "context"):
-        table.add_column(column, justify="right")
-    for model in listed:
-        stated = model.get("pricing")
-        pricing = stated if isinstance(stated, dict) else {}
-        table.add_row(
-            shown(str(model.get("id", "?"))),
-            shown(str(model.get("display_name") or model.get("name") or "")),
-            _per_million(pricing.get("prompt"), pricing.get("unit")),
-            _per_million(pricing.get("completion"), pricing.get("unit")),
-            shown(f"{model.get('context_length') or ''}"),
-        )
-    out().print(table)
 
 
 def quote(
@@ -72,7 +37,7 @@ def quote(
     model: _Model,
     max_tokens: _MaxTokens = None,
     stream: Annotated[bool, typer.Option("--stream", help="Ask for the price of a streamed answer.")] = False,
-    base_url: _BaseUrl = "",
+    base_url: BaseUrl = "",
     as_json: AsJson = False,
 ) -> None:
     """Ask what an answer would cost, line by line, without paying and without a wallet.
@@ -84,7 +49,7 @@ def quote(
     from x402.cli import tariff
     from x402.client.chat import Chat
 
-    with Chat(base_url or None, http_client=_plain()) as chat, working("asking for the price", quiet=as_json):
+    with Chat(base_url or None, http_client=unpaid()) as chat, working("asking for the price", quiet=as_json):
         heard = chat.quote(model=model, messages=_messages(prompt), **_params(max_tokens, stream))
     if as_json:
         write_json(
@@ -120,16 +85,17 @@ def chat(
     prompt: _Prompt,
     model: _Model,
     most: Annotated[str, typer.Option("--max", help="The most that this answer may cost, in USD.")] = "0.01",
-    network: _Network = None,
+    network: Networks = None,
     stream: Annotated[bool, typer.Option("--stream", "-s", help="Print the answer as it comes.")] = False,
     max_tokens: _MaxTokens = None,
-    base_url: _BaseUrl = "",
-    wallet: _Wallet = None,
-    mainnet: _Mainnet = False,
-    max_hour: _MaxHour = None,
-    max_day: _MaxDay = None,
-    max_host: _MaxHost = None,
-    max_payee: _MaxPayee = None,
+    base_url: BaseUrl = "",
+    wallet: WalletFile = None,
+    mainnet: Mainnet = False,
+    max_hour: MaxHour = None,
+    max_day: MaxDay = None,
+    max_host: MaxHost = None,
+    max_payee: MaxPayee = None,
+    profile: ProfileName = "",
     as_json: AsJson = False,
 ) -> None:
     """Ask a model and pay for this one answer, at most --max US dollars.
@@ -142,11 +108,11 @@ def chat(
 
         x402 chat "Why is the sky blue?" --model demo/story-1 --max 0.01 --stream
     """
-    from x402.cli.wallet import find
     from x402.client.chat import Chat
 
-    policy, limits = _policy(most, network, mainnet), _limits(max_hour, max_day, max_host, max_payee)
-    with Chat(base_url or None, wallet=find(wallet), policy=policy, limits=limits) as caller:
+    policy, limits = policy_of(most, network, mainnet), limits_of(max_hour, max_day, max_host, max_payee)
+    purse = payer(profile, wallet)
+    with Chat(base_url or None, profile=profile or None, policy=policy, limits=limits, **purse) as caller:
         question = {"model": model, "messages": _messages(prompt), **_params(max_tokens, False)}
         try:
             answer = _streamed(caller, question) if stream and not as_json else _whole(caller, question, as_json)
@@ -179,12 +145,6 @@ def bill(rows: Any) -> Any:
     return table
 
 
-def _plain() -> Any:
-    import httpx
-
-    return httpx.Client(timeout=30)
-
-
 def _messages(prompt: str) -> list[dict[str, str]]:
     text = typer.get_text_stream("stdin").read() if prompt == "-" else prompt
     return [{"role": "user", "content": text}]
@@ -192,29 +152,6 @@ def _messages(prompt: str) -> list[dict[str, str]]:
 
 def _params(max_tokens: int | None, stream: bool) -> dict[str, Any]:
     return {**({"max_tokens": max_tokens} if max_tokens is not None else {}), **({"stream": True} if stream else {})}
-
-
-def _policy(most: str, network: list[str] | None, mainnet: bool) -> Policy:
-    from x402 import networks
-    from x402.client.choose import Policy
-    from x402.errors import DeclinedError
-
-    wanted = tuple(networks.get(name).id for name in network or ())
-    for name in wanted:
-        if not networks.get(name).testnet and not mainnet:
-            raise DeclinedError("mainnet_refused", f"{networks.get(name).title} moves real money")
-    return Policy(max_per_call=most, networks=wanted, mainnet=mainnet)
-
-
-def _limits(hour: str | None, day: str | None, host: str | None, payee: str | None) -> Limits:
-    """The environment's limits, with those that were named here in their place."""
-    from dataclasses import replace
-
-    from x402.client.budget import Limits
-    from x402.settings import ClientSettings
-
-    named = {"per_hour": hour, "per_day": day, "per_host": host, "per_payee": payee}
-    return replace(Limits.of(ClientSettings.read()), **{name: bound for name, bound in named.items() if bound})
 
 
 def _whole(caller: Chat, question: dict[str, Any], quiet: bool) -> dict[str, Any]:
@@ -274,18 +211,3 @@ def _receipt_line(receipt: Receipt | None, paid: dict[str, str] | None, *, local
     link = network.transaction_url(receipt.transaction) if network and not local else ""
     words = f"[green]paid[/] {price}on {shown(where)} · {receipt.outcome} · {shown(receipt.transaction)}"
     return words + (f"\n[dim]{shown(link)}[/]" if link else "")
-
-
-def _per_million(price: object, unit: object) -> str:
-    """A token price of a listing in USD per million tokens, which is the same number as atomic USDC per token."""
-    from x402.cli.tariff import plain
-    from x402.errors import MalformedError
-    from x402.price import TOKEN_UNITS, PriceUnit, Rate
-
-    try:
-        rate = Rate.of(str(price), PriceUnit(str(unit)))
-    except (MalformedError, ValueError):
-        return "?"
-    if rate.unit not in TOKEN_UNITS:
-        return "?"
-    return "free" if not rate.value else plain(rate.atomic)

@@ -58,7 +58,7 @@ def history(
     from x402.client.budget import DAY_SECONDS
 
     named = _nodes_named(rpc or ())
-    journal = _journal()
+    journal = journal_here()
     errors = _check(journal, journal.history(limit, host=host), named, quiet=as_json) if journal and check else []
     records = journal.history(limit, host=host, unresolved=only_open) if journal else []
     reserved = _reserved(journal.unresolved() if journal else [])
@@ -104,7 +104,7 @@ def resolve(rpc: _Rpc = None, give_up: _GiveUp = "", as_json: AsJson = False) ->
     from x402.cli.failures import exit_code
 
     named = _nodes_named(rpc or ())
-    journal = _journal()
+    journal = journal_here()
     if give_up:
         _give_up(journal, give_up)
     findings: Sequence[Finding] = ()
@@ -157,7 +157,7 @@ def _found(finding: Finding) -> dict[str, Any]:
     return {**as_data(finding.record), "resolved": finding.proof is not None, "found": finding.words, "error": error}
 
 
-def _journal() -> Journal | None:
+def journal_here() -> Journal | None:
     """The user's journal, or None when there is none yet: looking at it does not make one."""
     import time
     from pathlib import Path

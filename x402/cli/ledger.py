@@ -53,7 +53,9 @@ def audit(
     overdue: Annotated[
         int, typer.Option("--overdue", min=0, help="Seconds after which the undecided is listed.")
     ] = 600,
-    batched: Annotated[bool, typer.Option("--batched", help="Payments may share one EVM transaction.")] = False,
+    batched: Annotated[
+        bool, typer.Option("--batched/--alone", help="Whether payments may share one EVM transaction.")
+    ] = True,
     chain: Annotated[bool, typer.Option("--chain", help="Compare with the chain too, through public nodes.")] = False,
     rpc_url: Annotated[
         list[str] | None, typer.Option("--rpc-url", metavar="NETWORK=URL", help="Compare through this node.")
@@ -65,7 +67,8 @@ def audit(
     Reads only, also while the gateway or facilitator runs. Prints sums by network, asset and state, and what is still
     owed. Exits with 1 when an invariant does not hold, and names it: I1 one transaction per payment, I4 who paid is
     served or owed, I5 rows are what events say, I8 one nonce for one payment, I10 amounts are integers, I11 one refund
-    for one payment, I12 states only move forward. Rows can't tell the others (I2, I3, I6, I7, I9); tests do.
+    for one payment, I12 states only move forward, I13 accounts are what their entries say, and what payments brought
+    them was paid. Rows can't tell the others (I2, I3, I6, I7, I9); tests do.
 
     With --chain or --rpc-url also I5 against the chain: what every payee got, to the unit, and each transaction about
     which ledger and chain disagree. X402_EVM_RPC_URL and X402_SVM_RPC_URL name nodes as for the facilitator.
@@ -78,13 +81,15 @@ def audit(
     """
     from x402.cli.ledger_chain import readers_of
     from x402.evidence.books import Books
+    from x402.ports.account_audit import audit_accounts
     from x402.ports.audit import audit as check
     from x402.ports.ledger_reading import read_ledger
 
     def against_itself() -> Audit:
         with read_ledger(ledger) as snapshot:
             histories = books.read(snapshot.histories())
-            return check(histories, now=int(time.time()), overdue_seconds=overdue, batched=batched)
+            found = check(histories, now=int(time.time()), overdue_seconds=overdue, batched=batched)
+            return audit_accounts(snapshot.accounts(), found)
 
     async def against_chain() -> tuple[Audit, Sequence[Account]]:
         with read_ledger(ledger) as snapshot:
@@ -140,8 +145,29 @@ def export(
             table.writerow([_cell(row[name]) for name in COLUMNS])
 
 
+def grant(
+    ledger: _Place,
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="CAIP-10, such as eip155:8453:0x…, or key:<id>.")],
+    amount: Annotated[str, typer.Argument(metavar="DOLLARS", help="Such as 5.00.")],
+    name: Annotated[str, typer.Option("--name", help="What this gift is called: each name gives once.")],
+) -> None:
+    """Give an account something to spend. It is spent before anything else, and never paid out.
+
+    Writes to the ledger, also while the gateway runs. The same name again gives nothing.
+
+    Example:
+
+        x402 ledger grant x402-gateway.sqlite eip155:8453:0x8ba1… 5.00 --name welcome-42
+    """
+    from x402.cli.ledger_grant import give
+
+    given, units = asyncio.run(give(ledger, account, amount, name))
+    out().print(shown(f"{units} USDC given to {account}" if given else f"{name} was given before; nothing was done"))
+
+
 app.command("audit", help=prose(audit))(audit)
 app.command("export", help=prose(export))(export)
+app.command("grant", help=prose(grant))(grant)
 
 COLUMNS = (
     "created", "updated", "party", "pay_id", "network", "asset", "symbol", "amount_atomic", "amount", "payer", "payee",
@@ -200,6 +226,7 @@ def _as_json(found: Audit) -> dict[str, Any]:
         "unattested": found.unattested,
         "violations": [asdict(one) for one in found.violations],
         "obligations": [asdict(one) for one in found.obligations],
+        "accounts": {name: str(value) for name, value in asdict(found.holdings).items()},
         "totals": [
             {
                 **dict(zip(("party", "network", "asset", "state"), place, strict=True)),
@@ -232,6 +259,8 @@ def _show_chain(accounts: Sequence[Account]) -> None:
 def _show(found: Audit) -> None:
     from rich.table import Table
 
+    from x402.money import show_units
+
     console = out()
     if found.totals:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
@@ -244,6 +273,11 @@ def _show(found: Audit) -> None:
             words = f"{amount} {symbol}" if symbol else f"{total.units} of {asset}"
             table.add_row(*(shown(text) for text in (party, network, state, str(total.payments), words)))
         console.print(table)
+    if found.holdings.accounts:
+        # What the seller has that is not his must lie in his wallets beside what he earned.
+        held, given = (show_units(units, 6) for units in (found.holdings.units, found.holdings.gifts))
+        words = f"{found.holdings.accounts} accounts hold {held} USDC for others, {given} of it given"
+        console.print(words, soft_wrap=True)
     for one in found.obligations:
         words = f"open: {one.state} since {_when(one.since)}, {one.amount} atomic units"
         console.print(f"[yellow]! {shown(f'{one.party} {one.pay_id}: {words}')}[/]", soft_wrap=True)

@@ -14,7 +14,7 @@ from x402.money import show_units
 from x402.quote import Quote
 from x402.signed_quote import peek
 from x402.wire.challenge import BalanceEmpty, Challenge, Requirement, read_challenge
-from x402.wire.headers import Pairs, decode_header
+from x402.wire.headers import BILL, Pairs, decode_header, values
 from x402.wire.receipt import Receipt, parse_receipt
 
 RECEIPT_COMMENT = "x402-receipt "
@@ -69,14 +69,23 @@ class Fields(Mapping[str, Any]):
 
 
 class Answer(Fields):
-    """A seller's answer, with what was paid for it."""
+    """A seller's answer, with what was paid for it: a `receipt` of a payment, or the `bill` of a balance (`account`,
+    `quoted` and `charged`, in atomic USDC)."""
 
-    __slots__ = ("receipt", "request_id")
+    __slots__ = ("bill", "receipt", "request_id")
 
-    def __init__(self, members: Mapping[str, Any], *, receipt: Receipt | None, request_id: str | None) -> None:
+    def __init__(
+        self,
+        members: Mapping[str, Any],
+        *,
+        receipt: Receipt | None,
+        request_id: str | None,
+        bill: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(members)
         self.receipt = receipt
         self.request_id = request_id
+        self.bill = None if bill is None else Fields(bill)
 
     @property
     def usage(self) -> Fields | None:
@@ -149,14 +158,14 @@ def read_completion(
     headers: Pairs, body: bytes, receipt: Receipt | None, envelope: Envelope = Envelope.WRAPPED
 ) -> Completion:
     """A chat completion. Raises `MalformedError("invalid_answer")`."""
-    members = read_object(body, envelope)
-    return Completion(members, receipt=receipt, request_id=request_id(headers, parse(body)))
+    pairs, members = tuple(headers), read_object(body, envelope)
+    return Completion(members, receipt=receipt, request_id=request_id(pairs, parse(body)), bill=bill_in(pairs))
 
 
 def read_answer(headers: Pairs, body: bytes, receipt: Receipt | None, envelope: Envelope = Envelope.WRAPPED) -> Answer:
     """Any other answer: images, embeddings, a balance. Raises `MalformedError("invalid_answer")`."""
-    members = read_object(body, envelope)
-    return Answer(members, receipt=receipt, request_id=request_id(headers, parse(body)))
+    pairs, members = tuple(headers), read_object(body, envelope)
+    return Answer(members, receipt=receipt, request_id=request_id(pairs, parse(body)), bill=bill_in(pairs))
 
 
 def read_models(body: bytes, envelope: Envelope = Envelope.WRAPPED) -> ModelList:
@@ -194,6 +203,16 @@ def read_quotation(status: int, headers: Pairs, body: bytes) -> Quotation:
         raise errors_of(status, pairs, body)
     tokens = [offer.extra["quote"] for offer in challenge.accepts if isinstance(offer.extra.get("quote"), str)]
     return Quotation(challenge, _peek(tokens[0]) if tokens else None)
+
+
+def bill_in(headers: Pairs) -> Mapping[str, Any] | None:
+    """What an answer out of a balance was billed, or None; a bill that cannot be read is none."""
+    for value in values(headers, BILL):
+        try:
+            return decode_header(value)
+        except MalformedError:
+            return None
+    return None
 
 
 def receipt_in(comment: str) -> Receipt | None:

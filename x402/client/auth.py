@@ -10,6 +10,8 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import anyio.to_thread
 import httpx
 import httpx2
 
+from x402 import networks
 from x402.client.ahead import Ahead
 from x402.client.body import Arrival
 from x402.client.breaker import Breaker
@@ -156,6 +159,15 @@ class X402Auth(httpx.Auth, httpx2.Auth):
             if seat.close():
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(seat.leave)
+
+    def on(self, network: str) -> X402Auth:
+        """The same auth, paying on one network (CAIP-2) alone, where its policy allows that one."""
+        allowed = self.terms.policy.networks
+        if allowed and not any(networks.matches(pattern, network) for pattern in allowed):
+            return self
+        other = copy(self)
+        other.terms = replace(self.terms, policy=replace(self.terms.policy, networks=(network,)))
+        return other
 
     def receipt(self, response: Any) -> Receipt | None:
         """The receipt that came with a response, or None; one that cannot be read is none."""

@@ -9,6 +9,7 @@ package with `X402Auth`, see `auth`.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +26,7 @@ from x402.client.auth import X402Auth
 from x402.client.budget import Limits
 from x402.client.chat_stream import TRANSPORT_ERRORS, AsyncChatStream, ChatStream, broken
 from x402.client.choose import Policy, dollar_text
+from x402.client.identity import Identity
 from x402.client.journal import Journal
 from x402.client.line import Exchange, Line, Steps, Wait
 from x402.client.profile import Credential, Profile
@@ -46,10 +48,10 @@ class _Caller:
 
     `profile` says how the seller is spoken to (`x402.client.profile`). `base_url` ends before `/chat/completions`; the
     environment's when absent, or else the profile's own. Without `wallet`, `auth` or `http_client` the environment's
-    wallet pays, unless an API key does or the profile knows keys only. With `sign_in` a balance with the seller is
-    spent first, and the wallet pays when it is empty; the profile decides when it is not said. An `http_client` of
-    httpx or httpx2 is used as it is, its own `auth` included when none is given here. `patience_seconds` bounds waits
-    for pending payments.
+    wallet pays, unless an API key does or the profile knows keys only. With `sign_in` (True, or who on which chain) a
+    balance with the seller is spent first, and the wallet pays when it is empty; unsaid, the profile decides. An
+    `http_client` of httpx or httpx2 is used as it is, its own `auth` included when none is given here.
+    `patience_seconds` bounds waits for pending payments.
 
     Raises `MisconfiguredError` for what is missing or contradicts the profile.
     """
@@ -66,7 +68,7 @@ class _Caller:
         policy: Policy | None = None,
         limits: Limits | None = None,
         journal: Journal | str | Path | None = None,
-        sign_in: bool | None = None,
+        sign_in: Identity | bool | None = None,
         api_key: str | None = None,
         http_client: Any = None,
         patience_seconds: float = PATIENCE_SECONDS,
@@ -77,8 +79,6 @@ class _Caller:
         if not url.startswith(("http://", "https://")):
             raise MisconfiguredError("no_base_url", "name the seller's URL, or set X402_BASE_URL")
         key = _key(known, api_key, secret(settings.api_key), required=auth is None and http_client is None)
-        bearer = {"Authorization": f"Bearer {key}"} if key else {}
-        self._line = Line(url, patience_seconds, {"Accept": "application/json, text/event-stream"}, bearer, known)
         bare = wallet is None and auth is None and http_client is None and not known.needs_key
         if bare and not key and settings.has_wallet:
             wallet = Wallet.from_env(settings)
@@ -89,6 +89,12 @@ class _Caller:
         if auth is None and isinstance(own := getattr(http_client, "auth", None), X402Auth):
             auth = own
         self.auth = auth
+        bearer = {"Authorization": f"Bearer {key}"} if key else {}
+        charged = bool(bearer) or (auth is not None and auth.sign_in is not None)
+        self._line = Line(
+            url, patience_seconds, {"Accept": "application/json, text/event-stream"}, bearer, known,
+            partial(secrets.token_hex, 16) if charged else str,
+        )  # fmt: skip
         self._owned = http_client is None
         self._http: Any = self._client_type(timeout=_TIMEOUT) if http_client is None else http_client
 
@@ -107,7 +113,18 @@ class _Caller:
             how["auth"] = None
         elif self.auth is not None:
             how["auth"] = self.auth if step.pay else self.auth.sign_in
+            if step.pay and step.network:
+                how["auth"] = self.auth.on(step.network)
         return how
+
+    def _deposit(self, amount: Decimal | str | int) -> Steps[Answer]:
+        # What is paid in on another chain would lie in another account than the one that signs in.
+        identity = self.auth.sign_in.identity if self.auth is not None and self.auth.sign_in is not None else None
+        network = identity.chain_id if identity is not None else ""
+        return self._line.order("session/deposit", {"amount": dollar_text(amount)}, network=network)
+
+    def _withdraw(self, amount: Decimal | str | int | None) -> Steps[Answer]:
+        return self._line.tell("session/withdraw", {} if amount is None else {"amount": dollar_text(amount)})
 
     def _note(self, response: Any, receipt: Receipt) -> None:
         if self.auth is not None:
@@ -152,8 +169,15 @@ class Chat(_Caller):
         return self._drive(self._line.ask("session/balance", {}))
 
     def deposit(self, amount: Decimal | str | int) -> Answer:
-        """Pay `amount` US dollars into that balance, within the limits of any call. Raises as `create`."""
-        return self._drive(self._line.order("session/deposit", {"amount": dollar_text(amount)}))
+        """Pay `amount` US dollars into that balance, on the chain that signs in and within the limits of any call.
+
+        Raises as `create`.
+        """
+        return self._drive(self._deposit(amount))
+
+    def withdraw(self, amount: Decimal | str | int | None = None) -> Answer:
+        """Have `amount` US dollars of that balance, or all of it, sent back to the wallet. Raises as `create`."""
+        return self._drive(self._withdraw(amount))
 
     def usage(self, **filters: Any) -> Answer:
         """What was used and what it cost, as the seller has it in its books (aimo row 9). Raises as `create`."""
@@ -232,7 +256,11 @@ class AsyncChat(_Caller):
 
     async def deposit(self, amount: Decimal | str | int) -> Answer:
         """As `Chat.deposit`."""
-        return await self._drive(self._line.order("session/deposit", {"amount": dollar_text(amount)}))
+        return await self._drive(self._deposit(amount))
+
+    async def withdraw(self, amount: Decimal | str | int | None = None) -> Answer:
+        """As `Chat.withdraw`."""
+        return await self._drive(self._withdraw(amount))
 
     async def usage(self, **filters: Any) -> Answer:
         """As `Chat.usage`."""

@@ -6,7 +6,7 @@ A response here is one of httpx or httpx2, of which only what both have in commo
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -31,6 +31,7 @@ from x402.client.flow import outcome_of, receipt_of
 from x402.client.profile import OURS, Profile
 from x402.errors import ApiError, Moved, PendingError
 from x402.stages import State
+from x402.wire.headers import IDEMPOTENCY_KEY
 from x402.wire.receipt import Receipt
 
 _WAIT_MIN_SECONDS, _WAIT_MAX_SECONDS = 0.2, 10.0
@@ -41,7 +42,7 @@ _AGAIN = (409, 503)
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """One request to make. `pay` allows a payment, and `known` saying who one is; `stream` leaves the body of a success
-    unread."""
+    unread. `network` is the only one that is paid on, where one is named."""
 
     method: str
     url: str
@@ -50,6 +51,7 @@ class Exchange:
     pay: bool = True
     known: bool = True
     stream: bool = False
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,18 @@ Steps = Generator[Exchange | Wait, Any, T]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Where the seller is and how to talk to it. Builds steps, does nothing."""
+    """Where the seller is and how to talk to it. Builds steps, does nothing.
+
+    `new_name` names an order that a balance may be charged for, so that asking for it again charges nothing more (fault
+    G07); a payment needs no such name, it is one.
+    """
 
     base_url: str
     patience_seconds: float
     headers: dict[str, str]
     credential: dict[str, str] = field(default_factory=dict, repr=False)
     profile: Profile = OURS
+    new_name: Callable[[], str] = field(default=lambda: "", repr=False)
 
     def create(self, model: str, messages: Any, params: dict[str, Any]) -> Steps[Completion]:
         """The steps of one whole answer."""
@@ -93,12 +100,15 @@ class Line:
         response = yield self._chat(model, messages, params, pay=False, known=False)
         return read_quotation(response.status_code, response.headers.multi_items(), response.content)
 
-    def order(self, path: str, members: dict[str, Any]) -> Steps[Answer]:
+    def order(self, path: str, members: dict[str, Any], *, network: str = "") -> Steps[Answer]:
         """The steps of posting JSON for one answer that is no chat, paid where that is asked (aimo rows 6, 7)."""
         if isinstance(model := members.get("model"), str):
             self.profile.check_model(model)
-        response = yield from self._answer(self._post(path, members))
-        return self._read(response)
+        return self._read((yield from self._answer(self._post(path, members, network=network))))
+
+    def tell(self, path: str, members: dict[str, Any]) -> Steps[Answer]:
+        """The steps of posting something about oneself, which is never paid for."""
+        return self._read((yield from self._answer(self._post(path, members, pay=False))))
 
     def ask(self, path: str, filters: dict[str, Any]) -> Steps[Answer]:
         """The steps of reading something about oneself, which is never paid for."""
@@ -120,9 +130,11 @@ class Line:
             del members["stream"]
         return self._post("chat/completions", members, **how)
 
-    def _post(self, path: str, members: dict[str, Any], *, known: bool = True, **how: bool) -> Exchange:
+    def _post(self, path: str, members: dict[str, Any], *, known: bool = True, **how: Any) -> Exchange:
         content = json.dumps(members, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
         headers = self.headers | (self.credential if known else {}) | {"Content-Type": "application/json"}
+        if name := self.new_name():
+            headers[IDEMPOTENCY_KEY] = name
         return Exchange("POST", self.profile.url(path, self.base_url), headers, content, known=known, **how)
 
     def _answer(self, exchange: Exchange) -> Steps[Any]:

@@ -49,9 +49,11 @@ class EvmWitness:
     ) -> Verdict:
         """By the receipts of `transactions`, else by the payment's own state; `last_valid` is its own."""
         signed = authorization_of(subject)
-        receipt = await self._first_receipt(transactions, timeout)
-        if receipt is not None:
-            verdict = await self._judge_receipt(receipt, signed, since)
+        found = await self._first_receipt(transactions, signed, timeout)
+        if isinstance(found, Settled):
+            return found
+        if found is not None:
+            receipt, verdict = found, await self._judge_vain(found, signed, since)
             if not isinstance(verdict, Refused) or await self._is_for_good(receipt, transactions):
                 return verdict
         height = await self._chain.block_number()
@@ -102,9 +104,12 @@ class EvmWitness:
 
     async def _is_for_good(self, receipt: EvmReceipt, transactions: Sequence[str]) -> bool:
         """Whether a transaction that failed leaves nothing that could still pay: a fork may take its block back and put
-        the very same bytes into another one, and other bytes that were signed for this payment may land (fault A16).
-        Without that, only the payment's own nonce can say that it is dead."""
-        return len(transactions) == 1 and (await self._depth(receipt.block, receipt.block)).final
+        the very same bytes into another one, and other bytes that were signed for this payment may land (fault A16),
+        unless they have failed for good as well. Without that, only the payment's own nonce can say that it is dead."""
+        others = [one for one in transactions if one != receipt.transaction]
+        found = await asyncio.gather(*(self._chain.receipt(one, timeout=0) for one in others))
+        blocks = [receipt.block, *(one.block for one in found if one is not None)]
+        return len(blocks) > len(others) and (await self._depth(max(blocks), max(blocks))).final
 
     async def _depth(self, block: int, height: int) -> Standing:
         try:
@@ -114,25 +119,36 @@ class EvmWitness:
             final = False
         return Standing(max(1, height - block + 1), final)
 
-    async def _first_receipt(self, transactions: Sequence[str], timeout: float) -> EvmReceipt | None:
-        """The first receipt that any of these ids gets. A replaced one may be the one that was mined."""
+    async def _first_receipt(
+        self, transactions: Sequence[str], signed: EvmPayment, timeout: float
+    ) -> EvmReceipt | Settled | None:
+        """The transfer, by the first of these ids that shows it; else a receipt that does not. A replaced one may be
+        the one that was mined, and an older one that failed leaves its payment to the newest."""
+        if len(transactions) == 1:
+            only = await self._chain.receipt(transactions[0], timeout=timeout)
+            return None if only is None else await self._transfer(only, signed) or only
+        vain: EvmReceipt | None = None
         waits = [asyncio.ensure_future(self._chain.receipt(one, timeout=timeout)) for one in transactions]
         try:
             for wait in asyncio.as_completed(waits):
                 receipt = await wait
-                if receipt is not None:
-                    return receipt
+                if receipt is None:
+                    continue
+                settled = await self._transfer(receipt, signed)
+                if settled is not None:
+                    return settled
+                vain = receipt
+                if receipt.transaction == transactions[0]:
+                    break
         finally:
             for unread in waits:
                 unread.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
-        return None
+        return vain
 
-    async def _judge_receipt(self, receipt: EvmReceipt, signed: EvmPayment, since: int) -> Verdict:
-        settled = await self._transfer(receipt, signed)
-        if settled is not None:
-            return settled
-        if receipt.succeeded:
+    async def _judge_vain(self, receipt: EvmReceipt, signed: EvmPayment, since: int) -> Verdict:
+        """What a transaction proves that is in a block and does not show the transfer."""
+        if receipt.succeeded and (signed.named_in_call or _names(receipt, signed)):
             return replace(signed.ends.mismatch, transaction=receipt.transaction)
         height = await self._chain.block_number()
         if height < receipt.block:
@@ -145,7 +161,9 @@ class EvmWitness:
             now = await self._chain.time_of(height)
             verdict = await self._spender(signed, height, now, since)
             return replace(verdict, transaction=receipt.transaction) if isinstance(verdict, Refused) else verdict
-        return replace(signed.ends.reverted, transaction=receipt.transaction)
+        # Among several payments in one transaction, each may fail alone.
+        how = signed.ends.mismatch if receipt.succeeded else signed.ends.reverted
+        return replace(how, transaction=receipt.transaction)
 
     async def _is_spent(self, signed: EvmPayment, height: int) -> bool | None:
         """Whether the payment was used up or taken back up to a block; None when the node's answer is none."""
@@ -213,3 +231,12 @@ def authorization_of(subject: Subject) -> EvmPayment:
     """
     facilitation = recall(subject)
     return evm_scheme(facilitation.requirement.scheme).read(facilitation.payment, facilitation.requirement)
+
+
+def _names(receipt: EvmReceipt, signed: EvmPayment) -> bool:
+    """Whether a receipt has the event with which this very payment is used up."""
+    used = signed.used
+    return any(
+        log.address.lower() == used.address.lower() and tuple(topic.lower() for topic in log.topics) == used.topics
+        for log in receipt.logs
+    )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from x402.chain import CallResult
 from x402.errors import Mender, RefusedError
@@ -25,22 +26,28 @@ from x402.schemes.evm_scheme import EvmScheme
 _WORD = 32
 
 
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """A payment that would settle. `balance` can be taken from the payer, in atomic units, None where the token does
+    not say. `plain` when anybody may submit it, and it is known that the payer is a key without code that the token
+    would run; that is looked up when settling follows."""
+
+    balance: int | None
+    plain: bool
+
+
 class EvmCheck:
-    """Asks one chain. `sender` is who the simulated transactions come from."""
+    """Asks one chain. `sender` is who the simulated transactions come from; `bundles` once the chain has shown that it
+    has Multicall3."""
 
     def __init__(self, chain: EvmChain, sender: str) -> None:
         self._chain = chain
         self._sender = sender
-        self._bundles = True
+        self._lacks_bundler = False
+        self.bundles = False
 
-    async def inspect(
-        self, scheme: EvmScheme, signed: EvmPayment, gas: int, *, settling: bool = False
-    ) -> tuple[int | None, bool]:
-        """What can be taken from the payer in atomic units, None where the token does not say; and whether the payer is
-        a plain key, without code that the token would run, which is only looked up when `settling`.
-
-        Raises `RefusedError` with the canonical reason.
-        """
+    async def inspect(self, scheme: EvmScheme, signed: EvmPayment, gas: int, *, settling: bool = False) -> Inspected:
+        """What the chain shows. Raises `RefusedError` with the canonical reason when it would not settle."""
         by_key = is_signed_by_key(signed)
         if by_key and not settling:
             answers, code = await self._ask(signed, gas), b""
@@ -57,7 +64,8 @@ class EvmCheck:
         if balance is not None and allowance is not None:
             # Where a permit that came along made up for the allowance, it did so for this payment alone.
             balance = min(balance, max(allowance, signed.amount))
-        return balance, by_key and not code
+        plain = settling and by_key and not code and not signed.sender and self.bundles
+        return Inspected(balance, plain)
 
     async def _ask(self, signed: EvmPayment, gas: int) -> Sequence[CallResult]:
         """The payer's balance, the settlement, and where it draws on an allowance, that."""
@@ -72,16 +80,17 @@ class EvmCheck:
 
     async def _simulate(self, signed: EvmPayment, gas: int) -> Sequence[CallResult]:
         calls = [(signed.asset.address, balance_call(signed.payer)), (signed.contract, signed.calldata())]
-        if self._bundles:
+        if not self._lacks_bundler:
             bundled = await self._chain.call(MULTICALL3, multicall.aggregate3(calls), sender=self._sender, gas=gas)
             if not bundled.succeeded:
                 # Not even the bundle got to its end: the transfer took all the gas there is.
                 return CallResult(False), bundled
             answers = multicall.results(bundled.data, len(calls))
             if answers is not None:
+                self.bundles = True
                 return answers
             # This network has no Multicall3; nobody puts one there while we run.
-            self._bundles = False
+            self._lacks_bundler = True
         return await asyncio.gather(*(self._chain.call(to, data, sender=self._sender, gas=gas) for to, data in calls))
 
 

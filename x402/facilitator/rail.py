@@ -77,8 +77,9 @@ class Rail(Protocol):
         """The most that settling this payment costs whoever sends it, in wei or lamports."""
         ...
 
-    async def cost(self, transaction: str) -> int | None:
-        """What a transaction that landed took from its sender, in wei or lamports; None when the node can't say."""
+    async def cost(self, transaction: str, shares: int = 1) -> int | None:
+        """What a transaction that landed took from its sender for one of the `shares` payments in it, in wei or
+        lamports; None when the node can't say."""
         ...
 
     async def intend(self, checked: Checked, ledger: Ledger) -> tuple[Entry, bool]:

@@ -314,10 +314,11 @@ class LocalFacilitator:
     def _charge(self, entry: Entry, stage: Settled | Refused) -> None:
         """Have the booked fee replaced by what our own transaction cost; a stranger's is none of ours."""
         intended, transaction = entry.stage, stage.transaction
-        ours = isinstance(intended, Intended) and intended.raw and transaction in intended.transactions
-        if ours and self.allowance is not None:
-            rail = self.rails[entry.subject.network]
-            self.allowance.correct_soon(entry.subject, lambda: rail.cost(transaction))
+        if not isinstance(intended, Intended) or self.allowance is None:
+            return
+        if intended.raw and transaction in intended.transactions:
+            rail, shares = self.rails[entry.subject.network], intended.shares
+            self.allowance.correct_soon(entry.subject, lambda: rail.cost(transaction, shares))
 
     def _answer(self, entry: Entry) -> Receipt:
         network, payer, stage = entry.subject.network, entry.subject.payer, entry.stage

@@ -110,7 +110,7 @@ class SvmRail:
         transfer = self._signed(checked.payment, checked.requirement).transfer
         return 2 * _SIGNATURE_LAMPORTS + transfer.priority_fee
 
-    async def cost(self, transaction: str) -> int | None:
+    async def cost(self, transaction: str, shares: int = 1) -> int | None:
         landed = await self._chain.transaction(transaction)
         return landed.fee or None if landed is not None else None
 

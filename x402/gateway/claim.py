@@ -55,7 +55,8 @@ class Claims:
         """
         subject = subject_of(payment, requirement, fingerprint=fingerprint)
         asked_at = self.clock()
-        verdict, facilitator = await facilitators.verify(payment, requirement)
+        with self.telemetry.step("step.verify", network=subject.network, amount_units=subject.amount):
+            verdict, facilitator = await facilitators.verify(payment, requirement)
         self._check(verdict, subject, requirement)
         subject = replace(subject, record={**subject.record, FACILITATOR: facilitator})
         if subject.amount != requirement.amount or not is_account(subject.network, subject.payee, requirement.pay_to):

@@ -51,6 +51,7 @@ class Counter:
         self.offers = offers
         self._flow = flow
         self._any_origin = any_origin
+        self._fixed: dict[tuple[type, Price], Terms | None] = {}
         self._members = members
         self.envelope = envelope
 
@@ -106,8 +107,11 @@ class Counter:
         self, tab: Tab, holder: Holder, request: PaidRequest, rule: PriceRule, url: str, handler: Handler
     ) -> Reply | Plain:
         """An answer out of a balance; offers to pay for it when that is empty."""
+        terms = await self._terms(request, rule)
+        if terms.on_chain:
+            return await self._challenge(request, rule, url)
         try:
-            return await tab.take(holder, request, await self._terms(request, rule), handler)
+            return await tab.take(holder, request, terms, handler)
         except RefusedError as error:
             return await self._challenge(request, rule, url, error)
 
@@ -119,9 +123,10 @@ class Counter:
         refused: RefusedError | None = None,
         receipt: Receipt | None = None,
     ) -> Plain:
-        terms = await self._terms(request, rule)
-        preferred = request.header(PREFERRED_NETWORK) or ""
-        offers = await self.offers.requirements(terms, request_digest=request.digest, preferred=preferred)
+        with self.till.register.telemetry.step("step.challenge", reason="" if refused is None else refused.code):
+            terms = await self._terms(request, rule)
+            preferred = request.header(PREFERRED_NETWORK) or ""
+            offers = await self.offers.requirements(terms, request_digest=request.digest, preferred=preferred)
         error = UNPAID if refused is None else refused.code
         route = request.route if terms.order is not None or not callable(rule) else ""
         extensions = {} if self._members is None else self._members.extensions(url)
@@ -131,13 +136,15 @@ class Counter:
         return challenge_reply(challenge, refused, receipt, envelope=envelope)
 
     async def _terms(self, request: PaidRequest, rule: PriceRule) -> Terms:
-        price: Price
         if callable(rule):
             named = rule(request)
-            price = await named if isawaitable(named) else named
+            terms = self._filled(await named if isawaitable(named) else named)
         else:
-            price = rule
-        terms = self._filled(price)
+            # Routes have few fixed prices, and each is read once.
+            key = (type(rule), rule)
+            if key not in self._fixed:
+                self._fixed[key] = self._filled(rule)
+            terms = self._fixed[key]
         if terms is None:
             raise Free
         return terms

@@ -13,7 +13,7 @@ from x402.errors import MisconfiguredError, UnavailableError
 from x402.evidence import Standing, Verdict, Witness
 from x402.evidence.evm import EvmWitness
 from x402.evidence.svm import SvmWitness
-from x402.gateway.refund import Blockhash
+from x402.gateway.disbursement import Blockhash
 from x402.lifecycle import Subject
 from x402.ports.evm import RpcEvmChain
 from x402.ports.svm import RpcSvmChain

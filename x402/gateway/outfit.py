@@ -8,6 +8,7 @@ from typing import Any
 from x402 import networks
 from x402.confirmation import parse_confirmations
 from x402.errors import MisconfiguredError
+from x402.gateway.accounts.promotions import Promotions, parse_steps
 from x402.gateway.inference.catalogue import Catalogue
 from x402.gateway.inference.price_file import read_catalogue
 from x402.gateway.nodes import open_nodes
@@ -57,12 +58,13 @@ def till_options(settings: GatewaySettings, receivers: Mapping[str, str]) -> dic
         "policy": _policy(settings),
         "nodes": open_nodes(urls),
         "purse": _purse(settings),
+        "accounts": settings.accounts,
     }
 
 
 def _policy(settings: GatewaySettings) -> Policy:
     return Policy(
-        answer_retention_seconds=settings.answer_retention_seconds,
+        answer_retention_seconds=0 if settings.zero_retention else settings.answer_retention_seconds,
         confirmations={
             networks.EIP155: parse_confirmations(settings.evm_confirmations),
             networks.SOLANA: parse_confirmations(settings.svm_confirmations),
@@ -72,6 +74,14 @@ def _policy(settings: GatewaySettings) -> Policy:
         max_unsettled=settings.max_unsettled,
         refund_after_seconds=settings.refund_after_seconds,
         refund_per_day=settings.refund_per_day,
+        withdraw_per_day=settings.withdraw_per_day,
+        withdraw_min=settings.withdraw_min,
+        deposit_max=settings.deposit_max,
+        sign_in_max_seconds=settings.sign_in_max_seconds,
+        promotions=Promotions(
+            discounts=parse_steps(settings.discounts, "X402_DISCOUNTS"),
+            bonuses=parse_steps(settings.deposit_bonus, "X402_DEPOSIT_BONUS"),
+        ),
     )
 
 

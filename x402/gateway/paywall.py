@@ -25,7 +25,7 @@ from starlette.requests import Request
 
 from x402.errors import MisconfiguredError, UnavailableError, X402Error
 from x402.gateway import asgi
-from x402.gateway.accounts.members import Members, members_of
+from x402.gateway.accounts.members import members_of
 from x402.gateway.answers import key_beside
 from x402.gateway.asgi import App, Message, Receive, Scope, Send
 from x402.gateway.counter import Counter, Free, PriceRule
@@ -149,7 +149,12 @@ class Paywall:
         )
         refunds = None if purse is None else refunds_of(register, purse, offers.kinds, nodes.blockhashes)
         self.till = Till(register, handler_timeout_seconds=handler_timeout_seconds, refunds=refunds)
-        self.members = self._accounts(register, accounts, seller, handler_timeout_seconds)
+        book = self._accounts(register, accounts)
+        payments = None if refunds is None else refunds.payments
+        seconds = handler_timeout_seconds
+        self.members = (
+            None if book is None else members_of(register, seller, book, timeout_seconds=seconds, payments=payments)
+        )
         self.counter = Counter(
             self.till, offers, flow=Flow(flow), any_origin=not public_url, members=self.members, envelope=envelope
         )
@@ -161,8 +166,7 @@ class Paywall:
         self._reconcile_seconds = reconcile_seconds
         self._starting = asyncio.Lock()
         self._started = False
-        self._on_routes = False
-        self._loops: list[asyncio.Task[None]] = []
+        self._on_routes, self._loops = False, list[asyncio.Task[None]]()
         self.reconciled = asyncio.Event()
         """Set when everything that an earlier process left open was looked at once."""
 
@@ -196,19 +200,18 @@ class Paywall:
         self._owned.append(opened)
         return opened
 
-    def _accounts(
-        self, register: Register, accounts: bool | Accounts, seller: Seller, timeout_seconds: float
-    ) -> Members | None:
-        if isinstance(accounts, bool):
-            if not accounts:
-                return None
-            from x402.ports.account_book import SqlAccounts
-            from x402.ports.ledger import SqlLedger
+    @staticmethod
+    def _accounts(register: Register, accounts: bool | Accounts) -> Accounts | None:
+        if not isinstance(accounts, bool):
+            return accounts
+        if not accounts:
+            return None
+        from x402.ports.account_book import SqlAccounts
+        from x402.ports.ledger import SqlLedger
 
-            if not isinstance(register.ledger, SqlLedger):
-                raise MisconfiguredError("no_accounts", "accounts are kept in a ledger of ours only; give their book")
-            accounts = SqlAccounts(register.ledger)
-        return members_of(register, seller, accounts, timeout_seconds=timeout_seconds)
+        if not isinstance(register.ledger, SqlLedger):
+            raise MisconfiguredError("no_accounts", "accounts are kept in a ledger of ours only; give their book")
+        return SqlAccounts(register.ledger)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from x402.confirmation import Confirmations
 from x402.errors import MisconfiguredError
+from x402.gateway.accounts.promotions import Promotions
 from x402.money import Amount
 from x402.networks import get as network_of
 
@@ -27,7 +28,10 @@ class Policy:
     `failure_memory_seconds` is settled before it is served (A16, D11). `answer_retention_seconds` is how long a
     delivered answer is kept; 0 keeps none. `confirmations`, by network family, is how deep a transfer lies before our
     own look at the chain counts it, whatever a facilitator says (A16). What is owed for longer than
-    `refund_after_seconds` is paid back when a refund wallet is there, at most `refund_per_day` on one network (G10).
+    `refund_after_seconds` is paid back when a refund wallet is there, at most `refund_per_day` on one network (G10);
+    else it is credited where accounts are kept. From those the same wallet pays out at most `withdraw_per_day` on one
+    network, in withdrawals of at least `withdraw_min`; one deposit is at most `deposit_max`. A sign-in
+    lives at most `sign_in_max_seconds`, and `promotions` are what the operator gives.
     """
 
     answer_retention_seconds: int = 600
@@ -37,6 +41,11 @@ class Policy:
     failure_memory_seconds: int = 7 * _DAY_SECONDS
     refund_after_seconds: int = 600
     refund_per_day: Decimal = Decimal(10)
+    withdraw_per_day: Decimal = Decimal(100)
+    withdraw_min: Decimal = Decimal("0.01")
+    deposit_max: Decimal = Decimal(100)
+    sign_in_max_seconds: int = 3600
+    promotions: Promotions = field(default_factory=Promotions)
     lease_seconds: int = LEASE_SECONDS
     confirmations: Mapping[str, Confirmations] = field(default_factory=dict)
 
@@ -44,7 +53,9 @@ class Policy:
         for name in ("answer_retention_seconds", "failure_memory_seconds", "refund_after_seconds"):
             if getattr(self, name) < 0:
                 raise MisconfiguredError("invalid_settings", f"{name}: at least 0")
-        for name in ("check_above", "max_unsettled", "refund_per_day"):
+        for name in (
+            "check_above", "max_unsettled", "refund_per_day", "withdraw_per_day", "withdraw_min", "deposit_max",
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise MisconfiguredError("invalid_settings", f"{name}: at least 0 US dollars")
         if not 0 <= self.check_percent <= 100:

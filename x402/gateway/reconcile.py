@@ -60,10 +60,7 @@ class Reconciler:
             if len(fresh) < len(taken):
                 # Rows that stay open come back behind all others: the round is complete.
                 break
-        self.held_elsewhere = sum(
-            entry.subject.pay_id not in seen and entry.subject.pay_id not in self.left_alone
-            for entry in await ledger.unresolved(ME)
-        )
+        self.held_elsewhere = await ledger.held_elsewhere(ME)
         await self.register.watch.look()
         await self.register.answers.forget()
         return undecided

@@ -65,9 +65,10 @@ class Job:
     """Whether it is SETTLING by a decision of just now, and was handed to nobody yet."""
 
     @classmethod
-    def of(cls, entry: Entry) -> Job:
+    def of(cls, entry: Entry, taken: Facilitation | None = None) -> Job:
         """The job of a remembered payment."""
-        taken, subject = recall(entry.subject), entry.subject
+        subject = entry.subject
+        taken = taken or recall(subject)
         sale = Sale(
             pay_id=subject.pay_id,
             payer=subject.payer,
@@ -150,12 +151,12 @@ class Register:
         """
         claims = Claims(self.ledger, self.clock, self.policy, self.belief.witnesses, self.telemetry)
         entry, won = await claims.claim(self.facilitators, payment, requirement, fingerprint=fingerprint)
-        self.check_same(entry, payment, fingerprint)
         if not won:
+            self.check_same(entry, payment, fingerprint)
             return await self._taken_up(entry)
         self.leases.keep(entry.subject.pay_id)
         self.emit("sale.claimed", entry.subject)
-        job = self.job_of(entry)
+        job = self.job_of(entry, Facilitation(payment=payment, requirement=requirement))
         job.is_new, job.is_unsent = True, entry.state is State.SETTLING
         return job
 
@@ -169,9 +170,9 @@ class Register:
             entry = await self.ledger.find(ME, pay_id) or entry
         return self.job_of(entry)
 
-    def job_of(self, entry: Entry) -> Job:
-        """The job of a remembered payment."""
-        job = Job.of(entry)
+    def job_of(self, entry: Entry, taken: Facilitation | None = None) -> Job:
+        """The job of a remembered payment; what was `taken` is recalled when it isn't at hand."""
+        job = Job.of(entry, taken)
         if self.credits:
             job.sale.credits = True
             job.sale.account = credits.account_of(entry.subject.network, entry.subject.payer)
@@ -246,14 +247,15 @@ class Register:
         self.watch.add(job.entry.subject, verdict)
         self.emit("sale.settled", job.paid)
         if deliver:
-            self.emit("sale.delivered", job.paid)
+            self._tell_delivered(job, booking)
         return verdict.transaction
 
     async def _hand_over(self, job: Job) -> tuple[str, Verdict]:
         subject, facilitator = job.entry.subject, self.facilitator_of(job.entry)
         wanted = job.taken.requirement.model_copy(update={"amount": job.entry.amount})
         try:
-            receipt = await facilitator.settle(job.taken.payment, wanted)
+            with self.telemetry.step("step.settle", network=subject.network, amount_units=job.entry.amount):
+                receipt = await facilitator.settle(job.taken.payment, wanted)
         except Exception as error:  # noqa: BLE001 - whatever failed, a transaction may land: pending (fault A09)
             receipt = Receipt.pending("", subject.network, subject.payer, f"{type(error).__name__} while settling")
         verdict = await self.belief.verdict(facilitator, job.entry, receipt)
@@ -295,12 +297,18 @@ class Register:
         except UnavailableError:
             self.emit("sale.delivery_failed", job.entry.subject)
         else:
-            self.emit("sale.delivered", job.paid)
+            self._tell_delivered(job, self._booking(job, transaction))
+
+    def _tell_delivered(self, job: Job, booking: Booking | None) -> None:
+        self.emit("sale.delivered", job.paid)
+        if booking is not None and booking.bill is not None:
+            self.telemetry.emit("answer.sold", **booking.bill.facts())
 
     def _booking(self, job: Job, transaction: str) -> Booking | None:
         if not self.credits:
             return None
-        return credits.delivered(job.entry.subject, job.sale, transaction, moved=job.entry.amount, now=self.clock())
+        moved, now, given = job.entry.amount, self.clock(), self.policy.promotions
+        return credits.delivered(job.entry.subject, job.sale, transaction, moved=moved, now=now, promotions=given)
 
     def note_credit(self, job: Job) -> None:
         """Have the receipt tell what goes to the payer's account."""

@@ -61,6 +61,8 @@ class Terms:
     order: Order | None = None
     prices: PriceList | None = None
     variant: str = ""
+    on_chain: bool = False
+    """Whether only a payment will do, and no balance: for what fills one."""
 
     def __post_init__(self) -> None:
         _check_schemes(self.schemes)

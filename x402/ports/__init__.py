@@ -82,6 +82,14 @@ Sign = Callable[[int], Intended]
 """Signs a settlement with the nonce that was reserved for it. Pure: it runs inside a ledger's transaction."""
 
 
+SignTogether = Callable[[int, Sequence[Subject]], Sequence[Intended]]
+"""Signs one transaction that settles these payments with the nonce that was reserved for it, and tells what each of
+them then knows, in their order. Pure, as `Sign`."""
+
+SignAgain = Callable[[int, Sequence[Entry]], Sequence[Intended]]
+"""The same for payments that wait for a transaction which is to be replaced."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a gateway delivered for a payment, kept so that the same payment gets the same bytes again."""
@@ -129,6 +137,24 @@ class Ledger(Protocol):
         never handed out twice, and never handed out without a durable row that holds it, so that no crash leaves a
         gap (faults D01, D02, E11). What `sign` raises is raised here, and nothing was written.
         """
+        ...
+
+    async def intend_together(
+        self, subjects: Sequence[Subject], signer: str, chain_nonce: int, sign: SignTogether
+    ) -> Sequence[tuple[Entry, bool]]:
+        """As `intend`, for payments of one network that one transaction settles: each has its own row, and they share
+        the nonce and the bytes. `sign` gets those that are new; the answers come in the order of `subjects`."""
+        ...
+
+    async def sharing(self, network: str, signer: str, nonce: int, transaction: str) -> Sequence[Entry]:
+        """The payments that wait for this very transaction, in the order of their ids."""
+        ...
+
+    async def replace_together(
+        self, network: str, signer: str, nonce: int, transaction: str, sign: SignAgain, *, among: Collection[str]
+    ) -> Sequence[Entry]:
+        """Other bytes, with the nonce that they share, for the payments `among` these ids that wait for this very
+        transaction; by the arrow REPLACE. Raises `UnlawfulEvent` when none does any more."""
         ...
 
     async def replace(
@@ -188,6 +214,10 @@ class Ledger(Protocol):
 
     async def unresolved(self, party: Party) -> Sequence[Entry]:
         """Every row of a party whose outcome is open (`lifecycle.open_states`), oldest first."""
+        ...
+
+    async def held_elsewhere(self, party: Party) -> int:
+        """How many of those rows another process holds, or died holding a moment ago."""
         ...
 
     async def totals(self, party: Party, state: State) -> dict[tuple[str, str], int]:

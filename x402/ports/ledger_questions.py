@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 from x402.lifecycle import Entry, Party, open_states
 from x402.ports.ledger_rows import entry_of
 from x402.ports.prepared import Prepared, value
-from x402.ports.schema import payments
+from x402.ports.schema import payments, whole_payments
 from x402.stages import State
 
 _of_state = (payments.c.party == value("party")) & (payments.c.state == value("state"))
@@ -29,7 +29,7 @@ _FAILURES = Prepared(
 @cache
 def _unresolved(party: Party) -> Prepared:
     states = sorted(str(state) for state in open_states(party))
-    open_rows = select(payments).where(payments.c.party == str(party), payments.c.state.in_(states))
+    open_rows = whole_payments.where(payments.c.party == str(party), payments.c.state.in_(states))
     return Prepared(open_rows.order_by(payments.c.created_at, payments.c.pay_id))
 
 

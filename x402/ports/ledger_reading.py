@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, Row, and_, create_engine, event, exists, func, select
+from sqlalchemy import Connection, Engine, Row, and_, create_engine, event, exists, func, inspect, select
 from sqlalchemy.pool import StaticPool
 
 from x402.errors import MalformedError, MisconfiguredError, UnavailableError
+from x402.ports.account_reading import AccountRow, account_rows
 from x402.ports.ledger_database import DATABASE_ERRORS, address_of, engine_of
 from x402.ports.ledger_text import CONSTANTS, EventRow, History, PaymentRow
-from x402.ports.schema import SCHEMA_VERSION, events, payments, versions
+from x402.ports.schema import SCHEMA_VERSION, accounts, events, payments, versions
 
 _COLUMNS = [payments.c[name] for name in
             ("party", "pay_id", "state", "stage", "created_at", "updated_at", *CONSTANTS)]  # fmt: skip
@@ -41,6 +42,12 @@ class LedgerSnapshot:
             query = query.where(payments.c.party == party)
         with _told():
             yield from (_payment(row) for row in self._connection.execute(query))
+
+    def accounts(self) -> Iterator[AccountRow]:
+        """Every account with its entries; none in a ledger of an older program."""
+        with _told():
+            if inspect(self._connection).has_table(accounts.name):
+                yield from account_rows(self._connection)
 
     def histories(self) -> Iterator[History]:
         """Every payment with its events, then events that have lost their payment."""

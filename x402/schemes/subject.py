@@ -25,8 +25,7 @@ def subject_of(payment: Payment, requirement: Requirement, *, fingerprint: str =
 
     Raises `RefusedError` when the payload is no payment of the offer's scheme and network.
     """
-    if payment.scheme != requirement.scheme or payment.network != requirement.network:
-        raise RefusedError("invalid_scheme", f"paid by {payment.scheme} on {payment.network}, not what was offered")
+    _check_scheme(payment, requirement)
     if requirement.network.startswith(networks.EIP155 + ":"):
         authorized = evm_scheme(requirement.scheme).read_offered(payment, requirement)
         return evm_subject(authorized, payment, requirement, fingerprint=fingerprint)
@@ -35,6 +34,19 @@ def subject_of(payment: Payment, requirement: Requirement, *, fingerprint: str =
     managed = frozenset({str(requirement.extra.get("feePayer", ""))})
     signed = exact_svm_rules.check(payment, requirement, managed=managed, limits=ANY_FEE)
     return svm_subject(signed, payment, requirement, fingerprint=fingerprint)
+
+
+def payer_of(payment: Payment, requirement: Requirement) -> str:
+    """Who pays, and nothing else of the subject. Raises what `subject_of` raises."""
+    _check_scheme(payment, requirement)
+    if requirement.network.startswith(networks.EIP155 + ":"):
+        return evm_scheme(requirement.scheme).read_offered(payment, requirement).payer
+    return subject_of(payment, requirement).payer
+
+
+def _check_scheme(payment: Payment, requirement: Requirement) -> None:
+    if payment.scheme != requirement.scheme or payment.network != requirement.network:
+        raise RefusedError("invalid_scheme", f"paid by {payment.scheme} on {payment.network}, not what was offered")
 
 
 ANY_FEE = exact_svm_rules.SvmLimits(

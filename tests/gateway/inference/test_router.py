@@ -248,3 +248,53 @@ async def test_row_068_the_wishes_of_a_request_reach_the_router_and_no_provider(
         "/api/v1/chat/completions", json={"model": "m", "messages": HELLO, "provider": {"order": ["zz"]}}
     )
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unknown_provider")
+
+
+async def test_row_067_the_buyer_pays_the_price_of_who_serves(shop: Any, town: Any, make: Make) -> None:
+    """The quote covers the dearest of those who may have to stand in; the charge is that of the one who did."""
+    for first, rate in (("a", 1), ("b", 4)):
+        providers = Providers({"a": said("hello", 1000, 500), "b": said("hello", 1000, 500)})
+        client = make(providers, catalogue=stock({"a": "1", "b": "4"}))
+        wishes = {"order": [first]}
+        answer = await paid(shop, town, client, provider=wishes, messages=[{"role": "user", "content": "x" * 2000}])
+        charge = town.receipt_of(answer).extra["charge"]
+        assert int(charge["actual"]) == rate * 1500
+        assert int(charge["quoted"]) > 4 * 1500
+
+
+async def test_row_074_an_urgent_request_costs_what_the_rule_says(shop: Any, town: Any, make: Make) -> None:
+    top = "priority_percent = 25\nflex_discount_percent = 50"
+    amounts = {}
+    for tier in ("priority", "default", "flex", "auto"):
+        providers = Providers({"a": said("hello", 100, 100)})
+        client = make(providers, catalogue=stock({"a": "8"}, top=top))
+        body = {"model": "m", "messages": [{"role": "user", "content": "x" * 100}], "service_tier": tier}
+        challenge = town.challenge_of(await client.post("/api/v1/chat/completions", json=body))
+        answer = await client.post("/api/v1/chat/completions", json=body, headers=shop.payer.pay(challenge))
+        amounts[tier] = int(town.receipt_of(answer).extra["charge"]["actual"])
+        assert "service_tier" not in providers.bodies[0]
+    assert amounts == {"priority": 2000, "default": 1600, "flex": 800, "auto": 1600}
+
+
+class House:
+    """Rules of an operator: one word is not spoken of, and one name means today's version."""
+
+    def objection(self, members: Any) -> str:
+        return "this house does not speak of that" if "forbidden" in str(members["messages"]) else ""
+
+    def model(self, name: str) -> str:
+        return "m" if name == "m-latest" else name
+
+
+async def test_row_100_the_operators_own_rules_come_before_the_price(shop: Any, town: Any, make: Make) -> None:
+    house, providers = House(), Providers({"a": said("hello")})
+    client = make(providers, catalogue=stock({"a": "1"}), screen=house, pins=house)
+    asked = {"model": "m-latest", "messages": [{"role": "user", "content": "the forbidden word"}]}
+    refused = await client.post("/api/v1/chat/completions", json=asked)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "content_refused")
+    answer = await paid(shop, town, client, model="m-latest", provider={})
+    assert answer.status_code == 200
+    assert providers.bodies[0]["model"] == "m"
+    plain = make(providers, catalogue=stock({"a": "1"}))
+    assert (await plain.post("/api/v1/chat/completions", json=asked | {"model": "m"})).status_code == 402
+    assert (await plain.post("/api/v1/chat/completions", json=asked)).status_code == 404

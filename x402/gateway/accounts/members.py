@@ -9,6 +9,8 @@ from typing import Any
 from x402.gateway.accounts import Credential, Holder
 from x402.gateway.accounts.sign_in import SignInDesk
 from x402.gateway.accounts.tab import Tab
+from x402.gateway.accounts.withdrawals import Withdrawals
+from x402.gateway.disbursement import Disbursements
 from x402.gateway.register import Register
 from x402.gateway.sale import PaidRequest
 from x402.gateway.terms import Seller
@@ -25,6 +27,7 @@ class Members:
     book: Accounts
     tab: Tab
     desk: SignInDesk
+    withdrawals: Withdrawals
     credentials: Sequence[Credential]
 
     async def holder(self, request: PaidRequest) -> Holder | None:
@@ -41,12 +44,26 @@ class Members:
         return self.desk.offer(url)
 
     async def reconcile(self) -> None:
-        """End what processes left behind when they died."""
+        """End what processes left behind when they died, and go on with withdrawals."""
         await self.tab.reconcile()
+        await self.withdrawals.reconcile()
 
 
-def members_of(register: Register, seller: Seller, book: Accounts, *, timeout_seconds: float) -> Members:
+def members_of(
+    register: Register,
+    seller: Seller,
+    book: Accounts,
+    *,
+    timeout_seconds: float,
+    payments: Disbursements | None = None,
+) -> Members:
     """Those whom a seller knows, with a wallet's sign-in as the first credential."""
-    desk = SignInDesk(book, clock=register.clock, key=seller.quote_keys[0], chains=tuple(seller.pay_to))
+    desk = SignInDesk(
+        book,
+        clock=register.clock,
+        key=seller.quote_keys[0],
+        chains=tuple(seller.pay_to),
+        max_seconds=register.policy.sign_in_max_seconds,
+    )
     tab = Tab(register, book, answer_limit=ANSWER_LIMIT, timeout_seconds=timeout_seconds)
-    return Members(book, tab, desk, [desk])
+    return Members(book, tab, desk, Withdrawals(book, payments, seller.pay_to), [desk])

@@ -22,6 +22,7 @@ async def asked(request: Request) -> PaidRequest:
     known = getattr(request.state, "asked", None)
     if isinstance(known, PaidRequest):
         return known
+    paywall = getattr(request.app.state, "paywall", None)
     body = await asgi.read_body(request.scope, request.receive, limit=BODY_LIMIT)
     read = request.state.asked = PaidRequest(
         request.method,
@@ -30,7 +31,7 @@ async def asked(request: Request) -> PaidRequest:
         body,
         request.path_params,
         peer=asgi.peer_of(request.scope),
-        url=request.app.state.paywall.url_of(request.scope),
+        url="" if paywall is None else paywall.url_of(request.scope),
     )
     return read
 

@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from x402.errors import MisconfiguredError
+from x402.gateway.inference.answer_cache import AnswerCache
 from x402.gateway.inference.catalogue import Catalogue
 from x402.gateway.inference.office import Office
 from x402.gateway.inference.registrar import Admission, House
@@ -57,12 +58,19 @@ def office_of(
     )
 
 
+def cache_of(settings: GatewaySettings, clock: Clock) -> AnswerCache | None:
+    """The answers that are given again; None unless the operator wants that."""
+    if not settings.cache_seconds:
+        return None
+    return AnswerCache(settings.cache_seconds, clock=clock, shared=settings.cache_shared)
+
+
 @asynccontextmanager
 async def at_work(office: Office) -> AsyncIterator[None]:
     """Run an office; SIGHUP has the price list read again."""
     loop = asyncio.get_running_loop()
     # A server's threads, and some systems, have no such signal.
-    with suppress(NotImplementedError, RuntimeError, ValueError, AttributeError):
+    with suppress(RuntimeError, ValueError, AttributeError):
         loop.add_signal_handler(signal.SIGHUP, office.shelf.ask)
     running = asyncio.create_task(office.run())
     try:

@@ -47,6 +47,33 @@ _OURS: Schema = {
 _TEXT: Schema = {"type": "string"}
 
 SCHEMAS: Mapping[str, Schema] = {
+    "DepositRequest": _object(
+        [],
+        {
+            "amount": {"type": "string", "example": "5.00", "description": "US dollars."},
+            "amount_micro_usdc": _integer(1, description="The same in atomic USDC; name one of the two."),
+        },
+        "How much is to be paid, and then stands on the payer's balance.",
+    ),
+    "BatchRequest": _object(
+        ["requests"],
+        {
+            "requests": {
+                "type": "array",
+                "minItems": 1,
+                "description": "Chat requests of one model, answered in this order under one payment.",
+                "items": {
+                    "type": "object",
+                    "required": ["body"],
+                    "properties": {
+                        "custom_id": {"type": "string"},
+                        "body": {"$ref": "#/components/schemas/ChatRequest"},
+                    },
+                },
+            }
+        },
+        "Many chat requests under one payment.",
+    ),
     "ChatRequest": _object(
         ["model", "messages"],
         {

@@ -8,8 +8,15 @@ from typing import Any
 from x402.gateway.inference.abilities import MAKES_CHATS
 from x402.gateway.inference.catalogue import Model
 from x402.gateway.inference.chat_request import ChatRequest, parse_chat
-from x402.gateway.inference.desk import Desk, Ordered, Trade, provider_of, remember
-from x402.gateway.inference.meter import StreamMeter, begins_with_error, is_empty, receipt_comment, usage_of
+from x402.gateway.inference.desk import Desk, Ordered, Trade, remember
+from x402.gateway.inference.meter import (
+    StreamMeter,
+    begins_with_error,
+    bill_comment,
+    is_empty,
+    receipt_comment,
+    usage_of,
+)
 from x402.gateway.inference.ranges import refused
 from x402.gateway.inference.router import Router
 from x402.gateway.inference.tally import Tally, tokens_of
@@ -32,7 +39,7 @@ class ChatDesk(Desk[ChatRequest]):
         """
         remember(ordered, sale, request_id)
         answer = await self.ask(ordered, _take_stream, request_id)
-        tally = Tally(ordered.quoted, ordered.request.endpoint, sale, provider_of(answer))
+        tally = self.tally(ordered, answer, sale)
         tally.tell()
         request = ordered.request
         return _relay(
@@ -84,6 +91,8 @@ async def _relay(answer: UpstreamAnswer, meter: StreamMeter, tally: Tally) -> As
             charge = tally.as_json()
             sale.note(charge=charge)
             comment = receipt_comment(receipt, charge)
+        elif sale is not None and sale.account and not sale.credits:
+            comment = bill_comment(tally.as_json() | {"id": sale.pay_id})
         ending = meter.finish(comment)
         answer.ended(tally.used.completion_tokens)
         yield ending

@@ -69,6 +69,7 @@ class Ordered(Generic[R]):
     quoted: Quote
     wishes: Wishes = NO_WISHES
     tier: Tier = Tier.DEFAULT
+    batch: bool = False
     order: Order | None = None
 
 
@@ -124,10 +125,10 @@ class Desk(Generic[R]):
             variant=variant_of(ordered.request.members, request.header(REGION) or ""),
         )
 
-    def order(self, body: bytes, sale: Sale | None, *, region: str = "") -> Ordered[R]:
+    def order(self, body: bytes, sale: Sale | None, *, region: str = "", batch: bool = False) -> Ordered[R]:
         """The order to serve. What was paid for is the quote that came with the payment, not today's price.
 
-        `region` is where the buyer would like to be served.
+        `region` is where the buyer would like to be served; `batch` says that it is one of many under one payment.
         """
         request = self.trade.parse(body)
         wishes = read_wishes(request.members, preferred_region=region)
@@ -143,26 +144,37 @@ class Desk(Generic[R]):
         if isinstance(token, str):
             # Its signature was checked when the payment was taken.
             return Ordered(request, model, peek(token).quote, wishes, tier)
-        model = replace(model, price=self.router.catalogue.rules.price(model.price, tier))
+        model = replace(model, price=self.router.catalogue.rules.price(model.price, tier, batch=batch))
         try:
             order = request.order(model.price)
             quoted = quote(order, self.router.catalogue.price_list(model))
         except MalformedError as error:
             raise refused("", error.message, code=error.code) from error
-        return Ordered(request, model, quoted, wishes, tier, order)
+        return Ordered(request, model, quoted, wishes, tier, batch, order)
 
     async def complete(self, ordered: Ordered[R], sale: Sale | None, *, request_id: str = "") -> Completion:
         """A whole answer; the receipt notes what it really used.
 
         An empty answer raises `ApiProblem` 502, and so is not charged (aimo row 86).
         """
-        name = ordered.request.model
         remember(ordered, sale, request_id)
+        done, tally = await self._known_or_made(ordered, sale, request_id)
+        tally.sale = sale
+        tally.tell()
+        if tally.void:
+            raise empty_completion()
+        if sale is not None:
+            sale.note(charge=tally.as_json())
+        return done
+
+    async def make(self, ordered: Ordered[R], request_id: str) -> tuple[Completion, Tally]:
+        """An answer with its bill, which nobody has been told yet; it is `void` when the answer says nothing."""
+        name = ordered.request.model
 
         async def take(answer: UpstreamAnswer) -> tuple[Completion, Tally]:
             body, members = await _read(answer)
             # Two providers may be racing, so each answer is counted by itself.
-            tally = Tally(ordered.quoted, ordered.request.endpoint, provider=provider_of(answer))
+            tally = self.tally(ordered, answer)
             self.trade.count(members, tally)
             answer.ended(tally.used.completion_tokens)
             if members.get("model") not in (None, name):
@@ -171,14 +183,31 @@ class Desk(Generic[R]):
                 body = json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode()
             return Completion(body, members, tally.provider), tally
 
-        done, tally = await self.ask(ordered, take, request_id)
-        tally.sale = sale
-        tally.tell()
-        if tally.void:
-            raise _empty()
-        if sale is not None:
-            sale.note(charge=tally.as_json())
-        return done
+        return await self.ask(ordered, take, request_id)
+
+    async def _known_or_made(self, ordered: Ordered[R], sale: Sale | None, request_id: str) -> tuple[Completion, Tally]:
+        cache = self.router.cache
+        if cache is None or sale is None or not ordered.wishes.cache:
+            return await self.make(ordered, request_id)
+        key = cache.key(sale.payer, ordered.model.id, ordered.request.members)
+        known = cache.find(key)
+        if known is not None:
+            # No provider has worked for it, so none earns.
+            tally = Tally(ordered.quoted, ordered.request.endpoint, usage=known.usage)
+            tally.cut = self.router.catalogue.rules.cached
+            return Completion(known.body, known.members), tally
+        done, tally = await self.make(ordered, request_id)
+        if tally.usage is not None and not tally.void:
+            cache.keep(key, done.body, done.members, tally.usage)
+        return done, tally
+
+    def tally(self, ordered: Ordered[R], answer: UpstreamAnswer, sale: Sale | None = None) -> Tally:
+        """The bill of an answer that has begun, at the price of the provider that gives it."""
+        provider = answer.provider
+        if provider is None:
+            return Tally(ordered.quoted, ordered.request.endpoint, sale)
+        price = self.router.catalogue.rules.price(provider.price, ordered.tier, batch=ordered.batch)
+        return Tally(ordered.quoted, ordered.request.endpoint, sale, provider.id, at=price)
 
     async def ask(self, ordered: Ordered[R], take: Take[Taken], request_id: str) -> Taken:
         """What `take` makes of the first usable answer; raises as `Router.ask`."""
@@ -200,12 +229,8 @@ def remember(ordered: Ordered[Any], sale: Sale | None, request_id: str) -> None:
         sale.tags, sale.request_id = dict(ordered.request.tags), request_id
 
 
-def provider_of(answer: UpstreamAnswer) -> str:
-    """The id of the provider that gives an answer."""
-    return answer.provider.id if answer.provider is not None else ""
-
-
-def _empty() -> ApiProblem:
+def empty_completion() -> ApiProblem:
+    """What an answer that says nothing ends in."""
     words = "the model said nothing; nothing is charged"
     return ApiProblem(502, "empty_completion", words, kind="server_error", mender=Mender.NOBODY)
 

@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from x402.errors import MalformedError, UnavailableError
+from x402 import networks
+from x402.errors import MalformedError, Mender, UnavailableError
 from x402.gateway.inference.catalogue import Model
 from x402.gateway.inference.conformance import Report, examine
 from x402.gateway.inference.offer import AGE_LIMIT_SECONDS, CODE, Offer, read_offer, read_signed
@@ -107,13 +108,29 @@ class Registrar:
         if wanted.standing is Standing.PENDING:
             await self._check_room()
         if not await self.book.register(wanted):
-            raise ApiProblem(
-                409, "stale_document", "a newer document is known, or the operator has closed this account"
-            )
+            words = "a document as new as this is known, or the operator has disabled this provider"
+            raise ApiProblem(409, "stale_document", words)
         self._telemetry.emit("provider.registered", provider=signed.id, standing=str(wanted.standing))
         if wanted.standing is Standing.PENDING:
             self._start(self._examine(wanted))
         await self.refresh()
+        return wanted
+
+    async def admit(self, document: str, account: str) -> RegisteredProvider:
+        """Take a document that its account has not signed, from the operator. Raises `MalformedError`."""
+        network, _, address = account.rpartition(":")
+        if networks.find(network) is None or not address:
+            raise MalformedError(CODE, "account: a network and an address as CAIP-10, such as eip155:8453:0x…")
+        offer = self._read(document, address)
+        wanted = RegisteredProvider(
+            id=address,
+            account=account,
+            offer=offer.public,
+            issued_at=offer.issued_at,
+            sealed_key=seal(offer.api_key, address, self._house.secrets),
+        )
+        if not await self.book.register(wanted):
+            raise MalformedError(CODE, "issued_at: a document as new as this is known, or the provider is disabled")
         return wanted
 
     async def examine(self, provider: RegisteredProvider) -> tuple[Standing, list[Report]]:
@@ -174,9 +191,8 @@ class Registrar:
 
     async def _check_room(self) -> None:
         if len(await self.book.providers([Standing.PENDING])) >= _PENDING_LIMIT:
-            raise ApiProblem(
-                503, "too_many_pending", "too many registrations wait to be checked", retry_after_seconds=60
-            )
+            words = "too many registrations wait to be checked"
+            raise ApiProblem(503, "too_many_pending", words, mender=Mender.NOBODY, retry_after_seconds=60)
 
     def _models(self, provider: RegisteredProvider) -> Sequence[Model]:
         key = unseal(provider.sealed_key, provider.id, self._house.secrets)

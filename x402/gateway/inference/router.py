@@ -16,8 +16,10 @@ from typing import Any, Generic, Protocol, TypeVar
 from x402.errors import MalformedError, Mender
 from x402.gateway.inference.adapters import FORMATS
 from x402.gateway.inference.adapters.api_format import CHAT
+from x402.gateway.inference.answer_cache import AnswerCache
 from x402.gateway.inference.catalogue import Catalogue, Model, Provider, Upstream
 from x402.gateway.inference.health import Health
+from x402.gateway.inference.hooks import Pins, Screen
 from x402.gateway.inference.lanes import Lanes
 from x402.gateway.inference.price_rules import Tier
 from x402.gateway.inference.ranges import refused
@@ -66,8 +68,14 @@ class Router:
         health: Health | None = None,
         dice: Dice = secrets.randbelow,
         hedge_at: float | None = None,
+        cache: AnswerCache | None = None,
+        screen: Screen | None = None,
+        pins: Pins | None = None,
     ) -> None:
         self.catalogue = catalogue
+        self.cache = cache
+        self._screen = screen
+        self._pins = pins
         self.health = health or Health()
         self._client = client
         self._telemetry = telemetry or Telemetry()
@@ -79,7 +87,7 @@ class Router:
         """The model of a name in any of its spellings (aimo §1.7). Raises `ApiProblem` 404, or 400 when ambiguous,
         with the nearest names."""
         try:
-            model = self.catalogue.resolve(name)
+            model = self.catalogue.resolve(name if self._pins is None else self._pins.model(name))
         except MalformedError as error:
             missing = error.code == "model_not_found"
             problem = refused("model", error.message, code=error.code, status=404 if missing else 400)
@@ -94,8 +102,12 @@ class Router:
     ) -> Model:
         """The model with those providers that may and can serve a request, priced for them alone.
 
-        Raises `ApiProblem`, before anybody pays: as `selection.eligible`, and 400 with what nobody here can do.
+        Raises `ApiProblem`, before anybody pays: as `selection.eligible`, and 400 with what nobody here can do or the
+        operator's screen refuses.
         """
+        unwanted = "" if self._screen is None else self._screen.objection(members)
+        if unwanted:
+            raise refused("messages", unwanted, code="content_refused")
         wanted = eligible(model, wishes)
         objections = {provider.id: _objection(provider, members, path) for provider in wanted.providers}
         able = [provider for provider in wanted.providers if not objections[provider.id]]
@@ -180,7 +192,8 @@ class Router:
         asked_at = self.health.timer()
         try:
             body = errand.request.forward(upstream.model, errand.output_tokens)
-            answer = await self._client.open(upstream, body, request_id=errand.request_id, path=errand.path)
+            with self._telemetry.step("step.upstream", provider=provider.id, model=upstream.model):
+                answer = await self._client.open(upstream, body, request_id=errand.request_id, path=errand.path)
         except BaseException:
             leave()
             raise

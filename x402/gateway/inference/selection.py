@@ -56,6 +56,8 @@ class Wishes:
     regions: tuple[str, ...] = ()
     preferred_region: str = ""
     max_price: Mapping[str, Rate] = field(default_factory=dict)
+    cache: bool = True
+    """Whether an answer that was given before will do, where the operator keeps any."""
 
 
 NO_WISHES = Wishes()
@@ -72,9 +74,9 @@ def read_wishes(members: Mapping[str, Any], *, preferred_region: str = "") -> Wi
     stated = [value for value in (members.get("sort"), provider.get("sort")) if value is not None]
     if any(value not in list(Sort) for value in stated) or len(set(stated)) > 1:
         raise _wrong("sort", f"one of {', '.join(Sort)}, stated once")
-    fallbacks = provider.get("allow_fallbacks", True)
-    if not isinstance(fallbacks, bool):
-        raise _wrong("provider.allow_fallbacks", "true or false")
+    fallbacks, cache = provider.get("allow_fallbacks", True), provider.get("cache", True)
+    if not isinstance(fallbacks, bool) or not isinstance(cache, bool):
+        raise _wrong("provider.allow_fallbacks" if isinstance(cache, bool) else "provider.cache", "true or false")
     return Wishes(
         sort=Sort(stated[0]) if stated else None,
         order=_texts(provider, "order"),
@@ -82,6 +84,7 @@ def read_wishes(members: Mapping[str, Any], *, preferred_region: str = "") -> Wi
         regions=tuple(region.lower() for region in _texts(provider, "regions")),
         preferred_region=preferred_region.strip().lower()[:_TEXT_LIMIT],
         max_price=_max_price(provider.get("max_price")),
+        cache=cache,
     )
 
 

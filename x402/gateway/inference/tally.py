@@ -8,11 +8,13 @@ The charge never exceeds the quote, whatever is reported (fault B17), and an ans
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from x402.billing import Metered
 from x402.gateway.sale import Sale
+from x402.price import ModelPrice
 from x402.quote import Charge, Item, Quote, Usage, add_up
 
 BYTES_PER_TOKEN = 4
@@ -30,6 +32,10 @@ class Tally:
     said: int = 0
     usage: Usage | None = None
     void: bool = False
+    at: ModelPrice | None = None
+    """The price of who serves, where several could have: it is charged when it is lower than the quoted one."""
+    cut: Callable[[int], int] | None = None
+    """What an answer that was there already costs of its first charge."""
 
     @property
     def used(self) -> Usage:
@@ -45,7 +51,8 @@ class Tally:
         """What is owed by now."""
         if self.void or (self.usage is None and not self.said):
             return Charge.zero(self.quoted.bound)
-        return self.quoted.actual(self.used)
+        charge = self.quoted.actual(self.used, self.at)
+        return charge if self.cut is None else replace(charge, total=self.cut(charge.total))
 
     @property
     def most(self) -> int | None:
@@ -83,7 +90,7 @@ class Tally:
             completion_tokens=used.completion_tokens,
             images=used.images,
             charged=charge.total,
-            fee=charge.total - add_up(line for line in charge.lines if line.item is not Item.FEE),
+            fee=max(0, charge.total - add_up(line for line in charge.lines if line.item is not Item.FEE)),
             complete=self.void or self.usage is not None,
         )
 
@@ -104,8 +111,15 @@ class Tally:
             line["usage"] = {"prompt_tokens": used.prompt_tokens, "completion_tokens": used.completion_tokens}
             if used.images:
                 line["usage"]["images"] = used.images
+        if self.cut is not None:
+            line["cached"] = True
         if charge.over:
             line["over"] = [str(item) for item in charge.over]
+        if self.sale is not None and self.sale.account:
+            # Who is charged; with `credits` what was not needed is there to be spent.
+            line["account"] = self.sale.account
+            if self.sale.credits:
+                line["credited"] = str(charge.unused)
         return line
 
 
