@@ -16,7 +16,7 @@ from x402.schemes import exact_svm_reasons
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-MANUALS = ("buying.md", "selling.md", "facilitating.md")
+MANUALS = ("buying.md", "selling.md", "facilitating.md", "operating.md")
 
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)

@@ -232,7 +232,7 @@ class Watchman:
             if not disk.commits:
                 continue
             snapshot = LedgerSnapshot(disk.database.connection)
-            found = audit(snapshot.histories(), now=self.cast.world.clock(), batched=True)
+            found = audit(snapshot.histories(), now=self.cast.world.clock())
             disk.database.connection.rollback()
             for one in found.violations:
                 yield f"{one.invariant} {one.party} {one.pay_id[-12:]}: {one.words}"

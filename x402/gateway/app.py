@@ -45,6 +45,7 @@ from x402.ports.ledger import SqlLedger
 from x402.settings import GatewaySettings
 from x402.telemetry import Fact, Observer, Telemetry
 from x402.telemetry.metrics import count_facts
+from x402.telemetry.traces import TracedRequests, export_traces, trace_facts
 from x402.wire.facilitation import Facilitator
 from x402.wire.headers import EXPOSED_HEADERS, PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID
 
@@ -68,17 +69,15 @@ def create_app(
 ) -> FastAPI:
     """The gateway's app; run it with any ASGI server, its lifespan on.
 
-    What is given as an object wins over `settings`, which are read from the environment when they are needed and not
-    given. `screen` and `pins` are the operator's own rules (`inference.hooks`). Raises `MisconfiguredError` for what is
-    missing or contradicts itself.
+    What is given as an object wins over `settings`, the environment's unless given; `screen` and `pins` are the
+    operator's own rules (`inference.hooks`). Raises `MisconfiguredError`.
     """
     settings = settings or GatewaySettings.read()
     now = clock or _wall_clock
     sold = catalogue or catalogue_of(settings, environment=os.environ, now=now())
     _refuse_idle(sold)
     registry = CollectorRegistry()
-    observers = [count_facts(registry), *([] if telemetry is None else [_passed_on(telemetry)])]
-    facts = Telemetry(observers)
+    facts = _facts(registry, telemetry, traces=settings.traces)
     client = upstream or UpstreamClient(trusted_hosts=settings.trusted_hosts)
     router = Router(
         sold,
@@ -138,6 +137,8 @@ def create_app(
     app.add_middleware(Turnstile, **operations.turnstile)
     _open_to_browsers(app)
     app.add_middleware(RequestIds)
+    if settings.traces:
+        app.add_middleware(TracedRequests)
     return app
 
 
@@ -155,10 +156,18 @@ def _open_to_browsers(app: FastAPI) -> None:
     app.add_middleware(
         CORSMiddleware,
         allow_origins=["*"],
-        allow_methods=["GET", "POST", "OPTIONS"],
+        allow_methods=["GET", "POST", "PUT", "DELETE", "OPTIONS"],
         allow_headers=["*", *PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID],
         expose_headers=[*EXPOSED_HEADERS, *RATE_HEADERS, "Retry-After"],
     )
+
+
+def _facts(registry: CollectorRegistry, telemetry: Telemetry | None, *, traces: bool) -> Telemetry:
+    """Who hears the gateway's facts: its metrics, the caller's observers, and whoever collects traces."""
+    observers = [count_facts(registry), *([] if telemetry is None else [_passed_on(telemetry)])]
+    if traces:
+        observers.append(trace_facts(export_traces(), now_ns=time.time_ns))
+    return Telemetry(observers, timer_ns=time.perf_counter_ns)
 
 
 def _passed_on(telemetry: Telemetry) -> Observer:

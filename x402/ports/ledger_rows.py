@@ -19,7 +19,7 @@ from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, advance,
 from x402.ports import Arrow, IdentifierTaken, Room, Sign, SignAgain, SignTogether, nonce_book, unsettled
 from x402.ports.leases import Lease
 from x402.ports.ledger_text import BEGIN, attest
-from x402.ports.prepared import Insert, Prepared, at_once, value
+from x402.ports.prepared import Insert, Prepared, value
 from x402.ports.schema import bundles, events, identifiers, payments, whole_payments
 from x402.stages import STAGES, Intended, Settled, Stage, State
 
@@ -90,24 +90,22 @@ def open_row(
 
     Everything is looked at before anything is written, so whoever is refused has written nothing.
     """
-    with at_once(connection):
-        found = _FIND.ask(connection, party=str(entry.party), pay_id=entry.subject.pay_id)
-        sums = unsettled.Sums(connection, entry.subject, room) if entry.party is Party.GATEWAY else None
-        row = found.first()
-        if row is not None:
-            return entry_of(row), False
-        if identifier:
-            _check_name(connection, entry, identifier)
-        if sums is not None:
-            sums.check()
+    found = _FIND.ask(connection, party=str(entry.party), pay_id=entry.subject.pay_id)
+    sums = unsettled.Sums(connection, entry.subject, room) if entry.party is Party.GATEWAY else None
+    row = found.first()
+    if row is not None:
+        return entry_of(row), False
+    if identifier:
+        _check_name(connection, entry, identifier)
+    if sums is not None:
+        sums.check()
     first = replace(entry, created_at=lease.now, updated_at=lease.now)
     moved = _follow(first, arrows)
-    with at_once(connection):
-        _write_first(connection, entry, lease, sums)
-        if identifier:
-            payer, pay_id = entry.subject.payer, entry.subject.pay_id
-            _NAME.do(connection, payer=payer, identifier=identifier, pay_id=pay_id)
-        return (_move(connection, first, arrows, moved, lease.now) if arrows else first), True
+    _write_first(connection, entry, lease, sums)
+    if identifier:
+        payer, pay_id = entry.subject.payer, entry.subject.pay_id
+        _NAME.do(connection, payer=payer, identifier=identifier, pay_id=pay_id)
+    return (_move(connection, first, arrows, moved, lease.now) if arrows else first), True
 
 
 def _check_name(connection: Connection, entry: Entry, identifier: str) -> None:
@@ -130,9 +128,8 @@ def intend(
     nonce = nonce_book.free(connection, subject.network, signer, chain_nonce)
     # What signs may refuse, so nothing is written before it has signed.
     entry = begin(Party.FACILITATOR, subject, sign(nonce))
-    with at_once(connection):
-        _write_first(connection, entry, lease)
-        nonce_book.take(connection, subject.network, signer, chain_nonce, nonce)
+    _write_first(connection, entry, lease)
+    nonce_book.take(connection, subject.network, signer, chain_nonce, nonce)
     return replace(entry, created_at=lease.now, updated_at=lease.now), True
 
 
@@ -148,23 +145,25 @@ def intend_together(
     and False for the others."""
     outcomes: dict[str, tuple[Entry, bool]] = {}
     fresh: dict[str, Subject] = {}
-    for subject in subjects:
-        older = find(connection, Party.FACILITATOR, subject.pay_id)
-        if older is not None:
-            outcomes[subject.pay_id] = older, False
+    asked = [_FIND.ask(connection, party=str(Party.FACILITATOR), pay_id=subject.pay_id) for subject in subjects]
+    for subject, found in zip(subjects, asked, strict=True):
+        row = found.first()
+        if row is not None:
+            outcomes[subject.pay_id] = entry_of(row), False
         else:
             fresh.setdefault(subject.pay_id, subject)
     if fresh:
         network = subjects[0].network
         nonce = nonce_book.free(connection, network, signer, chain_nonce)
         stages = sign(nonce, list(fresh.values()))
-        with at_once(connection):
-            for subject, stage in zip(fresh.values(), stages, strict=True):
-                entry = begin(Party.FACILITATOR, subject, stage)
-                _write_first(connection, entry, lease)
-                outcomes[subject.pay_id] = Entry(entry.party, subject, stage, lease.now, lease.now), True
-            nonce_book.take(connection, network, signer, chain_nonce, nonce)
-            _keep_bundle(connection, network, signer, nonce, stages)
+        entries = [
+            begin(Party.FACILITATOR, subject, stage) for subject, stage in zip(fresh.values(), stages, strict=True)
+        ]
+        for entry in entries:
+            _write_first(connection, entry, lease)
+            outcomes[entry.subject.pay_id] = replace(entry, created_at=lease.now, updated_at=lease.now), True
+        nonce_book.take(connection, network, signer, chain_nonce, nonce)
+        _keep_bundle(connection, network, signer, nonce, stages)
     # One payment may have been presented twice, on different terms: the first of them is the row's.
     first = {subject.pay_id: subject for subject in reversed(subjects)}
     return [
@@ -193,9 +192,8 @@ def replace_together(
     for entry, stage in zip(waiting, stages, strict=True):
         arrows = ((Event.REPLACE, stage),)
         moves.append((entry, arrows, _follow(entry, arrows)))
-    with connection.begin_nested():
-        _keep_bundle(connection, network, signer, nonce, stages)
-        return [_move(connection, entry, arrows, moved, now) for entry, arrows, moved in moves]
+    _keep_bundle(connection, network, signer, nonce, stages)
+    return [_move(connection, entry, arrows, moved, now) for entry, arrows, moved in moves]
 
 
 def sharing(connection: Connection, network: str, signer: str, nonce: int, transaction: str) -> Sequence[Entry]:
@@ -303,11 +301,10 @@ def _move(connection: Connection, entry: Entry, arrows: Sequence[Arrow], moved: 
     party, pay_id = str(entry.party), entry.subject.pay_id
     last, (_, _, text) = moved[-1], texts[-1]
     columns |= {"state": str(last.state), "stage": text, "updated_at": now}
-    with at_once(connection):
-        unsettled.book(connection, entry.state, last)
-        _update(tuple(columns)).do(connection, party=party, pay_id=pay_id, **columns)
-        for what, after, text in texts:
-            _LOG.do(connection, party=party, pay_id=pay_id, at=now, event=str(what), after=str(after.state), stage=text)
+    unsettled.book(connection, entry.state, last)
+    _update(tuple(columns)).do(connection, party=party, pay_id=pay_id, **columns)
+    for what, after, text in texts:
+        _LOG.do(connection, party=party, pay_id=pay_id, at=now, event=str(what), after=str(after.state), stage=text)
     known = find(connection, entry.party, pay_id) if getattr(last.stage, "raw", None) == b"" else None
     return known or replace(last, updated_at=now)
 

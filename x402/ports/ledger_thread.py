@@ -21,6 +21,7 @@ from x402.errors import MisconfiguredError, UnavailableError
 from x402.ports import unsettled
 from x402.ports.ledger_database import DATABASE_ERRORS, LedgerDatabase, is_conflict, is_lost
 from x402.ports.migrations import migrate
+from x402.ports.prepared import settle
 
 T = TypeVar("T")
 Locks = tuple[tuple[str, ...], ...]
@@ -103,6 +104,7 @@ class LedgerThread:
         with connection.begin():
             self._database.lock(connection, [unsettled.LOCK])
             unsettled.recount(connection)
+            settle(connection)
 
     def _commit(self, batch: list[_Job]) -> None:
         """Run a batch in one transaction. A job that breaks the law has written nothing and fails alone; a failing
@@ -151,6 +153,11 @@ class _Attempt:
                     raise
                 except Exception as error:  # noqa: BLE001 - whatever it is belongs to the caller, not to this thread
                     self.outcomes.append((job.future, None, error))
+            try:
+                settle(connection)
+            except DATABASE_ERRORS:
+                self.job_failed = True
+                raise
             self.committing = True
 
 

@@ -8,8 +8,7 @@ run in the transaction of the connection that they are given, like any other sta
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import BindParameter, Connection, Delete, Dialect, Select, Table, Update, bindparam
@@ -22,6 +21,7 @@ T = TypeVar("T")
 Insert = Callable[[Table], Any]
 """Begins an insert into a table that can say what happens on conflict; both dialects spell that alike."""
 
+_PIPELINE = "x402.pipeline"
 _SQLITE = sqlite_dialect(paramstyle="named")
 
 
@@ -71,11 +71,10 @@ class Prepared:
         self.ask(connection, **values)
 
     def ask(self, connection: Connection, /, **values: Any) -> Answers:
-        """Run it; what it answers is fetched when it is wanted (`at_once`)."""
+        """Run it; what it answers is fetched when it is wanted."""
         compiled = self._for(connection.dialect)
-        raw: Any = connection.connection.dbapi_connection
         try:
-            cursor = raw.execute(compiled.text, {**compiled.constants, **values})
+            cursor = _driver(connection).execute(compiled.text, {**compiled.constants, **values})
         except connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
             raise _told(connection, error) from error
         return Answers(connection, cursor, compiled.row)
@@ -127,6 +126,7 @@ class Answers:
 
     def count(self) -> int:
         """How many rows an update or a delete met."""
+        settle(self._connection)
         return int(self._cursor.rowcount)
 
     def _fetch(self, fetch: Callable[[], T]) -> T:
@@ -136,21 +136,30 @@ class Answers:
             raise _told(self._connection, error) from error
 
 
-@contextmanager
-def at_once(connection: Connection) -> Iterator[None]:
-    """Send what is asked and done in this block without waiting for each answer: PostgreSQL's pipeline.
+def settle(connection: Connection) -> None:
+    """Wait until everything that was sent is done. Raises the first failure of it.
 
-    Whatever goes wrong with one statement is raised by another, or at the end. Only `Prepared` statements go in here.
+    On PostgreSQL what is prepared is sent without waiting for each answer, in a pipeline that lasts until somebody
+    calls this: before another kind of statement, and before a commit. So one statement's failure may be raised by the
+    next ones, and the transaction is lost either way.
     """
-    raw: Any = connection.connection.dbapi_connection
-    if connection.dialect.name == "sqlite":
-        yield
+    pipeline = None if connection.invalidated else connection.info.pop(_PIPELINE, None)
+    if pipeline is None:
         return
     try:
-        with raw.pipeline():
-            yield
+        pipeline.__exit__(None, None, None)
     except connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
         raise _told(connection, error) from error
+
+
+def _driver(connection: Connection) -> Any:
+    """The driver's connection, ready to be asked."""
+    raw: Any = connection.connection.dbapi_connection
+    if connection.dialect.name != "sqlite" and _PIPELINE not in connection.info:
+        pipeline = raw.pipeline()
+        pipeline.__enter__()
+        connection.info[_PIPELINE] = pipeline
+    return raw
 
 
 def _told(connection: Connection, error: Exception) -> BaseException:

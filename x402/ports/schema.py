@@ -435,6 +435,19 @@ _bundle = select(bundles.c.raw).where(
 whole_payments = select(payments, _bundle.scalar_subquery().label("bundle"))
 """Payments with the bytes that they share with others, as `ledger_rows.entry_of` reads them."""
 
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("account", String(200), primary_key=True),
+    Column("period", String(8), nullable=False),
+    Column("units", BigInteger, nullable=False),
+    Column("percents", String(64), nullable=False),
+    # Of which stretch of time, and up to which percentage, somebody was told.
+    Column("told_since", BigInteger, nullable=False),
+    Column("told_percent", Integer, nullable=False),
+)
+"""What an account means to spend, and from which part of it on it wants to be told (aimo row 82)."""
+
 
 def upsert(connection: Connection, table: Table) -> Any:
     """An insert that can say what happens on conflict, in the connection's dialect."""

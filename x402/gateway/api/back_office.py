@@ -70,7 +70,7 @@ async def at_work(office: Office) -> AsyncIterator[None]:
     """Run an office; SIGHUP has the price list read again."""
     loop = asyncio.get_running_loop()
     # A server's threads, and some systems, have no such signal.
-    with suppress(NotImplementedError, RuntimeError, ValueError, AttributeError):
+    with suppress(RuntimeError, ValueError, AttributeError):
         loop.add_signal_handler(signal.SIGHUP, office.shelf.ask)
     running = asyncio.create_task(office.run())
     try:

@@ -21,8 +21,8 @@ def upgrade() -> None:
     _keys()
     _providers()
     _deliveries()
-    _ratings()
     _bundles()
+    _ratings()
     op.execute("UPDATE schema_version SET version = 3")
 
 
@@ -280,6 +280,15 @@ def _deliveries() -> None:
     op.create_index("deliveries_by_id", "deliveries", ["delivery_id"], unique=True)
     op.create_index("deliveries_by_state", "deliveries", ["state", "due_at"])
     op.create_index("deliveries_by_subject", "deliveries", ["webhook_id", "subject", "state", "seq"])
+    op.create_table(
+        "budgets",
+        sa.Column("account", sa.String(200), primary_key=True),
+        sa.Column("period", sa.String(8), nullable=False),
+        sa.Column("units", sa.BigInteger, nullable=False),
+        sa.Column("percents", sa.String(64), nullable=False),
+        sa.Column("told_since", sa.BigInteger, nullable=False),
+        sa.Column("told_percent", sa.Integer, nullable=False),
+    )
     for statement in statements(op.get_bind().dialect.name):
         op.execute(statement)
 
