@@ -1,8 +1,8 @@
 """The project's own test contracts: Solidity source, ABI and bytecode side by side.
 
-`Usdc` is the EIP-3009 token of the devnet, `Multicall3` its call bundler, `SmartWallet` an ERC-1271 payer for
-tests. The artifacts are compiled ahead, so nobody needs a compiler to run them; `contracts_abi/build` makes
-them again, byte for byte.
+`Usdc` is the EIP-3009 token of the devnet, `Multicall3` its call bundler, `Permit2` and `UptoPermit2Proxy` what the
+scheme `upto` moves money with, `SmartWallet` an ERC-1271 payer for tests. The artifacts are compiled ahead, so nobody
+needs a compiler to run them; `contracts_abi/build` makes them again, byte for byte.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
 
-NAMES = ("Multicall3", "SmartWallet", "Usdc")
+NAMES = ("Multicall3", "Permit2", "SmartWallet", "UptoPermit2Proxy", "Usdc")
 
 
 class UnknownContract(LookupError):

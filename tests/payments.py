@@ -13,8 +13,9 @@ from solders.keypair import Keypair
 from x402 import networks
 from x402.money import Asset
 from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET
-from x402.schemes import eip712, exact_evm, exact_svm
+from x402.schemes import eip712, exact_evm, exact_svm, gas_sponsoring, upto_evm
 from x402.schemes.exact_evm import Authorization
+from x402.schemes.upto_evm import Permit
 from x402.wire.challenge import Requirement
 from x402.wire.payment import Payment
 
@@ -55,6 +56,34 @@ class EvmPayer:
         """A v2 payment of an offer."""
         return self.sign(requirement, self.authorize(requirement, nonce=nonce, lifetime=lifetime))
 
+    def permit(self, requirement: Requirement, *, nonce: bytes = b"", lifetime: int = 600) -> Permit:
+        """What `permit_up_to` signs."""
+        nonce = nonce or secrets.token_bytes(32)
+        return upto_evm.build(requirement, self.address, now=int(time.time()), nonce=nonce, lifetime_seconds=lifetime)
+
+    def sign_permit(self, requirement: Requirement, permit: Permit, **members: Any) -> Payment:
+        """A v2 payment of exactly this permit."""
+        payload = upto_evm.payload(permit, evm_asset(), lambda digest: eip712.sign(self.key, digest))
+        return Payment.of(requirement, payload, **members)
+
+    def pay_up_to(self, requirement: Requirement, *, nonce: bytes = b"", lifetime: int = 600) -> Payment:
+        """A v2 payment of at most an offer's amount."""
+        return self.sign_permit(requirement, self.permit(requirement, nonce=nonce, lifetime=lifetime))
+
+    def pay_sponsored(self, requirement: Requirement, *, permit_nonce: int = 0, **changed: Any) -> Payment:
+        """The same with an EIP-2612 permit for Permit2; `changed` members of the extension are put in afterwards."""
+        permit = self.permit(requirement)
+        extensions = gas_sponsoring.sign(
+            self.address,
+            permit.maximum,
+            permit_nonce,
+            permit.deadline,
+            evm_asset(),
+            lambda digest: eip712.sign(self.key, digest),
+        )
+        extensions[gas_sponsoring.EXTENSION]["info"].update(changed)
+        return self.sign_permit(requirement, permit, extensions=extensions)
+
 
 @dataclass(frozen=True)
 class SvmPayer:
@@ -85,6 +114,12 @@ def evm_requirement(pay_to: str = "", amount: int = 1000, **members: Any) -> Req
         "extra": {"name": "USDC", "version": "2"},
     }
     return Requirement(**(shape | members))
+
+
+def upto_requirement(facilitator: str, pay_to: str = "", amount: int = 1000, **members: Any) -> Requirement:
+    """An offer of the scheme upto in USDC on Base Sepolia."""
+    extra = {"name": "USDC", "version": "2", "assetTransferMethod": "permit2", "facilitatorAddress": facilitator}
+    return evm_requirement(pay_to, amount, **({"scheme": "upto", "extra": extra} | members))
 
 
 def svm_requirement(pay_to: str, fee_payer: str, amount: int = 1000, **members: Any) -> Requirement:

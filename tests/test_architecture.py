@@ -16,7 +16,7 @@ ROW_0 = {"errors", "money", "networks"}
 ROW_1 = {
     "chain", "lifecycle", "stages", "confirmation",
     "quote", "price", "signed_quote", "signed_token", "tariff", "chat_order", "prompt_bound", "billing",
-    "telemetry", "settings", "wire",
+    "telemetry", "settings", "config_file", "wire",
 }  # fmt: skip
 ROW_2 = {"schemes", "ports", "evidence"}
 PARTIES = {"client", "gateway", "facilitator"}
@@ -25,7 +25,7 @@ SEATS = {
     "client.auth", "client.chat", "client.chat_stream", "client.sign_in", "client.aimo", "client.proxy",
     "client.stream",
     "gateway.paywall", "gateway.app", "gateway.api",
-    "facilitator.service", "facilitator.remote",
+    "facilitator.service", "facilitator.remote", "facilitator.line",
 }  # fmt: skip
 """Rooms of a party that belong to row 4."""
 
@@ -35,6 +35,7 @@ SAME_ROW = {
     "lifecycle": {"stages"},
     "wire": {"lifecycle", "stages", "chain"},
     "evidence": {"schemes", "ports"},
+    "settings": {"config_file"},
     "quote": {"price", "signed_quote", "prompt_bound"},
     "signed_quote": {"quote", "price", "signed_token"},
     "tariff": {"quote", "price", "signed_token"},
@@ -44,7 +45,10 @@ SAME_ROW = {
 """Which neighbours of its own row a room may import; all others may import none."""
 
 WEB = {"fastapi", "starlette", "uvicorn", "httpx", "httpx2", "anyio", "websockets", "requests", "aiohttp", "openai"}
-CHAIN = {"web3", "solana", "solders", "coincurve", "eth_account", "eth_abi", "eth_utils", "eth_keys", "eth", "Crypto"}
+CHAIN = {
+    "web3", "solana", "solders", "coincurve", "sha3", "cryptography", "Crypto",
+    "eth_account", "eth_abi", "eth_utils", "eth_keys", "eth",
+}  # fmt: skip
 STORE = {"alembic", "sqlalchemy", "sqlite3", "aiosqlite", "asyncpg", "psycopg"}
 CLOCK = {"time", "random"}
 SYSTEM = {

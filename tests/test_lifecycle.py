@@ -74,13 +74,17 @@ EXAMPLES: dict[State, Stage] = {
 }
 
 
+COUNTS = {Event.REPLACE, Event.METER}
+"""Arrows that stay in their state: what they count grows, attempts and what is due."""
+
+
 @cache
 def ranks(party: Party) -> Mapping[State, int]:
     """How many arrows lead to a state on its longest way; computed here, so that the law cannot vouch for itself."""
     before: dict[State, set[State]] = {state: set() for state in LAW[party]}
     for state, arrows in LAW[party].items():
         for event, after in arrows.items():
-            if event is not Event.REPLACE:
+            if event not in COUNTS:
                 before[after].add(state)
     rank: dict[State, int] = {}
     for state in TopologicalSorter(before).static_order():
@@ -91,15 +95,15 @@ def ranks(party: Party) -> Mapping[State, int]:
 def reachable(party: Party, start: State) -> set[State]:
     found = {start}
     for event, after in LAW[party][start].items():
-        if event is not Event.REPLACE:
+        if event not in COUNTS:
             found |= reachable(party, after)
     return found
 
 
 def arrows_onward(party: Party) -> Iterator[tuple[State, State]]:
-    """Every arrow from one state to another: all but the one that counts attempts."""
+    """Every arrow from one state to another: all but those that count."""
     for state, arrows in LAW[party].items():
-        yield from ((state, after) for event, after in arrows.items() if event is not Event.REPLACE)
+        yield from ((state, after) for event, after in arrows.items() if event not in COUNTS)
 
 
 @pytest.mark.parametrize("party", Party)
@@ -125,6 +129,39 @@ def test_replacing_stays_in_its_state(party: Party) -> None:
             Party.FACILITATOR: {State.INTENDED: State.INTENDED},
         }[party]
     )
+
+
+def test_B16_what_is_due_only_grows_while_it_is_metered_and_never_passes_what_was_signed() -> None:
+    entry = advance(begin(Party.GATEWAY, SUBJECT, Claimed()), Event.SERVE, Served(40))
+    assert (entry.due, entry.amount) == (40, 40)
+    entry = advance(advance(entry, Event.METER, Served(40)), Event.METER, Served(9_000))
+    for wrong in (Served(8_999), Served(10_001), Served(-1)):
+        with pytest.raises(UnlawfulEvent):
+            advance(entry, Event.METER, wrong)
+    with pytest.raises(UnlawfulEvent):
+        advance(advance(begin(Party.GATEWAY, SUBJECT, Claimed()), Event.SERVE, Served()), Event.METER, Served())
+    with pytest.raises(UnlawfulEvent):
+        advance(entry, Event.SUBMIT, Settling(10_001))
+
+
+def test_what_is_due_is_known_from_then_on() -> None:
+    entry = advance(begin(Party.GATEWAY, SUBJECT, Claimed()), Event.SERVE, Served(40))
+    for event, stage in (
+        (Event.SUBMIT, Settling()),
+        (Event.SETTLE, Settled("0xtx", 5)),
+        (Event.FAIL, Owed("0xtx", "it failed")),
+        (Event.REFUND, Refunding("0xtx", "header", "id")),
+        (Event.SETTLE, Refunded("0xtx", "0xback")),
+    ):
+        entry = advance(entry, event, stage)
+        assert (entry.due, entry.amount) == (40, 40)
+    plain = advance(begin(Party.GATEWAY, SUBJECT, Claimed()), Event.SUBMIT, Settling())
+    assert (plain.due, plain.amount) == (None, 10_000)
+
+
+def test_the_chain_knows_best_what_moved() -> None:
+    entry = advance(begin(Party.GATEWAY, SUBJECT, Claimed()), Event.SUBMIT, Settling(40))
+    assert advance(entry, Event.SETTLE, Settled("0xtx", 5, 41)).amount == 41
 
 
 def test_a_replacement_is_the_next_attempt_and_forgets_none() -> None:
@@ -204,7 +241,7 @@ def test_every_state_belongs_to_somebody() -> None:
 def test_advance_allows_exactly_the_law(party: Party) -> None:
     for state, event, target in product(State, Event, State):
         entry = Entry(party, SUBJECT, EXAMPLES[state], 1, 2)
-        if event is Event.REPLACE:
+        if event in COUNTS:
             continue
         if LAW[party].get(state, {}).get(event) is target:
             after = advance(entry, event, EXAMPLES[target])
@@ -244,7 +281,7 @@ def test_lawful_walks_end_and_settle_at_most_once(party: Party, data: st.DataObj
     events: list[Event] = []
     settled = 0
     while not is_terminal(party, entry.state):
-        event = data.draw(st.sampled_from(sorted(set(LAW[party][entry.state]) - {Event.REPLACE})))
+        event = data.draw(st.sampled_from(sorted(set(LAW[party][entry.state]) - COUNTS)))
         entry = advance(entry, event, EXAMPLES[LAW[party][entry.state][event]])
         events.append(event)
         settled += entry.state is State.SETTLED

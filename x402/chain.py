@@ -32,6 +32,14 @@ class EvmReceipt:
 
 
 @dataclass(frozen=True, slots=True)
+class EvmCall:
+    """What a transaction called: the contract (`""` for a creation) and its input."""
+
+    to: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class EvmFees:
     """What to bid, in wei per gas (EIP-1559)."""
 

@@ -6,6 +6,7 @@ each in its own ledger, and each memory moves only along its own table:
     client       HELD → EXPOSED → SETTLED                        it signs once, and never forgets what it exposed
     gateway      CLAIMED → SERVED → SETTLING → SETTLED → DELIVERED        flow `authorization`
                  CLAIMED → SETTLING → SETTLED → DELIVERED                 flow `upfront`
+                 CLAIMED → SERVED ↺ → SETTLING → SETTLED → DELIVERED      flow `metered`: what is due grows
                  ... SETTLED → OWED → REFUNDING → REFUNDED                when no answer came of it
                  ... SETTLED → OWED → CREDITED                            the same, into the payer's account
     facilitator  INTENDED → SETTLED → FINAL                      the bytes are durable before they leave
@@ -16,7 +17,8 @@ Three rules hold for all of them (faults §0, design §2):
    what was broadcast can never land) leaves the pending states; a timeout is no event at all.
 2. Every arrow is durable in the ledger before the effect that it announces. Arrows with nothing to do between them
    go down in one transaction.
-3. No arrow leads back: a state is a rank that only grows, and so does the number of an attempt that is replaced.
+3. No arrow leads back: a state is a rank that only grows, and so do the number of an attempt that is replaced and what
+   is due for an answer that is metered, which never passes what was signed.
 
 `advance()` is the only way to move. The diagrams in the docs are drawn from `LAW`.
 """
@@ -30,6 +32,7 @@ from types import MappingProxyType
 from typing import Any
 
 from x402.stages import (
+    KNOWS_DUE,
     Exposed,
     Intended,
     Refunding,
@@ -51,6 +54,7 @@ class Event(StrEnum):
 
     EXPOSE = "expose"
     SERVE = "serve"
+    METER = "meter"
     SUBMIT = "submit"
     REPLACE = "replace"
     SETTLE = "settle"
@@ -86,7 +90,7 @@ _CLIENT: dict[State, dict[Event, State]] = {
 _GATEWAY: dict[State, dict[Event, State]] = {
     # A handler that fails leaves the claim where it is: the same payment may ask again until it expires.
     _S.CLAIMED: {_E.SERVE: _S.SERVED, _E.SUBMIT: _S.SETTLING, _E.RELEASE: _S.RELEASED},
-    _S.SERVED: {_E.SUBMIT: _S.SETTLING, _E.RELEASE: _S.RELEASED},
+    _S.SERVED: {_E.METER: _S.SERVED, _E.SUBMIT: _S.SETTLING, _E.RELEASE: _S.RELEASED},
     _S.SETTLING: {_E.SETTLE: _S.SETTLED, _E.REFUSE: _S.REFUSED},
     _S.SETTLED: {_E.DELIVER: _S.DELIVERED, _E.FAIL: _S.OWED, _E.REORGANISE: _S.REVERSED},
     _S.OWED: {
@@ -179,6 +183,16 @@ class Entry:
     def state(self) -> State:
         return self.stage.state
 
+    @property
+    def due(self) -> int | None:
+        """What is due or has moved, where that may be less than what was signed and is known; atomic."""
+        return self.stage.amount if isinstance(self.stage, KNOWS_DUE) else None
+
+    @property
+    def amount(self) -> int:
+        """What moves, or has moved, as far as this party knows; atomic. At most, where nothing is metered yet."""
+        return self.subject.amount if self.due is None else self.due
+
 
 class UnlawfulEvent(Exception):
     """An event that the law does not know in this state: a defect of ours, never of the payer."""
@@ -198,7 +212,22 @@ def advance(entry: Entry, event: Event, stage: Stage) -> Entry:
         raise UnlawfulEvent(f"{entry.party}: {event} does not lead from {entry.state} to {stage.state}")
     if event is Event.REPLACE:
         _check_attempt(entry.stage, stage)
-    return replace(entry, stage=stage)
+    return replace(entry, stage=_with_due(entry, event, stage))
+
+
+def _with_due(entry: Entry, event: Event, stage: Stage) -> Stage:
+    """The stage with what was known to be due before it, unless it knows better. What is metered only grows."""
+    if not isinstance(stage, KNOWS_DUE):
+        return stage
+    due = entry.due if stage.amount is None else stage.amount
+    if due is None:
+        if event is Event.METER:
+            raise UnlawfulEvent(f"{entry.party}: nothing is metered without an amount")
+        return stage
+    least = entry.due or 0 if event is Event.METER else 0
+    if not least <= due <= entry.subject.amount:
+        raise UnlawfulEvent(f"{entry.party}: {due} of {entry.subject.amount} can't be due after {entry.due}")
+    return replace(stage, amount=due)
 
 
 def _check_attempt(before: Stage, after: Stage) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
+from x402.config_file import has_prices, read_config
 from x402.errors import MisconfiguredError
 
 _PASSWORD = re.compile(r"(?<=://)([^:/@]*):[^/]*@|([?&]password=)[^&]*")
@@ -215,8 +216,34 @@ class OperatorSettings(Settings):
     """Send OpenTelemetry traces, to where the variables OTEL_* say."""
 
 
-class GatewaySettings(OperatorSettings):
+class ConfigFile(Settings):
+    """Where a gateway's TOML file is (see `config_file`)."""
+
+    config: Path | None = Field(None, validation_alias=_named("X402_CONFIG"))
+
+
+class GatewaySettings(OperatorSettings, ConfigFile):
     """A gateway that sells models. Networks are CAIP-2 ids or v1 names; times in seconds."""
+
+    @classmethod
+    def read(cls, **overrides: Any) -> Self:
+        """As `Settings.read`, with what the file `config` (`X402_CONFIG`) states where the environment says nothing.
+
+        Raises `MisconfiguredError("invalid_config")` for a file that can't be read.
+        """
+        place = overrides.get("config") or ConfigFile.read().config
+        if place is None:
+            return super().read(**overrides)
+        try:
+            text = Path(place).read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise MisconfiguredError("invalid_config", f"{place} cannot be read: {type(error).__name__}") from None
+        variables = {name.lower(): value or "" for name, value in EnvSettingsSource(cls).env_vars.items() if value}
+        stated = read_config(text, _AnyCase(variables))
+        if has_prices(text):
+            stated["price_file"] = Path(place)
+        silent = {name: value for name, value in stated.items() if not _spellings(cls, name) & variables.keys()}
+        return super().read(**{**silent, **overrides, "config": Path(place)})
 
     evm_pay_to: str = Field("", validation_alias=_named("X402_EVM_PAY_TO", "EVM_PAYEE_ADDRESS", "EVM_ADDRESS"))
     """Where the seller is paid on `evm_network`; not sold there when empty."""
@@ -263,6 +290,9 @@ class GatewaySettings(OperatorSettings):
     public_url: str = Field("", validation_alias=_named("X402_PUBLIC_URL"))
     """How clients reach the gateway, such as `https://api.example.com`."""
     max_timeout_seconds: int = Field(300, ge=30, le=3600, validation_alias=_named("X402_MAX_TIMEOUT_SECONDS"))
+    scheme_names: str = Field("exact,upto", validation_alias=_named("X402_SCHEMES"))
+    """Separated by commas, the preferred one first: `exact` takes the quoted bound, `upto` (EVM networks) what was
+    used of it."""
     pay_ahead_seconds: int = Field(300, ge=0, le=3600, validation_alias=_named("X402_PAY_AHEAD_SECONDS"))
     """How long an announced price holds, so that the next payment comes with the first request; 0 announces none."""
     body_limit: int = Field(8 * 1024 * 1024, ge=1024, le=16 * 1024 * 1024, validation_alias=_named("X402_BODY_LIMIT"))
@@ -320,6 +350,11 @@ class GatewaySettings(OperatorSettings):
         return tuple(url.strip() for url in self.facilitator_url.split(",") if url.strip())
 
     @property
+    def schemes(self) -> tuple[str, ...]:
+        """The schemes in which payments are taken."""
+        return tuple(name.strip() for name in self.scheme_names.split(",") if name.strip())
+
+    @property
     def models(self) -> tuple[str, ...]:
         """The models to sell without a price file."""
         return tuple(name.strip() for name in self.model_names.split(",") if name.strip())
@@ -352,6 +387,22 @@ class GatewaySettings(OperatorSettings):
         """The nodes to ask, by network, those of networks on which nobody is paid left out."""
         stated = {self.evm_network: self.evm_rpc_url.strip(), self.svm_network: self.svm_rpc_url.strip()}
         return {network: url for network, url in stated.items() if url}
+
+
+class _AnyCase(dict[str, str]):
+    """Environment variables, whose names compare without case."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name.lower(), default)
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(name.lower())
+
+
+def _spellings(settings: type[Settings], name: str) -> set[str]:
+    """The variables that a setting may be read from."""
+    choices = settings.model_fields[name].validation_alias
+    return {str(one).lower() for one in choices.choices} if isinstance(choices, AliasChoices) else {name}
 
 
 def secret(value: SecretStr | None) -> str:

@@ -12,6 +12,9 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import ClassVar, get_args
 
+NOTHING_DUE = "nothing_due"
+"""The reason of a payment that was closed because nothing came to be due for it (scheme `upto`)."""
+
 
 class State(StrEnum):
     """What a party knows about a payment."""
@@ -23,7 +26,8 @@ class State(StrEnum):
     CLAIMED = "claimed"
     """Gateway: a verified payment belongs to one request, by a unique insert; its handler may run."""
     SERVED = "served"
-    """Gateway: the handler has answered; the answer is stored and still withheld."""
+    """Gateway: the handler has answered, and the answer is stored and still withheld; or, where actual usage is
+    charged, it is answering, and what has come to be due so far is known."""
     SETTLING = "settling"
     """Gateway: the facilitator is asked to settle; money may move at any moment."""
     INTENDED = "intended"
@@ -72,12 +76,17 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Served:
+    """`amount`, here and in the states that follow, is what is due or has moved, in atomic units, where that may be
+    less than what was signed (scheme `upto`); None says that it is all of it."""
+
     state: ClassVar[State] = State.SERVED
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Settling:
     state: ClassVar[State] = State.SETTLING
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +96,7 @@ class Intended:
     `last_valid` is a unix second on EVM networks (`validBefore`) and a block height on Solana. `attempt` counts the
     bytes that were signed for this payment, and `earlier` are the ids of those that were replaced, any of which may
     still land; `signed_at` is the unix second of this attempt, `bid` what it offers on an EVM network: the highest fee
-    and the tip, in wei per gas.
+    and the tip, in wei per gas; `shares` is how many payments this attempt settles together (design D8).
     """
 
     state: ClassVar[State] = State.INTENDED
@@ -100,6 +109,7 @@ class Intended:
     earlier: tuple[str, ...] = ()
     signed_at: int = 0
     bid: tuple[int, int] = (0, 0)
+    shares: int = 1
 
     @property
     def transactions(self) -> tuple[str, ...]:
@@ -114,12 +124,14 @@ class Settled:
     state: ClassVar[State] = State.SETTLED
     transaction: str
     block: int = 0
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
     state: ClassVar[State] = State.DELIVERED
     transaction: str
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +139,7 @@ class Final:
     state: ClassVar[State] = State.FINAL
     transaction: str
     block: int = 0
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +147,7 @@ class Owed:
     state: ClassVar[State] = State.OWED
     transaction: str
     reason: str
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +160,7 @@ class Refunding:
     header: str = field(repr=False)
     pay_id: str
     attempt: int = 1
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +170,7 @@ class Refunded:
     state: ClassVar[State] = State.REFUNDED
     transaction: str
     refund: str
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +180,7 @@ class Credited:
     state: ClassVar[State] = State.CREDITED
     transaction: str
     account: str
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +190,7 @@ class Reversed:
     state: ClassVar[State] = State.REVERSED
     transaction: str
     raw: bytes = field(default=b"", repr=False)
+    amount: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,5 +228,8 @@ Stage = (
     | Released
 )
 """What is known in each state, one class per state: a field that does not exist yet cannot be read."""
+
+KNOWS_DUE = (Served, Settling, Settled, Delivered, Final, Owed, Refunding, Refunded, Credited, Reversed)
+"""Stages that may know an `amount`: what is due, or has moved, where that may be less than what was signed."""
 
 STAGES: Mapping[State, type[Stage]] = MappingProxyType({stage.state: stage for stage in get_args(Stage)})

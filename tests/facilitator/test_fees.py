@@ -27,10 +27,10 @@ async def test_the_cost_is_what_the_balance_lost_and_the_fee_is_no_less(
     for shop, payment in ((evm, evm.pay()), (svm, await svm.pay())):
         rail = party.rails[shop.offer.network]
         most = await rail.fee(await rail.check(payment, shop.offer))
-        await rail.kind()
+        await rail.kinds()
         before = rail.balances[shop.signer.address]
         receipt = await party.settle(payment, shop.offer)
-        await rail.kind()
+        await rail.kinds()
         lost = before - rail.balances[shop.signer.address]
         assert 0 < lost <= most
         assert await rail.cost(receipt.transaction) == lost

@@ -43,7 +43,12 @@ REFUSED_FOR_GOOD = {
     "200 invalid_exact_svm_payload_transaction_fee_payer_transferring_funds",
 }
 REFUSED_FOR_NOW = {"429 payer_failed_too_often", "429 payer_fee_budget_spent", "429 fee_budget_spent"}
-LANDED = {"200 settled", "200 invalid_exact_evm_transaction_failed", "200 insufficient_funds"}
+LANDED = {
+    "200 settled",
+    "200 invalid_exact_evm_transaction_failed",
+    "200 invalid_exact_evm_transfer_event_mismatch",
+    "200 insufficient_funds",
+}
 
 
 @pytest.fixture
@@ -65,8 +70,8 @@ async def test_C09_D13_a_griefer_costs_no_more_than_the_cap(victim: Victim) -> N
         assert caps.total is not None
         lost = before[network] - after[network]
         assert caps.total // 2 < lost <= caps.total, "attacked until the budget was spent, and not beyond it"
-        # What was booked and corrected is what the chain took, to the last unit.
-        assert await victim.ledger.spent(unix_now() // 86_400, f"{network} total") == lost
+        # What was booked and corrected is what the chain took; payments that share a transaction round their share up.
+        assert 0 <= await victim.ledger.spent(unix_now() // 86_400, f"{network} total") - lost < 100
     assert after["tokens"] == before["tokens"]
     told = set(victim.answers)
     assert told >= REFUSED_FOR_GOOD | REFUSED_FOR_NOW | LANDED

@@ -61,7 +61,8 @@ async def test_no_is_an_answer(evm: EvmShop, ledger: SqlLedger) -> None:
             (bad, evm.offer, "invalid_exact_evm_signature"),
             (poor, evm.offer, "invalid_exact_evm_insufficient_balance"),
             (evm.pay(), evm_requirement(network="eip155:1"), "invalid_network"),
-            (evm.pay(), evm_requirement(scheme="upto"), "invalid_exact_evm_scheme"),
+            (evm.pay(), evm_requirement(scheme="upto"), "invalid_upto_evm_scheme"),
+            (evm.pay(), evm_requirement(scheme="escrow"), "unsupported_scheme"),
             (with_payload(evm.pay(), authorization="?"), evm.offer, "invalid_payload"),
         ):
             verified = await client.post("/verify", json=body(payment, offer))
@@ -230,12 +231,15 @@ async def test_supported_health_ready_metrics_and_description(evm: EvmShop, svm:
         supported = (await client.get("/supported")).json()
         assert [(kind["x402Version"], kind["network"]) for kind in supported["kinds"]] == [
             (2, BASE_SEPOLIA),
+            (2, BASE_SEPOLIA),
             (1, "base-sepolia"),
             (2, SOLANA_DEVNET),
             (1, "solana-devnet"),
         ]
         assert "extra" not in supported["kinds"][0]
-        assert supported["kinds"][2]["extra"] == {"feePayer": svm.signer.address}
+        assert supported["kinds"][1]["extra"] == {"facilitatorAddress": evm.signer.address}
+        assert supported["extensions"] == ["eip2612GasSponsoring"]
+        assert supported["kinds"][3]["extra"] == {"feePayer": svm.signer.address}
         assert supported["signers"] == {"eip155:*": [evm.signer.address], "solana:*": [svm.signer.address]}
         assert (await client.get("/metrics")).headers["content-type"].startswith("text/plain")
         assert {"/verify", "/settle", "/supported"} <= (await client.get("/openapi.json")).json()["paths"].keys()

@@ -20,7 +20,7 @@ OFTEN = 0.03
 
 async def offered(client: httpx.AsyncClient) -> list[str]:
     kinds = (await client.get("/supported")).json()["kinds"]
-    return [kind["network"] for kind in kinds if kind["x402Version"] == 2]
+    return [kind["network"] for kind in kinds if kind["x402Version"] == 2 and kind["scheme"] == "exact"]
 
 
 async def test_E08_an_empty_key_withdraws_its_network(evm: EvmShop, svm: SvmShop, ledger: SqlLedger) -> None:
@@ -56,7 +56,7 @@ async def test_supported_asks_no_node(evm: EvmShop, svm: SvmShop, ledger: SqlLed
         await ready(client)
         evm.chain.rpc.calls = svm.chain.rpc.calls = 0
         for _ in range(50):
-            assert len((await client.get("/supported")).json()["kinds"]) == 4
+            assert len((await client.get("/supported")).json()["kinds"]) == 5
             assert (await client.get("/ready")).status_code == 200
         assert (evm.chain.rpc.calls, svm.chain.rpc.calls) == (0, 0)
 
@@ -64,11 +64,11 @@ async def test_supported_asks_no_node(evm: EvmShop, svm: SvmShop, ledger: SqlLed
 async def test_E08_a_node_that_is_away_withdraws_its_network(evm: EvmShop, ledger: SqlLedger) -> None:
     chain = Meddled(evm.chain)
     tank = Tank(facilitator([evm.rail(ledger, chain)], ledger))
-    assert [kind.version for kind in (await tank.look()).kinds] == [2, 1]
+    assert [kind.version for kind in (await tank.look()).kinds] == [2, 2, 1]
     chain.instead["balance"] = unreachable
     assert (await tank.look()).kinds == ()
     chain.instead.clear()
-    assert len((await tank.look()).kinds) == 2
+    assert len((await tank.look()).kinds) == 3
 
 
 async def test_E07_too_much_and_too_little_are_told_once(evm: EvmShop, ledger: SqlLedger) -> None:

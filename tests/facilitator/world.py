@@ -10,7 +10,7 @@ from typing import Any
 from solders.keypair import Keypair
 
 from tests.chains import EvmWorld, SvmWorld
-from tests.payments import EvmPayer, SvmPayer, evm_asset, evm_requirement, svm_requirement
+from tests.payments import EvmPayer, SvmPayer, evm_asset, evm_requirement, svm_requirement, upto_requirement
 from x402.errors import UnavailableError
 from x402.facilitator.evm_rail import EvmRail
 from x402.facilitator.rail import Rail
@@ -19,7 +19,7 @@ from x402.facilitator.settle import LocalFacilitator
 from x402.facilitator.signer import EvmSigner, SvmSigner
 from x402.facilitator.svm_rail import SvmRail
 from x402.lifecycle import Outcome
-from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET
+from x402.networks import BASE_SEPOLIA, PERMIT2, SOLANA_DEVNET
 from x402.ports import Ledger
 from x402.ports.evm import RpcEvmChain
 from x402.ports.ledger import SqlLedger
@@ -79,6 +79,26 @@ class EvmShop:
     def pay(self, **how: Any) -> Payment:
         """A fresh payment of the offer."""
         return self.payer.pay(self.offer, **how)
+
+    def upto(self, amount: int = 1000) -> Requirement:
+        """An offer of the scheme upto that our key may settle."""
+        return upto_requirement(self.signer.address, self.offer.pay_to, amount)
+
+    async def approve(self, units: int = 2**256 - 1) -> None:
+        """The payer's one transaction that lets Permit2 move its tokens."""
+        await self.world.fund(self.payer.address, 0, 10**18)
+        data = eip712.keccak(b"approve(address,uint256)")[:4] + eip712.address_word(PERMIT2) + eip712.uint256(units)
+        await self.call_as_payer(self.offer.asset, data)
+
+    async def call_as_payer(self, to: str, data: bytes) -> None:
+        """A transaction of the payer's own, mined."""
+        fees, nonce = await self.chain.fees(), await self.chain.transaction_count(self.payer.address)
+        call = EvmTransaction(CHAIN_ID, nonce, to, 100_000, fees.max_fee, fees.priority_fee, data)
+        transaction, raw = call.sign(self.payer.key)
+        await self.chain.send(raw, transaction)
+        receipt = await self.chain.receipt(transaction, timeout=10)
+        assert receipt is not None
+        assert receipt.succeeded
 
     async def spare_key(self) -> EvmSigner:
         """Another key that can pay gas: replicas on one ledger send with keys of their own."""

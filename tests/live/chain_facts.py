@@ -13,7 +13,8 @@ import httpx
 from solders.transaction import VersionedTransaction
 
 from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET, get
-from x402.schemes.exact_evm import AUTHORIZATION_USED_TOPIC, TRANSFER_TOPIC
+from x402.schemes.evm_payment import TRANSFER_TOPIC
+from x402.schemes.exact_evm import AUTHORIZATION_USED_TOPIC
 from x402.schemes.exact_svm_layout import message_id, message_of, signed_bytes, token_account
 
 PAGE = 1000

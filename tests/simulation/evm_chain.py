@@ -197,9 +197,10 @@ class SimulatedEvm:
         nonces = {**before.nonces, chosen.sender: chosen.nonce + 1}
         included = Included(chosen, block, succeeded, logs, moves, EvmState(token, wei, nonces))
         self.history.append(included)
-        self.world.note(
-            f"block {block} has {chosen.hash[:10]} {f'paid {len(moves)}' if moves else 'done' if succeeded else 'failed'}"
-        )
+        effect = f"paid {len(moves)}" if moves else "done" if succeeded else "failed"
+        self.world.note(f"block {block} has {chosen.hash[:10]} {effect}")
+        if len(moves) > 1:
+            self.world.injected["bundle.transactions"] += 1
         self.moves_ever += [(chosen.hash, move) for move in moves]
         for told in self.on_included:
             told(included)

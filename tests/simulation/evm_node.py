@@ -8,7 +8,7 @@ from typing import TypeVar
 from tests.simulation.evm_chain import BASE_FEE, BLOCK_SECONDS, FINAL_DEPTH, GENESIS_BLOCK, PRIORITY_FEE, SimulatedEvm
 from tests.simulation.faults import Fate
 from tests.simulation.token import Revert, perform
-from x402.chain import CallResult, EvmFees, EvmReceipt, Log
+from x402.chain import CallResult, EvmCall, EvmFees, EvmReceipt, Log
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.ports import NotSent
 
@@ -102,6 +102,13 @@ class SimulatedEvmNode:
         if self._chain.find(transaction, height) is not None:
             return True
         return height == self._chain.head() and transaction.lower() in self._chain.pool
+
+    async def transaction(self, transaction: str) -> EvmCall | None:
+        def work(height: int) -> EvmCall | None:
+            included = self._chain.find(transaction, height)
+            return None if included is None else EvmCall(included.transaction.to, included.transaction.call)
+
+        return await self._read("transaction", work)
 
     async def receipt(self, transaction: str, *, timeout: float) -> EvmReceipt | None:
         found = await self._read("receipt", lambda height: self._receipt(transaction, height))

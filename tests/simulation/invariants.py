@@ -21,6 +21,7 @@ from x402.gateway.offers import identity_of
 from x402.lifecycle import Party
 from x402.ports.audit import audit
 from x402.ports.ledger_reading import LedgerSnapshot
+from x402.ports.unsettled import UNSETTLED
 from x402.schemes import exact_svm_layout
 from x402.stages import State
 from x402.wire.payment import read_payment
@@ -231,10 +232,11 @@ class Watchman:
             if not disk.commits:
                 continue
             snapshot = LedgerSnapshot(disk.database.connection)
-            found = audit(snapshot.histories(), now=self.cast.world.clock(), batched=True)
+            found = audit(snapshot.histories(), now=self.cast.world.clock())
             disk.database.connection.rollback()
             for one in found.violations:
                 yield f"{one.invariant} {one.party} {one.pay_id[-12:]}: {one.words}"
+            yield from _unsettled(disk.database.raw)
 
     def _payments(self) -> Iterator[str]:
         """I3, I4, I5: each party's rows and the chain tell the same."""
@@ -301,6 +303,20 @@ class Watchman:
             yield f"X1 an app raised: {words}"
         for words in self.cast.world.loop.surprises:
             yield f"X2 the loop was surprised: {words}"
+
+
+def _unsettled(raw: sqlite3.Connection) -> Iterator[str]:
+    """A08: the sums that claims are compared with are what the rows say."""
+    told: Counter[tuple[str, str]] = Counter()
+    states = ", ".join(f"'{state}'" for state in UNSETTLED)
+    query = f"SELECT network, payer, amount FROM payments WHERE party = 'gateway' AND state IN ({states})"
+    for network, payer, amount in raw.execute(query):
+        told[network, payer] += int(amount)
+        told[network, ""] += int(amount)
+    sums = raw.execute("SELECT network, payer, units FROM unsettled")
+    kept = {(network, payer): int(units) for network, payer, units in sums}
+    if kept != dict(told):
+        yield f"A08 the sums say {kept}, the rows {dict(told)}"
 
 
 def _following(raw: sqlite3.Connection, signer: str, chain: int) -> int:

@@ -88,7 +88,8 @@ class Cast:
         )
         self.network.nodes[SVM_NODE] = self._answer_node
         self.purchases = [
-            Purchase(number, 1.0 + world.chance.uniform(0, 2.0 * number)) for number in range(scenario.purchases)
+            Purchase(number, 1.0 + world.chance.uniform(0, 0.1 if scenario.crowd else 2.0 * number))
+            for number in range(scenario.purchases)
         ]
         self.handled: dict[str, list[str]] = {}
         """By payId, the goods that handlers made for it."""

@@ -10,6 +10,7 @@ from x402.money import Asset
 from x402.networks import MULTICALL3
 from x402.schemes import eip712, exact_evm, multicall
 from x402.schemes.eip712 import address_word, checksum, keccak, uint256
+from x402.schemes.evm_payment import TRANSFER_TOPIC
 from x402.schemes.exact_evm import Authorization, SignedAuthorization
 
 _ARGUMENTS = "address,address,uint256,uint256,uint256,bytes32"
@@ -182,4 +183,4 @@ def _log(asset: Asset, topic: str, payer: str, nonce: bytes) -> Log:
 
 def _transfer_log(asset: Asset, move: Move) -> Log:
     parties = (_topic(eip712.address_word(move.payer)), _topic(eip712.address_word(move.payee)))
-    return Log(asset.address, (exact_evm.TRANSFER_TOPIC, *parties), _topic(uint256(move.value)))
+    return Log(asset.address, (TRANSFER_TOPIC, *parties), _topic(uint256(move.value)))

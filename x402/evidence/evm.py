@@ -1,8 +1,8 @@
-"""What an EVM network proves about an EIP-3009 payment: receipts and events for a yes, the token's own memory for a no.
+"""What an EVM network proves about a payment: receipts and events for a yes, the contract's own memory for a no.
 
-The token remembers every nonce for ever, whatever a node has pruned: an authorization that is unused after the last
-moment of its life will never be used. State is read *at* a block that the same question has seen, so that a node which
-lags behind says that it can't answer, and not that nothing happened (fault E01).
+The token, or Permit2, remembers every nonce for ever, whatever a node has pruned: a payment that is unused after the
+last moment of its life will never be used. State is read *at* a block that the same question has seen, so that a node
+which lags behind says that it can't answer, and not that nothing happened (fault E01).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from x402.errors import UnavailableError
 from x402.evidence import Standing, Verdict
 from x402.lifecycle import Subject
 from x402.ports import EvmChain
-from x402.schemes import exact_evm, exact_evm_rules
-from x402.schemes.exact_evm import SignedAuthorization
+from x402.schemes.evm_payment import EvmPayment, balance_call
+from x402.schemes.evm_scheme import evm_scheme
 from x402.schemes.subject import recall
 from x402.stages import Refused, Settled
 
@@ -47,19 +47,21 @@ class EvmWitness:
         since: int = 0,
         timeout: float = 0.0,
     ) -> Verdict:
-        """By the receipts of `transactions`, else by the authorization's own state; `last_valid` is its own."""
+        """By the receipts of `transactions`, else by the payment's own state; `last_valid` is its own."""
         signed = authorization_of(subject)
-        receipt = await self._first_receipt(transactions, timeout)
-        if receipt is not None:
-            verdict = await self._judge_receipt(receipt, signed, since)
+        found = await self._first_receipt(transactions, signed, timeout)
+        if isinstance(found, Settled):
+            return found
+        if found is not None:
+            receipt, verdict = found, await self._judge_vain(found, signed, since)
             if not isinstance(verdict, Refused) or await self._is_for_good(receipt, transactions):
                 return verdict
         height = await self._chain.block_number()
         now, spent = await asyncio.gather(self._chain.time_of(height), self._is_spent(signed, height))
         if spent:
             return await self._spender(signed, height, now, since)
-        if spent is False and now > signed.authorization.valid_before + _EXPIRY_MARGIN_SECONDS:
-            return _refusal("invalid_exact_evm_payload_authorization_valid_before")
+        if spent is False and now > signed.valid_before + _EXPIRY_MARGIN_SECONDS:
+            return signed.ends.expired
         return None
 
     async def spent_by(self, subject: Subject, *, since: int = 0) -> Verdict:
@@ -68,7 +70,7 @@ class EvmWitness:
         now, spent = await asyncio.gather(self._chain.time_of(height), self._is_spent(signed, height))
         verdict = await self._spender(signed, height, now, since) if spent else None
         if spent is None or (spent and verdict is None):
-            raise UnavailableError("rpc_unavailable", "the node does not show what became of an authorization")
+            raise UnavailableError("rpc_unavailable", "the node does not show what became of a payment")
         return verdict
 
     async def standing(self, subject: Subject, settled: Settled) -> Standing | None:
@@ -76,7 +78,7 @@ class EvmWitness:
         receipt, height = await asyncio.gather(
             self._chain.receipt(settled.transaction, timeout=0), self._chain.block_number()
         )
-        if receipt is not None and exact_evm.moved(receipt, signed):
+        if receipt is not None and await self._transfer(receipt, signed) is not None:
             return await self._depth(receipt.block, height)
         if height < settled.block:
             # This node has not seen the block of the transfer, so its silence proves nothing (fault E01).
@@ -91,20 +93,23 @@ class EvmWitness:
         return Standing(0) if found is not None or not spent else None
 
     async def is_spent(self, subject: Subject) -> bool | None:
-        """Whether the authorization was used or cancelled by now; None when the node does not say."""
+        """Whether the payment was used up or taken back by now; None when the node does not say."""
         return await self._is_spent(authorization_of(subject), await self._chain.block_number())
 
     async def balance(self, owner: str, asset: str) -> int:
-        said = await self._chain.call(asset, exact_evm.balance_call(owner))
+        said = await self._chain.call(asset, balance_call(owner))
         if not said.succeeded or len(said.data) != _WORD:
             raise UnavailableError("rpc_unavailable", "the node did not say what an account holds")
         return int.from_bytes(said.data, "big")
 
     async def _is_for_good(self, receipt: EvmReceipt, transactions: Sequence[str]) -> bool:
         """Whether a transaction that failed leaves nothing that could still pay: a fork may take its block back and put
-        the very same bytes into another one, and other bytes that were signed for this payment may land (fault A16).
-        Without that, only the authorization itself can say that it is dead."""
-        return len(transactions) == 1 and (await self._depth(receipt.block, receipt.block)).final
+        the very same bytes into another one, and other bytes that were signed for this payment may land (fault A16),
+        unless they have failed for good as well. Without that, only the payment's own nonce can say that it is dead."""
+        others = [one for one in transactions if one != receipt.transaction]
+        found = await asyncio.gather(*(self._chain.receipt(one, timeout=0) for one in others))
+        blocks = [receipt.block, *(one.block for one in found if one is not None)]
+        return len(blocks) > len(others) and (await self._depth(max(blocks), max(blocks))).final
 
     async def _depth(self, block: int, height: int) -> Standing:
         try:
@@ -114,29 +119,37 @@ class EvmWitness:
             final = False
         return Standing(max(1, height - block + 1), final)
 
-    async def _first_receipt(self, transactions: Sequence[str], timeout: float) -> EvmReceipt | None:
-        """The first receipt that any of these ids gets. A replaced one may be the one that was mined."""
+    async def _first_receipt(
+        self, transactions: Sequence[str], signed: EvmPayment, timeout: float
+    ) -> EvmReceipt | Settled | None:
+        """The transfer, by the first of these ids that shows it; else a receipt that does not. A replaced one may be
+        the one that was mined, and an older one that failed leaves its payment to the newest."""
+        if len(transactions) == 1:
+            only = await self._chain.receipt(transactions[0], timeout=timeout)
+            return None if only is None else await self._transfer(only, signed) or only
+        vain: EvmReceipt | None = None
         waits = [asyncio.ensure_future(self._chain.receipt(one, timeout=timeout)) for one in transactions]
         try:
             for wait in asyncio.as_completed(waits):
                 receipt = await wait
-                if receipt is not None:
-                    return receipt
+                if receipt is None:
+                    continue
+                settled = await self._transfer(receipt, signed)
+                if settled is not None:
+                    return settled
+                vain = receipt
+                if receipt.transaction == transactions[0]:
+                    break
         finally:
             for unread in waits:
                 unread.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
-        return None
+        return vain
 
-    async def _judge_receipt(self, receipt: EvmReceipt, signed: SignedAuthorization, since: int) -> Verdict:
-        if exact_evm.moved(receipt, signed):
-            return Settled(receipt.transaction, receipt.block)
-        if receipt.succeeded:
-            return Refused(
-                "invalid_exact_evm_transfer_event_mismatch",
-                "the transaction succeeded without the transfer that it should have made",
-                receipt.transaction,
-            )
+    async def _judge_vain(self, receipt: EvmReceipt, signed: EvmPayment, since: int) -> Verdict:
+        """What a transaction proves that is in a block and does not show the transfer."""
+        if receipt.succeeded and (signed.named_in_call or _names(receipt, signed)):
+            return replace(signed.ends.mismatch, transaction=receipt.transaction)
         height = await self._chain.block_number()
         if height < receipt.block:
             # This node has not seen the block of the receipt, so its state and its logs prove nothing (fault E01).
@@ -148,41 +161,54 @@ class EvmWitness:
             now = await self._chain.time_of(height)
             verdict = await self._spender(signed, height, now, since)
             return replace(verdict, transaction=receipt.transaction) if isinstance(verdict, Refused) else verdict
-        return Refused(
-            "invalid_exact_evm_transaction_failed", "the transfer was reverted on chain", receipt.transaction
-        )
+        # Among several payments in one transaction, each may fail alone.
+        how = signed.ends.mismatch if receipt.succeeded else signed.ends.reverted
+        return replace(how, transaction=receipt.transaction)
 
-    async def _is_spent(self, signed: SignedAuthorization, height: int) -> bool | None:
-        """Whether the authorization was used or cancelled up to a block; None when the node's answer is none."""
-        call = exact_evm.authorization_state_call(signed.authorization)
+    async def _is_spent(self, signed: EvmPayment, height: int) -> bool | None:
+        """Whether the payment was used up or taken back up to a block; None when the node's answer is none."""
+        contract, call = signed.spent_call()
         try:
-            said = await self._chain.call(signed.asset.address, call, block=height)
+            said = await self._chain.call(contract, call, block=height)
         except UnavailableError:
             return None
-        return bool(int.from_bytes(said.data, "big")) if said.succeeded and len(said.data) == _WORD else None
+        if not said.succeeded or len(said.data) != _WORD:
+            return None
+        return signed.is_spent(int.from_bytes(said.data, "big"))
 
-    async def _spender(self, signed: SignedAuthorization, height: int, now: int, since: int) -> Verdict:
-        """What became of a spent authorization, by its events, searched backwards from the end of its life: the
+    async def _transfer(self, receipt: EvmReceipt, signed: EvmPayment) -> Settled | None:
+        """The transfer of this payment, if a transaction made it; None also when the node does not show its call."""
+        call = await self._chain.transaction(receipt.transaction) if signed.named_in_call else None
+        units = signed.moved(receipt, call)
+        if units is None:
+            return None
+        return Settled(receipt.transaction, receipt.block, units if signed.named_in_call else None)
+
+    async def _spender(self, signed: EvmPayment, height: int, now: int, since: int) -> Verdict:
+        """What became of a spent payment, by its events, searched backwards from the end of its life: the
         transfer, whoever sent it (fault A11), proof that it was cancelled, or None when no event is to be found."""
-        auth, asset = signed.authorization, signed.asset.address
-        last = height if now <= auth.valid_before else await self._block_at(auth.valid_before + 1, height)
-        born = max(auth.valid_after, since - _CLOCK_MARGIN_SECONDS)
+        used_at, given_up_at = signed.used, signed.given_up
+        last = height if now <= signed.valid_before else await self._block_at(signed.valid_before + 1, height)
+        born = max(signed.valid_after, since - _CLOCK_MARGIN_SECONDS)
         for _ in range(_WINDOWS_MAX):
             first = max(0, last - _WINDOW_BLOCKS + 1)
             used, cancelled = await asyncio.gather(
-                self._chain.logs(asset, signed.used_topics(), first, last),
-                self._chain.logs(asset, signed.canceled_topics(), first, last),
+                self._chain.logs(used_at.address, used_at.topics, first, last),
+                self._chain.logs(given_up_at.address, given_up_at.topics, first, last),
             )
             for transaction, _ in used:
                 receipt = await self._chain.receipt(transaction, timeout=_LOOKUP_SECONDS)
                 if receipt is None:
                     return None
-                if exact_evm.moved(receipt, signed):
-                    return Settled(receipt.transaction, receipt.block)
-            if used or cancelled:
-                return _refusal("invalid_exact_evm_nonce_already_used")
+                settled = await self._transfer(receipt, signed)
+                if settled is not None:
+                    return settled
+            # Where events name the payment, one that moved nothing is proof; transfers between the two prove nothing.
+            if (used and not signed.named_in_call) or any(signed.gives_up(log) for _, log in cancelled):
+                return signed.ends.used_up
             if first == 0 or (born and await self._chain.time_of(first) < born):
-                return None
+                # All blocks of its life were looked through. Another permit of the payer's has taken the nonce.
+                return signed.ends.used_up if signed.named_in_call and born else None
             last = first - 1
         return None
 
@@ -198,14 +224,19 @@ class EvmWitness:
         return low
 
 
-def authorization_of(subject: Subject) -> SignedAuthorization:
-    """The authorization that a remembered payment consists of.
+def authorization_of(subject: Subject) -> EvmPayment:
+    """The signed payment that a remembered one consists of.
 
     Raises `RefusedError` or `MalformedError` when it can't be read any more.
     """
     facilitation = recall(subject)
-    return exact_evm_rules.read(facilitation.payment, facilitation.requirement)
+    return evm_scheme(facilitation.requirement.scheme).read(facilitation.payment, facilitation.requirement)
 
 
-def _refusal(reason: str) -> Refused:
-    return Refused(reason, exact_evm_rules.WORDS[reason])
+def _names(receipt: EvmReceipt, signed: EvmPayment) -> bool:
+    """Whether a receipt has the event with which this very payment is used up."""
+    used = signed.used
+    return any(
+        log.address.lower() == used.address.lower() and tuple(topic.lower() for topic in log.topics) == used.topics
+        for log in receipt.logs
+    )

@@ -8,16 +8,21 @@ What leaves one is bytes that never reached a block, and `heal` finds those by c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from x402.chain import EvmFees
 from x402.errors import MisconfiguredError, UnavailableError
+from x402.evidence.evm import authorization_of
 from x402.facilitator.signer import EvmSigner
-from x402.ports import Clock, EvmChain, Ledger, NotSent, Sign
+from x402.lifecycle import Entry, Subject
+from x402.networks import MULTICALL3
+from x402.ports import Clock, EvmChain, Ledger, NotSent, Sign, SignAgain, SignTogether
+from x402.schemes import multicall
 from x402.schemes.eip712 import keccak
 from x402.schemes.eip1559 import EvmTransaction
+from x402.schemes.evm_payment import EvmPayment
 from x402.stages import Intended
 
 _TRANSFER_GAS = 21_000
@@ -28,20 +33,35 @@ _GAS_PRICE_ORACLE = "0x420000000000000000000000000000000000000F"
 _UPPER_BOUND_CALL = keccak(b"getL1FeeUpperBound(uint256)")[:4] + _DATA_BYTES.to_bytes(32, "big")
 _DATA_FEE_SECONDS = 30
 
+Bid = tuple[int, int]
+"""The highest fee and the tip, in wei per gas."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gas:
     """What one settlement may cost. `limit` in gas for signatures of 65 bytes, `wallet_limit` for all others, which
     only a wallet's own code can check (fault D05), `max_fee` in wei per gas; `reserve` is the wei below which a signer
     stops offering (fault E08). A transaction that no block takes for `patience` seconds is replaced by one that bids
-    more, at most `attempts` times in all (fault D03)."""
+    more, at most `attempts` times in all (fault D03). `bundle` bounds the gas of one transaction for several payments;
+    from Osaka on no block takes one of more than 16.7 million."""
 
     limit: int = 160_000
     wallet_limit: int = 400_000
+    bundle: int = 10_000_000
     max_fee: int = 500 * 10**9
     reserve: int = 10**13
     patience: int = 20
     attempts: int = 12
+
+    def of(self, signed: EvmPayment) -> int:
+        """What one payment gets. The same for simulation and settlement, so that what passed the one has enough for the
+        other (D05)."""
+        return (self.limit if len(signed.signature) == 65 else self.wallet_limit) + signed.more_gas
+
+    @property
+    def shares_max(self) -> int:
+        """How many payments one transaction settles at most."""
+        return max(1, self.bundle // self.limit)
 
 
 class EvmSender:
@@ -82,12 +102,19 @@ class EvmSender:
             self._data_fee = (now, int.from_bytes(bound.data, "big") if known else 0)
         return self._data_fee[1]
 
-    def next(self) -> str:
-        """Whose turn it is: round and round, among those who can pay; an empty one only when all are."""
-        self._turns.sort(key=lambda address: address in self._poor)
-        address = self._turns.pop(0)
+    def able(self) -> list[str]:
+        """The keys that can pay, whose turn it is first; all of them when none can."""
+        return [address for address in self._turns if address not in self._poor] or list(self._turns)
+
+    def take_turn(self, address: str) -> str:
+        """The key itself, which is the last in line from now on."""
+        self._turns.remove(address)
         self._turns.append(address)
         return address
+
+    def next(self) -> str:
+        """Whose turn it is: round and round, among those who can pay; an empty one only when all are."""
+        return self.take_turn(self.able()[0])
 
     async def count(self, address: str, ledger: Ledger) -> int:
         """The chain's next nonce of a key, as it was when its gaps were last mended: at its first use in a process,
@@ -103,39 +130,71 @@ class EvmSender:
         if "insufficient funds" in words.lower():
             self._poor.add(address)
 
-    def bid(self, fees: EvmFees) -> tuple[int, int]:
+    def bid(self, fees: EvmFees) -> Bid:
         """What to offer in wei per gas, never above the cap: the highest fee, and the tip."""
         highest = min(fees.max_fee, self._gas.max_fee)
         return highest, min(fees.priority_fee, highest)
 
-    def raised(self, before: tuple[int, int], fees: EvmFees) -> tuple[int, int] | None:
+    def raised(self, before: Bid, fees: EvmFees) -> Bid | None:
         """A bid that replaces `before` in every pool: an eighth more of both, or what is asked now; None above the
         cap."""
         highest, tip = max(-(-before[0] * 9 // 8), fees.max_fee), max(-(-before[1] * 9 // 8), fees.priority_fee)
         return None if highest > self._gas.max_fee else (highest, min(tip, highest))
 
-    def signing(
-        self,
-        address: str,
-        bid: tuple[int, int],
-        *,
-        to: str,
-        data: bytes,
-        gas: int,
-        last_valid: int,
-        before: Intended | None = None,
-    ) -> Sign:
+    def signing(self, address: str, bid: Bid, signed: EvmPayment, before: Intended | None = None) -> Sign:
         """Signs one settlement with the nonce that the ledger reserves; `before` is the attempt that it replaces."""
-        attempt = before.attempt + 1 if before else 1
-        earlier = (*before.earlier, before.transaction) if before else ()
-        now = self._clock()
 
         def sign(nonce: int) -> Intended:
-            transaction = EvmTransaction(self._chain.chain_id, nonce, to, gas, *bid, data)
-            name, raw = self._signers[address].sign_transaction(transaction)
-            return Intended(name, raw, last_valid, address, nonce, attempt, earlier, now, bid)
+            return self._intended(address, nonce, bid, [signed], [before])[0]
 
         return sign
+
+    def signing_together(self, address: str, bid: Bid, signed: Mapping[str, EvmPayment]) -> SignTogether:
+        """Signs one transaction for several payments, which are given by their ids."""
+
+        def sign(nonce: int, subjects: Sequence[Subject]) -> Sequence[Intended]:
+            return self._intended(address, nonce, bid, [signed[one.pay_id] for one in subjects], [None] * len(subjects))
+
+        return sign
+
+    def signing_again(self, address: str, bid: Bid) -> SignAgain:
+        """Signs one transaction in place of another, for all payments that still wait for it."""
+
+        def sign(nonce: int, waiting: Sequence[Entry]) -> Sequence[Intended]:
+            signed = [authorization_of(entry.subject) for entry in waiting]
+            before = [entry.stage if isinstance(entry.stage, Intended) else None for entry in waiting]
+            return self._intended(address, nonce, bid, signed, before)
+
+        return sign
+
+    def _intended(
+        self, address: str, nonce: int, bid: Bid, signed: Sequence[EvmPayment], before: Sequence[Intended | None]
+    ) -> Sequence[Intended]:
+        """One transaction, and what each of its payments knows of it. One payment is called directly, several through
+        Multicall3, where each may fail alone."""
+        if len(signed) == 1:
+            to, data = signed[0].contract, signed[0].calldata()
+        else:
+            to, data = MULTICALL3, multicall.aggregate3([(one.contract, one.calldata()) for one in signed])
+        gas = sum(self._gas.of(one) for one in signed)
+        transaction = EvmTransaction(self._chain.chain_id, nonce, to, gas, *bid, data)
+        name, raw = self._signers[address].sign_transaction(transaction)
+        now = self._clock()
+        return [
+            Intended(
+                name,
+                raw,
+                one.valid_before,
+                address,
+                nonce,
+                older.attempt + 1 if older else 1,
+                (*older.earlier, older.transaction) if older else (),
+                now,
+                bid,
+                len(signed),
+            )
+            for one, older in zip(signed, before, strict=True)
+        ]
 
     def knows(self, address: str) -> bool:
         """Whether this process has the key."""

@@ -72,5 +72,5 @@ async def _reread_reversed(
     if standing is not None and standing.final:
         settled = await rail.spent_by(entry.subject)
         if isinstance(settled, Settled):
-            return Event.FINALISE, Final(settled.transaction, settled.block)
+            return Event.FINALISE, Final(settled.transaction, settled.block, settled.amount)
     return None, None

@@ -6,7 +6,7 @@ any point after it leaves something that `decide` can ask the chain about; nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,20 +22,23 @@ from x402.wire.payment import Payment
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A payment that broke no rule, with what it is on chain; `balance` is what its payer holds, in atomic units, where
-    the check has seen it."""
+    """A payment that broke no rule, with what it is on chain; `balance` is what can be taken from its payer, in atomic
+    units, where the check has seen it. `nothing_due` says that it is to be closed without a transaction, because its
+    scheme meters and nothing was used."""
 
     subject: Subject
     payment: Payment
     requirement: Requirement
     balance: int | None = None
+    nothing_due: bool = False
 
 
 class Rail(Protocol):
-    """One scheme on one network. It has no memory of its own: what must be remembered goes into the ledger it is given.
+    """The schemes of one network. It has no memory of its own: what must be remembered goes into the ledger that it is
+    given.
 
-    `balances` are what `kind` last saw its signers hold, and `reserve` what each must hold to send, in wei or lamports.
-    Every method may raise `UnavailableError` when the chain can't be asked, except where it says otherwise.
+    `balances` are what `kinds` last saw its signers hold, and `reserve` what each must hold to send, in wei or
+    lamports. Every method may raise `UnavailableError` when the chain can't be asked, except where it says otherwise.
     """
 
     network: str
@@ -46,8 +49,8 @@ class Rail(Protocol):
         """Prove that the node serves this network. Raises `MisconfiguredError` when it serves another."""
         ...
 
-    async def kind(self) -> Kind | None:
-        """What this rail offers in `/supported`, or None while it can't settle (no gas: fault E08). Never raises."""
+    async def kinds(self) -> Sequence[Kind]:
+        """What this rail offers in `/supported`: nothing while it can't settle (no gas: fault E08). Never raises."""
         ...
 
     def signers(self) -> list[str]:
@@ -65,7 +68,8 @@ class Rail(Protocol):
         """All rules, and the simulation of the very transfer; at most one round trip, and none for what breaks a rule
         that needs no chain (design D7). Looks closer when it is `settling` that follows.
 
-        Raises `RefusedError` with the canonical reason.
+        What is `settling` may ask for less than was signed, where the scheme meters (fault B16). Raises `RefusedError`
+        with the canonical reason.
         """
         ...
 
@@ -73,8 +77,9 @@ class Rail(Protocol):
         """The most that settling this payment costs whoever sends it, in wei or lamports."""
         ...
 
-    async def cost(self, transaction: str) -> int | None:
-        """What a transaction that landed took from its sender, in wei or lamports; None when the node can't say."""
+    async def cost(self, transaction: str, shares: int = 1) -> int | None:
+        """What a transaction that landed took from its sender for one of the `shares` payments in it, in wei or
+        lamports; None when the node can't say."""
         ...
 
     async def intend(self, checked: Checked, ledger: Ledger) -> tuple[Entry, bool]:

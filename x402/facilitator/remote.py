@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
 from x402 import networks
 from x402.errors import MalformedError, Mender, MisconfiguredError, RefusedError, UnavailableError
-from x402.schemes.subject import subject_of
+from x402.facilitator.line import ClientLine, Line, NoAnswer, NotReached, PooledLine
+from x402.schemes.subject import payer_of
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import (
     Facilitation,
@@ -26,8 +26,9 @@ from x402.wire.facilitation import (
 )
 from x402.wire.payment import Payment
 from x402.wire.receipt import Receipt, parse_receipt
-from x402.wire.strict import BODY_LIMIT, parse_object
+from x402.wire.strict import BODY_LIMIT, dump_json, parse_object
 
+_JSON = {"Content-Type": "application/json"}
 _EVM_HASH = re.compile(r"0x(?!0{64})[0-9a-fA-F]{64}", re.ASCII)
 _SVM_SIGNATURE = re.compile(r"[1-9A-HJ-NP-Za-km-z]{64,88}", re.ASCII)
 
@@ -61,7 +62,7 @@ class RemoteFacilitator:
             raise MisconfiguredError("invalid_facilitator_url", "a facilitator's URL begins with http:// or https://")
         self._url = url.rstrip("/")
         self._headers = {**({"Authorization": f"Bearer {api_key}"} if api_key else {}), **(headers or {})}
-        self._client = client or httpx.AsyncClient(follow_redirects=False, trust_env=False)
+        self._line: Line = ClientLine(client) if client is not None else PooledLine()
         self._timeout = timeout_seconds
         self._settle_timeout = settle_timeout_seconds
 
@@ -74,67 +75,74 @@ class RemoteFacilitator:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._line.aclose()
 
     async def verify(self, payment: Payment, requirement: Requirement) -> Verification:
-        body = Facilitation(payment=payment, requirement=requirement).as_json()
         try:
-            response = await self._post("verify", body, self._timeout)
-            _check_entry(response)
-            return parse_verification(parse_object(response.content, limit=BODY_LIMIT))
-        except (httpx.HTTPError, OSError) as error:
-            raise self._unavailable(error) from None
+            status, body = await self._hand_over("verify", payment, requirement, self._timeout)
+            _check_entry(status)
+            return parse_verification(parse_object(body, limit=BODY_LIMIT))
+        except (NotReached, NoAnswer) as error:
+            raise _unavailable(error) from None
         except MalformedError as error:
             raise UnavailableError(
                 "facilitator_unreadable", f"the facilitator's answer to verify can't be read: {error.message}"
             ) from error
 
     async def settle(self, payment: Payment, requirement: Requirement) -> Receipt:
-        body = Facilitation(payment=payment, requirement=requirement).as_json()
         try:
-            response = await self._post("settle", body, self._settle_timeout)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise self._unavailable(error) from None
-        except (httpx.HTTPError, OSError) as error:
-            return self._doubt(requirement, f"the facilitator did not answer ({type(error).__name__})")
+            status, body = await self._hand_over("settle", payment, requirement, self._settle_timeout)
+        except NotReached as error:
+            raise _unavailable(error) from None
+        except NoAnswer as error:
+            return _doubt(requirement, f"the facilitator did not answer ({error})")
         try:
-            receipt = parse_receipt(parse_object(response.content, limit=BODY_LIMIT))
+            receipt = parse_receipt(parse_object(body, limit=BODY_LIMIT))
         except MalformedError as error:
-            words = f"the facilitator's answer (HTTP {response.status_code}) can't be read: {error.message}"
-            return self._doubt(requirement, words)
+            words = f"the facilitator's answer (HTTP {status}) can't be read: {error.message}"
+            return _doubt(requirement, words)
         doubt = _unbelievable(receipt, payment, requirement) if receipt.success else ""
         if doubt:
-            return self._doubt(requirement, doubt)
+            return _doubt(requirement, doubt)
         return receipt.model_copy(update={"network": requirement.network})
 
     async def supported(self) -> Supported:
         try:
-            response = await self._client.get(f"{self._url}/supported", headers=self._headers, timeout=self._timeout)
-            return parse_supported(parse_object(response.content, limit=BODY_LIMIT))
-        except (httpx.HTTPError, OSError) as error:
-            raise self._unavailable(error) from None
+            _, body = await self._line.carry(
+                f"{self._url}/supported", None, self._headers, timeout=self._timeout, limit=BODY_LIMIT
+            )
+            return parse_supported(parse_object(body, limit=BODY_LIMIT))
+        except (NotReached, NoAnswer) as error:
+            raise _unavailable(error) from None
         except MalformedError as error:
             raise UnavailableError(
                 "facilitator_unreadable", f"the facilitator's answer to supported can't be read: {error.message}"
             ) from error
 
-    async def _post(self, verb: str, body: dict[str, Any], timeout: float) -> httpx.Response:
-        return await self._client.post(f"{self._url}/{verb}", json=body, headers=self._headers, timeout=timeout)
+    async def _hand_over(
+        self, verb: str, payment: Payment, requirement: Requirement, timeout: float
+    ) -> tuple[int, bytes]:
+        content = dump_json(Facilitation(payment=payment, requirement=requirement).as_json()).encode()
+        return await self._line.carry(
+            f"{self._url}/{verb}", content, {**_JSON, **self._headers}, timeout=timeout, limit=BODY_LIMIT
+        )
 
-    def _unavailable(self, error: Exception) -> UnavailableError:
-        return UnavailableError("facilitator_unavailable", f"the facilitator did not answer ({type(error).__name__})")
 
-    def _doubt(self, requirement: Requirement, message: str) -> Receipt:
-        return Receipt.pending("", requirement.network, None, message)
+def _unavailable(error: Exception) -> UnavailableError:
+    return UnavailableError("facilitator_unavailable", f"the facilitator did not answer ({error})")
 
 
-def _check_entry(response: httpx.Response) -> None:
+def _doubt(requirement: Requirement, message: str) -> Receipt:
+    return Receipt.pending("", requirement.network, None, message)
+
+
+def _check_entry(status: int) -> None:
     """Raise `UnavailableError`, for our operator to mend, when the facilitator does not let us in. Only before a
     payment is claimed: of one that was settled before, a closed door says nothing."""
-    if response.status_code in (401, 403):
+    if status in (401, 403):
         raise UnavailableError(
             "facilitator_denied",
-            f"the facilitator does not serve us (HTTP {response.status_code}): is X402_FACILITATOR_API_KEY the key it "
+            f"the facilitator does not serve us (HTTP {status}): is X402_FACILITATOR_API_KEY the key it "
             "gave us, and does it know the account that we are paid at?",
             mender=Mender.SELLER,
         )
@@ -148,7 +156,7 @@ def _unbelievable(receipt: Receipt, payment: Payment, requirement: Requirement) 
     if receipt.transaction and (_EVM_HASH if evm else _SVM_SIGNATURE).fullmatch(receipt.transaction) is None:
         return "the facilitator names a transaction that can't be one"
     try:
-        payer = subject_of(payment, requirement).payer
+        payer = payer_of(payment, requirement)
     except RefusedError:
         return ""
     stated = receipt.payer or payer

@@ -33,7 +33,8 @@ from x402.facilitator import reconcile
 from x402.facilitator.allowance import LIMITED
 from x402.facilitator.callers import Caller
 from x402.facilitator.door import Door
-from x402.facilitator.evm_rail import Afford, EvmRail
+from x402.facilitator.evm_again import Afford
+from x402.facilitator.evm_rail import EvmRail
 from x402.facilitator.outfit import build_allowance, build_ceilings, build_door, read_origins
 from x402.facilitator.rail import Rail
 from x402.facilitator.settle import LocalFacilitator

@@ -25,8 +25,9 @@ from x402.facilitator.callers import ANYBODY, Caller
 from x402.facilitator.rail import Checked, Rail
 from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, begin
 from x402.ports import Ledger, NotSent
-from x402.schemes import exact_svm_reasons
-from x402.stages import Final, Intended, Refused, Reversed, Settled
+from x402.schemes import exact_evm, exact_svm_reasons, gas_sponsoring, upto_evm
+from x402.schemes.subject import recall
+from x402.stages import NOTHING_DUE, Final, Intended, Refused, Reversed, Settled
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Kind, Supported, Verification
@@ -93,13 +94,20 @@ class LocalFacilitator:
         kinds: list[Kind] = []
         signers: dict[str, list[str]] = {}
         for rail in self.rails.values():
-            kind = await rail.kind()
-            if kind is None:
+            offered = await rail.kinds()
+            if not offered:
                 continue
-            kinds += [kind, kind.model_copy(update={"version": 1, "network": networks.to_v1(kind.network)})]
-            mine = signers.setdefault(f"{kind.network.partition(':')[0]}:*", [])
+            kinds += offered
+            kinds += [
+                kind.model_copy(update={"version": 1, "network": networks.to_v1(kind.network)})
+                for kind in offered
+                if kind.scheme in _SPOKEN_BY_V1
+            ]
+            mine = signers.setdefault(f"{rail.network.partition(':')[0]}:*", [])
             mine += [address for address in rail.signers() if address not in mine]
-        return Supported(kinds=tuple(kinds), signers=signers)
+        sponsors = any(kind.scheme == upto_evm.SCHEME for kind in kinds)
+        extensions = (gas_sponsoring.EXTENSION,) if sponsors else ()
+        return Supported(kinds=tuple(kinds), extensions=extensions, signers=signers)
 
     async def reconcile(self, pay_id: str, *, timeout: float) -> Receipt | None:
         """What has become of a payment: the chain is asked when the ledger does not know. None for an unknown one.
@@ -160,12 +168,18 @@ class LocalFacilitator:
         except (RefusedError, MalformedError) as error:
             return await self._refuse_unless_settled(rail, checked, error)
         try:
-            entry, won = await self._intend(rail, checked, caller)
+            entry, won = await (self._close(subject) if checked.nothing_due else self._intend(rail, checked, caller))
         except RefusedError as error:
             return self._refuse(requirement, error)
         if not won:
             return await self._repeat(entry, checked)
+        if checked.nothing_due:
+            return await self._resume(entry, self._timeout)
         return self._answer(await self._broadcast(rail, entry))
+
+    async def _close(self, subject: Subject) -> tuple[Entry, bool]:
+        """Remember that nothing is due for a payment, so that nothing can be taken for it any more (fault B16)."""
+        return await self.ledger.begin(begin(ME, subject, Intended("", b"", subject.expires_at)))
 
     async def _intend(self, rail: Rail, checked: Checked, caller: Caller) -> tuple[Entry, bool]:
         """Sign and write down what the budgets allow, booked before it is signed. Raises `RefusedError` beyond them."""
@@ -201,6 +215,9 @@ class LocalFacilitator:
                 return self._doubt(subject, UnavailableError("rpc_unavailable", "two nodes disagree; ask again"))
             if not isinstance(spent_by, Settled):
                 return self._refuse(checked.requirement, error, proven=True)
+            if spent_by.amount not in (None, subject.amount):
+                # It was settled before this ledger knew of it, for another amount (fault B16).
+                return self._refuse(checked.requirement, _USED)
             entry, _ = await self.ledger.begin(
                 begin(ME, subject, Intended(spent_by.transaction, b"", subject.expires_at))
             )
@@ -254,8 +271,8 @@ class LocalFacilitator:
         except UnlawfulEvent:
             # Another replica has moved it on; what it wrote is the answer.
             return await self.ledger.find(ME, entry.subject.pay_id)
-        evm = entry.subject.network.startswith(networks.EIP155)
-        reason = "invalid_exact_evm_transaction_failed" if evm else "invalid_exact_svm_transaction_failed"
+        family = "evm" if entry.subject.network.startswith(networks.EIP155) else "svm"
+        reason = f"invalid_{recall(entry.subject).requirement.scheme}_{family}_transaction_failed"
         refused = Refused(reason, f"the node refused the transaction: {error}")
         after = await self._write(entry, Event.REFUSE, refused)
         if self.allowance is not None and after.stage is refused:
@@ -297,15 +314,18 @@ class LocalFacilitator:
     def _charge(self, entry: Entry, stage: Settled | Refused) -> None:
         """Have the booked fee replaced by what our own transaction cost; a stranger's is none of ours."""
         intended, transaction = entry.stage, stage.transaction
-        ours = isinstance(intended, Intended) and intended.raw and transaction in intended.transactions
-        if ours and self.allowance is not None:
-            rail = self.rails[entry.subject.network]
-            self.allowance.correct_soon(entry.subject, lambda: rail.cost(transaction))
+        if not isinstance(intended, Intended) or self.allowance is None:
+            return
+        if intended.raw and transaction in intended.transactions:
+            rail, shares = self.rails[entry.subject.network], intended.shares
+            self.allowance.correct_soon(entry.subject, lambda: rail.cost(transaction, shares))
 
     def _answer(self, entry: Entry) -> Receipt:
         network, payer, stage = entry.subject.network, entry.subject.payer, entry.stage
         if isinstance(stage, Settled | Final):
-            return Receipt.settled(stage.transaction, network, payer)
+            return Receipt.settled(stage.transaction, network, payer, entry.due)
+        if isinstance(stage, Refused) and stage.reason == NOTHING_DUE:
+            return Receipt.settled("", network, payer, 0)
         if isinstance(stage, Refused):
             return Receipt.refused(stage.reason, stage.message, network, payer, proven=True)
         self.telemetry.emit("settle.pending", network=network, pay_id=entry.subject.pay_id)
@@ -334,7 +354,9 @@ class LocalFacilitator:
 
 _USED = RefusedError("duplicate_settlement", "another payment with this identity was already settled")
 
-_SPENT = frozenset({"invalid_exact_evm_nonce_already_used", exact_svm_reasons.DUPLICATE})
+_SPOKEN_BY_V1 = frozenset({exact_evm.SCHEME})
+
+_SPENT = frozenset({"invalid_exact_evm_nonce_already_used", "permit2_invalid_nonce", exact_svm_reasons.DUPLICATE})
 """Refusals by a chain's simulation that say that the payment was used up."""
 
 _PERHAPS_SPENT = _SPENT | {
@@ -342,6 +364,10 @@ _PERHAPS_SPENT = _SPENT | {
     "invalid_exact_evm_insufficient_balance",
     "invalid_exact_evm_payload_authorization_valid_before",
     "asset_restricted",
+    "invalid_upto_evm_transaction_failed",
+    "permit2_insufficient_balance",
+    "permit2_allowance_required",
+    "permit2_deadline_expired",
     exact_svm_reasons.SIMULATION,
     exact_svm_reasons.INSUFFICIENT_FUNDS,
 }

@@ -67,19 +67,19 @@ class SvmRail:
         await self._chain.check_cluster(self.network)
         self._proven = True
 
-    async def kind(self) -> Kind | None:
+    async def kinds(self) -> Sequence[Kind]:
         try:
             accounts = await self._chain.accounts(self.signers())
         except UnavailableError:
-            return None
+            return ()
         self.balances = {
             address: 0 if account is None else account.lamports
             for address, account in zip(self.signers(), accounts, strict=True)
         }
         for address, lamports in self.balances.items():
             if lamports >= self.reserve:
-                return Kind(scheme="exact", network=self.network, extra=exact_svm.offer_extra(address))
-        return None
+                return (Kind(scheme="exact", network=self.network, extra=exact_svm.offer_extra(address)),)
+        return ()
 
     def signers(self) -> list[str]:
         return list(self._signers)
@@ -110,7 +110,7 @@ class SvmRail:
         transfer = self._signed(checked.payment, checked.requirement).transfer
         return 2 * _SIGNATURE_LAMPORTS + transfer.priority_fee
 
-    async def cost(self, transaction: str) -> int | None:
+    async def cost(self, transaction: str, shares: int = 1) -> int | None:
         landed = await self._chain.transaction(transaction)
         return landed.fee or None if landed is not None else None
 

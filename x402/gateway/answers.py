@@ -13,9 +13,9 @@ import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from Crypto.Cipher import AES
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from x402.errors import MisconfiguredError
 from x402.ports import Answer, Clock, Ledger
@@ -54,23 +54,24 @@ class Answers:
     def sealed(self, pay_id: str, answer: Answer) -> Answer:
         """An answer as the ledger keeps it."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        cipher = _cipher(self._keys[0], nonce, pay_id, answer.status)
         head = json.dumps(answer.headers, separators=(",", ":")).encode()
-        body, tag = cipher.encrypt_and_digest(len(head).to_bytes(4, "big") + head + answer.body)
+        plain = len(head).to_bytes(4, "big") + head + answer.body
+        sealed = self._keys[0].encrypt(nonce, plain, _bound_to(pay_id, answer.status))
+        body, tag = sealed[:-_TAG_BYTES], sealed[-_TAG_BYTES:]
         return Answer(answer.status, ((_SEAL, _VERSION),), nonce + tag + body, answer.complete)
 
     def _open(self, pay_id: str, answer: Answer) -> Answer | None:
         if (_SEAL, _VERSION) not in answer.headers:
             # Kept by a version that did not seal yet.
             return answer
-        sealed = answer.body
-        nonce, tag = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES : _NONCE_BYTES + _TAG_BYTES]
+        sealed, start = answer.body, _NONCE_BYTES + _TAG_BYTES
+        if len(sealed) < start:
+            return None
+        nonce, tag, body = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:start], sealed[start:]
         for key in self._keys:
             try:
-                plain = _cipher(key, nonce, pay_id, answer.status).decrypt_and_verify(
-                    sealed[_NONCE_BYTES + _TAG_BYTES :], tag
-                )
-            except ValueError:
+                plain = key.decrypt(nonce, body + tag, _bound_to(pay_id, answer.status))
+            except InvalidTag:
                 continue
             end = 4 + int.from_bytes(plain[:4], "big")
             headers = json.loads(plain[4:end])
@@ -110,11 +111,9 @@ def _make_key(path: Path) -> None:
         fresh.unlink()
 
 
-def _derived(secret: bytes) -> bytes:
-    return hashlib.blake2b(secret, digest_size=32, person=b"x402 answers").digest()
+def _derived(secret: bytes) -> AESGCM:
+    return AESGCM(hashlib.blake2b(secret, digest_size=32, person=b"x402 answers").digest())
 
 
-def _cipher(key: bytes, nonce: bytes, pay_id: str, status: int) -> Any:
-    cipher = AES.new(key, AES.MODE_GCM, nonce=nonce, mac_len=_TAG_BYTES)
-    cipher.update(f"{status} {pay_id}".encode())
-    return cipher
+def _bound_to(pay_id: str, status: int) -> bytes:
+    return f"{status} {pay_id}".encode()

@@ -35,6 +35,7 @@ from x402.gateway.api.signposts import add_signposts
 from x402.gateway.api.status import add_status
 from x402.gateway.inference.catalogue import Catalogue
 from x402.gateway.inference.hooks import Pins, Screen
+from x402.gateway.inference.office import Office
 from x402.gateway.inference.router import Router, servable
 from x402.gateway.inference.upstream import UpstreamClient
 from x402.gateway.operations.turnstile import RATE_HEADERS, Turnstile
@@ -45,6 +46,7 @@ from x402.ports.ledger import SqlLedger
 from x402.settings import GatewaySettings
 from x402.telemetry import Fact, Observer, Telemetry
 from x402.telemetry.metrics import count_facts
+from x402.telemetry.traces import TracedRequests, export_traces, trace_facts
 from x402.wire.facilitation import Facilitator
 from x402.wire.headers import EXPOSED_HEADERS, PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID
 
@@ -74,9 +76,9 @@ def create_app(
     """
     settings = settings or GatewaySettings.read()
     now = clock or _wall_clock
-    sold = catalogue or catalogue_of(settings, environment=os.environ, now=now())
-    _refuse_idle(sold)
-    registry, facts = _counted(telemetry)
+    sold = _sold(settings, catalogue, now)
+    registry = CollectorRegistry()
+    facts = _facts(registry, telemetry, traces=settings.traces)
     client = upstream or UpstreamClient(trusted_hosts=settings.trusted_hosts)
     router = Router(sold, client, telemetry=facts, **routing_options(settings, now), screen=screen, pins=pins)
     receivers = _receivers(settings, pay_to)
@@ -90,17 +92,15 @@ def create_app(
             await client.close()
 
     app = FastAPI(title="x402 gateway", version=__version__, lifespan=lifespan, **_OWN_PAGES)
-    app.state.router = router
     place = ledger if ledger is not None else settings.ledger
     options = _options(settings, receivers, place)
     office = office_of(app, router, client, settings, given=catalogue, public_url=url, clock=now, telemetry=facts)
-    add_registration(app, OURS.base, office)
     goods = add_selling(app, Desks.over(router))
     prices = {f"POST {good.path}": good.price for good in goods}
     if options["accounts"]:
         prices |= add_session(app, OURS.base, options["policy"])
         add_billing(app, OURS.base)
-    _add_free_paths(app, router, registry)
+    _add_free_paths(app, router, office, registry, now)
     add_signposts(app, sold, [good.path for good in goods], list(receivers), url)
     add_description(app, {good.path: good.body for good in goods})
     operations = Operations(settings, place=place, receivers=list(receivers), url=url, clock=now, facts=facts)
@@ -121,6 +121,8 @@ def create_app(
     app.add_middleware(Turnstile, **operations.turnstile)
     _open_to_browsers(app)
     app.add_middleware(RequestIds)
+    if settings.traces:
+        app.add_middleware(TracedRequests)
     return app
 
 
@@ -139,27 +141,24 @@ def _options(settings: GatewaySettings, receivers: Mapping[str, str], place: Led
     return options
 
 
-def _counted(telemetry: Telemetry | None) -> tuple[CollectorRegistry, Telemetry]:
-    """The gateway's facts, counted for Prometheus, and passed on to whoever else observes."""
-    registry = CollectorRegistry()
-    observers = [count_facts(registry), *([] if telemetry is None else [_passed_on(telemetry)])]
-    return registry, Telemetry(observers)
-
-
-def _add_free_paths(app: FastAPI, router: Router, registry: CollectorRegistry) -> None:
-    add_listings(app, router)
+def _add_free_paths(app: FastAPI, router: Router, office: Office, registry: CollectorRegistry, clock: Clock) -> None:
+    app.state.router = router
+    add_registration(app, OURS.base, office)
+    add_listings(app, router, clock)
     add_probes(app, registry)
     add_status(app, router)
     add_failures(app)
 
 
-def _refuse_idle(catalogue: Catalogue) -> None:
-    """Raise `MisconfiguredError` for models that nobody can be asked for."""
-    idle = [model.id for model in catalogue.models if not servable(model)]
+def _sold(settings: GatewaySettings, catalogue: Catalogue | None, clock: Clock) -> Catalogue:
+    """What is sold. Raises `MisconfiguredError` for models that nobody can be asked for."""
+    sold = catalogue or catalogue_of(settings, environment=os.environ, now=clock())
+    idle = [model.id for model in sold.models if not servable(model)]
     if idle:
         raise MisconfiguredError(
             "no_upstream", f"no provider can be asked for {', '.join(idle)}: [models.params] is missing"
         )
+    return sold
 
 
 def _open_to_browsers(app: FastAPI) -> None:
@@ -167,10 +166,18 @@ def _open_to_browsers(app: FastAPI) -> None:
     app.add_middleware(
         CORSMiddleware,
         allow_origins=["*"],
-        allow_methods=["GET", "POST", "OPTIONS"],
+        allow_methods=["GET", "POST", "DELETE", "OPTIONS"],
         allow_headers=["*", *PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID],
         expose_headers=[*EXPOSED_HEADERS, *RATE_HEADERS, "Retry-After"],
     )
+
+
+def _facts(registry: CollectorRegistry, telemetry: Telemetry | None, *, traces: bool) -> Telemetry:
+    """Who hears the gateway's facts: its metrics, the caller's observers, and whoever collects traces."""
+    observers = [count_facts(registry), *([] if telemetry is None else [_passed_on(telemetry)])]
+    if traces:
+        observers.append(trace_facts(export_traces(), now_ns=time.time_ns))
+    return Telemetry(observers, timer_ns=time.perf_counter_ns)
 
 
 def _passed_on(telemetry: Telemetry) -> Observer:

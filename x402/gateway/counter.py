@@ -51,6 +51,7 @@ class Counter:
         self.offers = offers
         self._flow = flow
         self._any_origin = any_origin
+        self._fixed: dict[tuple[type, Price], Terms | None] = {}
         self._members = members
         self.envelope = envelope
 
@@ -122,25 +123,28 @@ class Counter:
         refused: RefusedError | None = None,
         receipt: Receipt | None = None,
     ) -> Plain:
-        terms = await self._terms(request, rule)
-        preferred = request.header(PREFERRED_NETWORK) or ""
-        offers = await self.offers.requirements(terms, request_digest=request.digest, preferred=preferred)
+        with self.till.register.telemetry.step("step.challenge", reason="" if refused is None else refused.code):
+            terms = await self._terms(request, rule)
+            preferred = request.header(PREFERRED_NETWORK) or ""
+            offers = await self.offers.requirements(terms, request_digest=request.digest, preferred=preferred)
         error = UNPAID if refused is None else refused.code
         route = request.route if terms.order is not None or not callable(rule) else ""
         extensions = {} if self._members is None else self._members.extensions(url)
-        announced = self.offers.announce(terms, route)
-        challenge = self.offers.challenge(offers, _resource(url, terms), error, {**extensions, **announced})
+        extensions = {**extensions, **self.offers.announce(terms, route), **await self.offers.sponsoring(offers)}
+        challenge = self.offers.challenge(offers, _resource(url, terms), error, extensions)
         envelope = self.envelope(request.target, request.headers)
         return challenge_reply(challenge, refused, receipt, envelope=envelope)
 
     async def _terms(self, request: PaidRequest, rule: PriceRule) -> Terms:
-        price: Price
         if callable(rule):
             named = rule(request)
-            price = await named if isawaitable(named) else named
+            terms = self._filled(await named if isawaitable(named) else named)
         else:
-            price = rule
-        terms = self._filled(price)
+            # Routes have few fixed prices, and each is read once.
+            key = (type(rule), rule)
+            if key not in self._fixed:
+                self._fixed[key] = self._filled(rule)
+            terms = self._fixed[key]
         if terms is None:
             raise Free
         return terms

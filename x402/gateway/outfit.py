@@ -49,6 +49,7 @@ def till_options(settings: GatewaySettings, receivers: Mapping[str, str]) -> dic
     return {
         "facilitator_api_key": secret(settings.facilitator_api_key),
         "max_timeout_seconds": settings.max_timeout_seconds,
+        "schemes": settings.schemes,
         "pay_ahead_seconds": settings.pay_ahead_seconds,
         "body_limit": settings.body_limit,
         "quote_keys": settings.quote_keys,
@@ -62,7 +63,7 @@ def till_options(settings: GatewaySettings, receivers: Mapping[str, str]) -> dic
 
 def _policy(settings: GatewaySettings) -> Policy:
     return Policy(
-        answer_retention_seconds=settings.answer_retention_seconds,
+        answer_retention_seconds=0 if settings.zero_retention else settings.answer_retention_seconds,
         confirmations={
             networks.EIP155: parse_confirmations(settings.evm_confirmations),
             networks.SOLANA: parse_confirmations(settings.svm_confirmations),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote
 
 from x402.errors import MisconfiguredError
@@ -55,19 +56,21 @@ class RouteKey:
 
     def covers_path(self, path: str) -> bool:
         """Whether a request path, in any of its spellings, falls under this key (fault F01)."""
-        pattern = self._pattern()
+        pattern = _pattern(self.segments)
         return any(pattern.fullmatch(spelling) is not None for spelling in spellings(path))
 
-    def _pattern(self) -> re.Pattern[str]:
-        parts: list[str] = []
-        for index, segment in enumerate(self.segments):
-            last = index == len(self.segments) - 1
-            if segment == _ANY and last:
-                parts.append("(?:/.*)?")
-            else:
-                pieces = [re.escape(piece).replace(re.escape(_ONE), "[^/]+") for piece in segment.split(_ANY)]
-                parts.append("/" + ".*?".join(pieces))
-        return re.compile("".join(parts) or "/", re.IGNORECASE | re.DOTALL)
+
+@lru_cache
+def _pattern(segments: tuple[str, ...]) -> re.Pattern[str]:
+    parts: list[str] = []
+    for index, segment in enumerate(segments):
+        last = index == len(segments) - 1
+        if segment == _ANY and last:
+            parts.append("(?:/.*)?")
+        else:
+            pieces = [re.escape(piece).replace(re.escape(_ONE), "[^/]+") for piece in segment.split(_ANY)]
+            parts.append("/" + ".*?".join(pieces))
+    return re.compile("".join(parts) or "/", re.IGNORECASE | re.DOTALL)
 
 
 def template_segments(template: str) -> tuple[str, ...]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Sequence
-from typing import Any
 
-from Crypto.Cipher import AES
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from x402.errors import MisconfiguredError
 
@@ -26,15 +26,16 @@ class Seal:
     """
 
     def __init__(self, keys: Sequence[bytes] = ()) -> None:
-        self._keys = [hashlib.blake2b(key, digest_size=32, person=b"x402 secrets").digest() for key in keys]
+        derived = [hashlib.blake2b(key, digest_size=32, person=b"x402 secrets").digest() for key in keys]
+        self._keys = [AESGCM(key) for key in derived]
 
     def seal(self, purpose: str, secret: bytes) -> bytes:
         """The secret, unreadable. Raises `MisconfiguredError("no_sealing_key")`."""
         if not self._keys:
             raise MisconfiguredError("no_sealing_key", "set X402_ANSWER_KEY: without it no secret can be kept")
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        body, tag = self._cipher(self._keys[0], nonce, purpose).encrypt_and_digest(secret)
-        return bytes(_FORM + nonce + tag + body)
+        sealed = self._keys[0].encrypt(nonce, secret, purpose.encode())
+        return _FORM + nonce + sealed[-_TAG_BYTES:] + sealed[:-_TAG_BYTES]
 
     def open(self, purpose: str, sealed: bytes) -> bytes | None:
         """The secret; None when it was sealed for something else, or with a key that is gone."""
@@ -44,13 +45,7 @@ class Seal:
             return None
         for key in self._keys:
             try:
-                return bytes(self._cipher(key, nonce, purpose).decrypt_and_verify(body, tag))
-            except ValueError:
+                return key.decrypt(nonce, body + tag, purpose.encode())
+            except InvalidTag:
                 continue
         return None
-
-    @staticmethod
-    def _cipher(key: bytes, nonce: bytes, purpose: str) -> Any:
-        cipher = AES.new(key, AES.MODE_GCM, nonce=nonce, mac_len=_TAG_BYTES)
-        cipher.update(purpose.encode())
-        return cipher

@@ -13,6 +13,7 @@ from x402.billing import Booking
 from x402.chain import (
     Blockhash,
     CallResult,
+    EvmCall,
     EvmFees,
     EvmReceipt,
     Log,
@@ -81,6 +82,14 @@ Sign = Callable[[int], Intended]
 """Signs a settlement with the nonce that was reserved for it. Pure: it runs inside a ledger's transaction."""
 
 
+SignTogether = Callable[[int, Sequence[Subject]], Sequence[Intended]]
+"""Signs one transaction that settles these payments with the nonce that was reserved for it, and tells what each of
+them then knows, in their order. Pure, as `Sign`."""
+
+SignAgain = Callable[[int, Sequence[Entry]], Sequence[Intended]]
+"""The same for payments that wait for a transaction which is to be replaced."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a gateway delivered for a payment, kept so that the same payment gets the same bytes again."""
@@ -128,6 +137,24 @@ class Ledger(Protocol):
         never handed out twice, and never handed out without a durable row that holds it, so that no crash leaves a
         gap (faults D01, D02, E11). What `sign` raises is raised here, and nothing was written.
         """
+        ...
+
+    async def intend_together(
+        self, subjects: Sequence[Subject], signer: str, chain_nonce: int, sign: SignTogether
+    ) -> Sequence[tuple[Entry, bool]]:
+        """As `intend`, for payments of one network that one transaction settles: each has its own row, and they share
+        the nonce and the bytes. `sign` gets those that are new; the answers come in the order of `subjects`."""
+        ...
+
+    async def sharing(self, network: str, signer: str, nonce: int, transaction: str) -> Sequence[Entry]:
+        """The payments that wait for this very transaction, in the order of their ids."""
+        ...
+
+    async def replace_together(
+        self, network: str, signer: str, nonce: int, transaction: str, sign: SignAgain, *, among: Collection[str]
+    ) -> Sequence[Entry]:
+        """Other bytes, with the nonce that they share, for the payments `among` these ids that wait for this very
+        transaction; by the arrow REPLACE. Raises `UnlawfulEvent` when none does any more."""
         ...
 
     async def replace(
@@ -189,8 +216,12 @@ class Ledger(Protocol):
         """Every row of a party whose outcome is open (`lifecycle.open_states`), oldest first."""
         ...
 
+    async def held_elsewhere(self, party: Party) -> int:
+        """How many of those rows another process holds, or died holding a moment ago."""
+        ...
+
     async def totals(self, party: Party, state: State) -> dict[tuple[str, str], int]:
-        """Sum of atomic amounts by (network, asset) of the rows in one state."""
+        """Sum of what is due or has moved, by (network, asset), of the rows in one state; atomic."""
         ...
 
     async def keep_answer(self, pay_id: str, answer: Answer) -> None: ...
@@ -267,6 +298,10 @@ class EvmChain(Protocol):
 
     async def knows(self, transaction: str) -> bool:
         """Whether the node has the transaction, in its pool or in a block."""
+        ...
+
+    async def transaction(self, transaction: str) -> EvmCall | None:
+        """What a transaction called; None when the node does not have it."""
         ...
 
     async def receipt(self, transaction: str, *, timeout: float) -> EvmReceipt | None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from x402.chain import CallResult, EvmFees, EvmReceipt, Log, revert_text
+from x402.chain import CallResult, EvmCall, EvmFees, EvmReceipt, Log, revert_text
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.ports import NotSent
 from x402.ports.rpc import JsonRpc, RpcError
@@ -106,6 +106,12 @@ class RpcEvmChain:
 
     async def knows(self, transaction: str) -> bool:
         return await self._ask("eth_getTransactionByHash", transaction) is not None
+
+    async def transaction(self, transaction: str) -> EvmCall | None:
+        found = await self._ask("eth_getTransactionByHash", transaction)
+        if found is None:
+            return None
+        return EvmCall(str(_member(found, "to") or ""), _bytes(_member(found, "input")))
 
     async def receipt(self, transaction: str, *, timeout: float) -> EvmReceipt | None:
         return await self._receipts.wait(transaction, timeout)
@@ -218,11 +224,13 @@ def _fee(receipt: dict[str, Any]) -> int:
 
 
 def _revert_text(error: RpcError) -> str:
-    """The reason in an `Error(string)` revert, else the node's message."""
+    """The reason in an `Error(string)` revert; else the node's message, with the selector of a custom error."""
     data = error.data.get("data") if isinstance(error.data, dict) else error.data
     try:
         raw = bytes.fromhex(data[2:]) if isinstance(data, str) and data.startswith("0x") else b""
     except ValueError:
         raw = b""
     words = revert_text(raw)
-    return error.message[:500] if words is None else words
+    if words is not None:
+        return words
+    return f"{error.message[:500]} 0x{raw[:4].hex()}" if len(raw) >= 4 else error.message[:500]

@@ -31,7 +31,8 @@ _ended = (
 _KEEP = Prepared(_newest, ("pay_id", *_COLUMNS))
 _READ = Prepared(select(answers).where(answers.c.pay_id == value("pay_id")))
 _DROP = Prepared(delete(answers).where(answers.c.pay_id == value("pay_id")))
-_FORGET = Prepared(delete(answers).where(_ended.exists()))
+# An answer is no younger than the end of its payment, so the older ones are all there is to look at.
+_FORGET = Prepared(delete(answers).where(answers.c.created_at <= value("before"), _ended.exists()))
 
 
 def keep(connection: Connection, pay_id: str, answer: Answer, now: int) -> None:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from x402.lifecycle import Party, open_states
 from x402.ports.prepared import Prepared, value
-from x402.ports.schema import payments
+from x402.ports.schema import has_open_state, payments, whole_payments
 from x402.stages import State
 
 
@@ -69,11 +69,27 @@ def take_open(
     return rows
 
 
+def held_elsewhere(connection: Connection, party: Party, holder: str, now: int) -> int:
+    """How many open rows others than `holder` have leased."""
+    return int(_held(party).scalar(connection, holder=holder, now=now))
+
+
+@cache
+def _held(party: Party) -> Prepared:
+    theirs = (payments.c.leased_until > value("now")) & (payments.c.leased_by != value("holder"))
+    return Prepared(select(func.count()).select_from(payments).where(*_open(party, open_states(party)), theirs))
+
+
+def _open(party: Party, states: Collection[State]) -> tuple[ColumnElement[bool], ...]:
+    # The first two are what the index `payments_by_turn` knows.
+    wanted = payments.c.state.in_(sorted(str(state) for state in states))
+    return (payments.c.party == str(party), has_open_state(), wanted)
+
+
 @cache
 def _open_rows(party: Party, only: frozenset[State]) -> tuple[Prepared, Prepared]:
-    states = sorted(str(state) for state in open_states(party) if not only or state in only)
-    is_open = (payments.c.party == str(party)) & payments.c.state.in_(states)
+    is_open = _open(party, open_states(party) & only if only else open_states(party))
     order = (payments.c.turn, payments.c.created_at, payments.c.pay_id)
-    free = select(payments).where(is_open, payments.c.leased_until <= value("now")).order_by(*order)
-    taken = free.limit(value("limit")).with_for_update(skip_locked=True)
-    return Prepared(taken), Prepared(select(func.max(payments.c.turn)).where(is_open))
+    free = whole_payments.where(*is_open, payments.c.leased_until <= value("now")).order_by(*order)
+    taken = free.limit(value("limit")).with_for_update(of=payments, skip_locked=True)
+    return Prepared(taken), Prepared(select(func.max(payments.c.turn)).where(*is_open))

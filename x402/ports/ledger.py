@@ -23,6 +23,8 @@ from x402.ports import (
     NonceBook,
     Room,
     Sign,
+    SignAgain,
+    SignTogether,
     account_rows,
     kept_answers,
     leases,
@@ -30,6 +32,7 @@ from x402.ports import (
     ledger_rows,
     nonce_book,
     spending,
+    unsettled,
 )
 from x402.ports.leases import Lease
 from x402.ports.ledger_thread import LedgerThread
@@ -91,8 +94,8 @@ class SqlLedger:
     ) -> tuple[Entry, bool]:
         lease, subject = self._lease(lease_seconds), entry.subject
         locks = [_row(entry.party, subject.pay_id)]
-        if room is not None:
-            locks.append(("room", str(entry.party), subject.network, subject.asset))
+        if entry.party is Party.GATEWAY:
+            locks.append(unsettled.LOCK)
         if identifier:
             locks.append(("identifier", subject.payer, identifier))
         return await self._do(
@@ -106,6 +109,30 @@ class SqlLedger:
         return await self._do(
             lambda connection: ledger_rows.intend(connection, subject, signer, chain_nonce, sign, lease),
             _row(Party.FACILITATOR, subject.pay_id),
+            _book(signer),
+        )
+
+    async def intend_together(
+        self, subjects: Sequence[Subject], signer: str, chain_nonce: int, sign: SignTogether
+    ) -> Sequence[tuple[Entry, bool]]:
+        lease = self._lease(0)
+        return await self._do(
+            lambda connection: ledger_rows.intend_together(connection, subjects, signer, chain_nonce, sign, lease),
+            *(_row(Party.FACILITATOR, subject.pay_id) for subject in subjects),
+            _book(signer),
+        )
+
+    async def sharing(self, network: str, signer: str, nonce: int, transaction: str) -> Sequence[Entry]:
+        return await self._do(lambda connection: ledger_rows.sharing(connection, network, signer, nonce, transaction))
+
+    async def replace_together(
+        self, network: str, signer: str, nonce: int, transaction: str, sign: SignAgain, *, among: Collection[str]
+    ) -> Sequence[Entry]:
+        now = self._clock()
+        return await self._do(
+            lambda connection: ledger_rows.replace_together(
+                connection, network, signer, nonce, transaction, sign, now, among
+            ),
             _book(signer),
         )
 
@@ -150,8 +177,10 @@ class SqlLedger:
                 account_rows.reverse(connection, pay_id, now)
             return entry
 
-        accounts = () if booking is None else booking.accounts
-        return await self._do(follow, _row(party, pay_id), *(of_account(account) for account in accounts))
+        names = [_row(party, pay_id), *(of_account(account) for account in (booking.accounts if booking else ()))]
+        if party is Party.GATEWAY:
+            names.append(unsettled.LOCK)
+        return await self._do(follow, *names)
 
     async def lease(self, party: Party, pay_id: str, seconds: int) -> bool:
         lease = self._lease(seconds)
@@ -174,6 +203,10 @@ class SqlLedger:
 
     async def find(self, party: Party, pay_id: str) -> Entry | None:
         return await self._do(lambda connection: ledger_rows.find(connection, party, pay_id))
+
+    async def held_elsewhere(self, party: Party) -> int:
+        now = self._clock()
+        return await self._do(lambda connection: leases.held_elsewhere(connection, party, self.holder, now))
 
     async def unresolved(self, party: Party) -> Sequence[Entry]:
         return await self._do(lambda connection: ledger_questions.unresolved(connection, party))

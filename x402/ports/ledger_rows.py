@@ -7,7 +7,7 @@ leaves row and events agreeing.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache
 from typing import Any
@@ -16,26 +16,33 @@ from sqlalchemy import Connection, select, update
 
 from x402.errors import Mender, UnavailableError
 from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, advance, begin
-from x402.ports import Arrow, IdentifierTaken, NoRoom, Room, Sign, nonce_book
+from x402.ports import Arrow, IdentifierTaken, Room, Sign, SignAgain, SignTogether, nonce_book, unsettled
 from x402.ports.leases import Lease
 from x402.ports.ledger_text import BEGIN, attest
 from x402.ports.prepared import Insert, Prepared, value
-from x402.ports.schema import events, identifiers, payments
+from x402.ports.schema import bundles, events, identifiers, payments, whole_payments
 from x402.stages import STAGES, Intended, Settled, Stage, State
-
-UNSETTLED = (State.CLAIMED, State.SERVED, State.SETTLING)
-"""States in which a payer's money is promised and has not moved (fault A08)."""
-_PAID = (State.SETTLED, State.DELIVERED, State.OWED, State.CREDITED)
 
 _MEMBERS: Mapping[State, tuple[str, ...]] = {
     state: tuple(member.name for member in fields(kind)) for state, kind in STAGES.items()
 }
 
 _row = (payments.c.party == value("party")) & (payments.c.pay_id == value("pay_id"))
-_FIND = Prepared(select(payments).where(_row))
-_FIND_TO_WRITE = Prepared(select(payments).where(_row).with_for_update())
+_FIND = Prepared(whole_payments.where(_row))
+_FIND_TO_WRITE = Prepared(whole_payments.where(_row).with_for_update(of=payments))
+_SHARING = Prepared(
+    whole_payments.where(
+        payments.c.party == str(Party.FACILITATOR),
+        payments.c.state == str(State.INTENDED),
+        payments.c.network == value("network"),
+        payments.c.sender == value("signer"),
+        payments.c.nonce == value("nonce"),
+    )
+    .order_by(payments.c.pay_id)
+    .with_for_update(of=payments)
+)
 _INSERT = Prepared(
-    lambda insert: insert(payments).on_conflict_do_nothing().returning(payments.c.pay_id),
+    lambda insert: insert(payments),
     [column.name for column in payments.columns if column.name != "turn"],
 )
 _LOG = Prepared(lambda insert: insert(events), [column.name for column in events.columns if column.name != "seq"])
@@ -51,27 +58,13 @@ def _name_insert(insert: Insert) -> object:
     return row.on_conflict_do_update(index_elements=["payer", "identifier"], set_={"pay_id": row.excluded.pay_id})
 
 
-_NAME = Prepared(_name_insert, ("payer", "identifier", "pay_id"))
+def _bundle_insert(insert: Insert) -> object:
+    row = insert(bundles)
+    return row.on_conflict_do_update(index_elements=["network", "signer", "nonce"], set_={"raw": row.excluded.raw})
 
-_of_room = (
-    (payments.c.party == value("party"))
-    & (payments.c.network == value("network"))
-    & (payments.c.asset == value("asset"))
-)
-_unsettled = payments.c.state.in_([str(state) for state in UNSETTLED])
-_lately = payments.c.state.in_([str(state) for state in _PAID]) & (payments.c.updated_at >= value("since"))
-_FAILED = Prepared(
-    select(payments.c.pay_id)
-    .where(payments.c.payer == value("payer"), payments.c.updated_at >= value("since"))
-    .where(payments.c.party.in_([str(Party.GATEWAY), str(Party.FACILITATOR)]))
-    .where(payments.c.state.in_([str(State.REFUSED), str(State.REVERSED)]))
-    # What a facilitator refused without a transaction never left it, and cost nobody anything.
-    .where((payments.c.party == str(Party.GATEWAY)) | payments.c.stage.not_like('%,"transaction":""}'))
-    .limit(1)
-)
-_OPEN = Prepared(select(payments.c.amount).where(_of_room, _unsettled))
-_OPEN_TO = Prepared(select(payments.c.amount).where(_of_room, _unsettled, payments.c.payer == value("payer")))
-_PAID_BY = Prepared(select(payments.c.amount).where(_of_room, _lately, payments.c.payer == value("payer")))
+
+_BUNDLE = Prepared(_bundle_insert, ("network", "signer", "nonce", "raw"))
+_NAME = Prepared(_name_insert, ("payer", "identifier", "pay_id"))
 
 
 @cache
@@ -97,17 +90,18 @@ def open_row(
 
     Everything is looked at before anything is written, so whoever is refused has written nothing.
     """
-    older = find(connection, entry.party, entry.subject.pay_id)
-    if older is not None:
-        return older, False
+    found = _FIND.ask(connection, party=str(entry.party), pay_id=entry.subject.pay_id)
+    sums = unsettled.Sums(connection, entry.subject, room) if entry.party is Party.GATEWAY else None
+    row = found.first()
+    if row is not None:
+        return entry_of(row), False
     if identifier:
         _check_name(connection, entry, identifier)
-    if room is not None:
-        _check_room(connection, entry, room)
+    if sums is not None:
+        sums.check()
     first = replace(entry, created_at=lease.now, updated_at=lease.now)
     moved = _follow(first, arrows)
-    if not _insert(connection, entry, lease):
-        return _older(connection, entry.party, entry.subject.pay_id), False
+    _write_first(connection, entry, lease, sums)
     if identifier:
         payer, pay_id = entry.subject.payer, entry.subject.pay_id
         _NAME.do(connection, payer=payer, identifier=identifier, pay_id=pay_id)
@@ -134,10 +128,83 @@ def intend(
     nonce = nonce_book.free(connection, subject.network, signer, chain_nonce)
     # What signs may refuse, so nothing is written before it has signed.
     entry = begin(Party.FACILITATOR, subject, sign(nonce))
-    if not _insert(connection, entry, lease):
-        return _older(connection, Party.FACILITATOR, subject.pay_id), False
+    _write_first(connection, entry, lease)
     nonce_book.take(connection, subject.network, signer, chain_nonce, nonce)
     return replace(entry, created_at=lease.now, updated_at=lease.now), True
+
+
+def intend_together(
+    connection: Connection,
+    subjects: Sequence[Subject],
+    signer: str,
+    chain_nonce: int,
+    sign: SignTogether,
+    lease: Lease,
+) -> Sequence[tuple[Entry, bool]]:
+    """Reserve one nonce, sign one transaction for all that are new, and write every row, all or nothing; the older row
+    and False for the others."""
+    outcomes: dict[str, tuple[Entry, bool]] = {}
+    fresh: dict[str, Subject] = {}
+    asked = [_FIND.ask(connection, party=str(Party.FACILITATOR), pay_id=subject.pay_id) for subject in subjects]
+    for subject, found in zip(subjects, asked, strict=True):
+        row = found.first()
+        if row is not None:
+            outcomes[subject.pay_id] = entry_of(row), False
+        else:
+            fresh.setdefault(subject.pay_id, subject)
+    if fresh:
+        network = subjects[0].network
+        nonce = nonce_book.free(connection, network, signer, chain_nonce)
+        stages = sign(nonce, list(fresh.values()))
+        entries = [
+            begin(Party.FACILITATOR, subject, stage) for subject, stage in zip(fresh.values(), stages, strict=True)
+        ]
+        for entry in entries:
+            _write_first(connection, entry, lease)
+            outcomes[entry.subject.pay_id] = replace(entry, created_at=lease.now, updated_at=lease.now), True
+        nonce_book.take(connection, network, signer, chain_nonce, nonce)
+        _keep_bundle(connection, network, signer, nonce, stages)
+    # One payment may have been presented twice, on different terms: the first of them is the row's.
+    first = {subject.pay_id: subject for subject in reversed(subjects)}
+    return [
+        (entry, won and first[subject.pay_id] is subject)
+        for subject in subjects
+        for entry, won in [outcomes[subject.pay_id]]
+    ]
+
+
+def replace_together(
+    connection: Connection,
+    network: str,
+    signer: str,
+    nonce: int,
+    transaction: str,
+    sign: SignAgain,
+    now: int,
+    among: Collection[str],
+) -> Sequence[Entry]:
+    """The arrow REPLACE for every payment that waits for this very transaction, with the nonce that they share."""
+    waiting = [one for one in sharing(connection, network, signer, nonce, transaction) if one.subject.pay_id in among]
+    if not waiting:
+        raise UnlawfulEvent(f"{Party.FACILITATOR}: nothing waits for {transaction} that could be replaced")
+    stages = sign(nonce, waiting)
+    moves = []
+    for entry, stage in zip(waiting, stages, strict=True):
+        arrows = ((Event.REPLACE, stage),)
+        moves.append((entry, arrows, _follow(entry, arrows)))
+    _keep_bundle(connection, network, signer, nonce, stages)
+    return [_move(connection, entry, arrows, moved, now) for entry, arrows, moved in moves]
+
+
+def sharing(connection: Connection, network: str, signer: str, nonce: int, transaction: str) -> Sequence[Entry]:
+    """The payments that wait for this very transaction, for nobody else to write to before this transaction ends."""
+    entries = [entry_of(row) for row in _SHARING.rows(connection, network=network, signer=signer, nonce=nonce)]
+    return [one for one in entries if isinstance(one.stage, Intended) and one.stage.transaction == transaction]
+
+
+def _keep_bundle(connection: Connection, network: str, signer: str, nonce: int, stages: Sequence[Intended]) -> None:
+    if stages[0].shares > 1:
+        _BUNDLE.do(connection, network=network, signer=signer, nonce=nonce, raw=stages[0].raw)
 
 
 def replace_attempt(
@@ -196,7 +263,7 @@ def _parsed(row: Any) -> Entry:
     members: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
     kind = STAGES[State(row.state)]
     if "raw" in _MEMBERS[kind.state]:
-        members["raw"] = row.raw or b""
+        members["raw"] = row.raw or row.bundle or b""
     subject = Subject(
         pay_id=row.pay_id,
         network=row.network,
@@ -225,7 +292,7 @@ def _move(connection: Connection, entry: Entry, arrows: Sequence[Arrow], moved: 
     columns: dict[str, Any] = {}
     texts = []
     for (what, stage), after in zip(arrows, moved, strict=True):
-        text, values = _written(stage)
+        text, values = _written(after.stage)
         columns |= values
         texts.append((what, after, text))
         if isinstance(entry.stage, Intended) and isinstance(stage, Settled):
@@ -234,6 +301,7 @@ def _move(connection: Connection, entry: Entry, arrows: Sequence[Arrow], moved: 
     party, pay_id = str(entry.party), entry.subject.pay_id
     last, (_, _, text) = moved[-1], texts[-1]
     columns |= {"state": str(last.state), "stage": text, "updated_at": now}
+    unsettled.book(connection, entry.state, last)
     _update(tuple(columns)).do(connection, party=party, pay_id=pay_id, **columns)
     for what, after, text in texts:
         _LOG.do(connection, party=party, pay_id=pay_id, at=now, event=str(what), after=str(after.state), stage=text)
@@ -241,7 +309,8 @@ def _move(connection: Connection, entry: Entry, arrows: Sequence[Arrow], moved: 
     return known or replace(last, updated_at=now)
 
 
-def _insert(connection: Connection, entry: Entry, lease: Lease) -> bool:
+def _write_first(connection: Connection, entry: Entry, lease: Lease, sums: unsettled.Sums | None = None) -> None:
+    """Write a first memory. Nobody else can have done so meanwhile: who begins a row has its name to himself."""
     subject, now = entry.subject, lease.now
     text, values = _written(entry.stage)
     constants = {
@@ -257,47 +326,19 @@ def _insert(connection: Connection, entry: Entry, lease: Lease) -> bool:
     name = {"party": str(entry.party), "pay_id": subject.pay_id}
     state = {"state": str(entry.state), "stage": text, "created_at": now, "updated_at": now}
     row = {"raw": None, "sender": None, "nonce": None} | values | name | state | constants | lease.columns
-    won = _INSERT.scalar(connection, **row) is not None
-    if won:
-        _LOG.do(connection, **name, at=now, event=BEGIN, after=str(entry.state), stage=attest(text, constants))
-    return won
-
-
-def _older(connection: Connection, party: Party, pay_id: str) -> Entry:
-    older = find(connection, party, pay_id)
-    if older is None:
-        raise UnavailableError("ledger_unavailable", "the ledger lost a row between two statements")
-    return older
-
-
-def _check_room(connection: Connection, entry: Entry, room: Room) -> None:
-    """Raise `NoRoom` when this entry, which is not written yet, would leave more unsettled than may be."""
-    subject = entry.subject
-    since = room.failures_since
-    if since is not None and _FAILED.scalar(connection, payer=subject.payer, since=since) is not None:
-        raise NoRoom("failures", 0, 0)
-    of_room = {"party": str(entry.party), "network": subject.network, "asset": subject.asset}
-    if room.payer is not None:
-        open_units = _sum(_OPEN_TO.rows(connection, **of_room, payer=subject.payer))
-        if room.since is not None:
-            open_units += _sum(_PAID_BY.rows(connection, **of_room, payer=subject.payer, since=room.since))
-        if open_units + subject.amount > room.payer:
-            raise NoRoom("payer", open_units, room.payer)
-    if room.total is not None:
-        open_units = _sum(_OPEN.rows(connection, **of_room))
-        if open_units + subject.amount > room.total:
-            raise NoRoom("total", open_units, room.total)
-
-
-def _sum(rows: Sequence[Any]) -> int:
-    return sum(int(row.amount) for row in rows)
+    _INSERT.do(connection, **row)
+    unsettled.book(connection, None, entry, sums)
+    _LOG.do(connection, **name, at=now, event=BEGIN, after=str(entry.state), stage=attest(text, constants))
 
 
 def _written(stage: Stage) -> tuple[str, dict[str, Any]]:
     """A stage as text, and what of it stands in columns: bytes, which only newer bytes replace, sender and nonce."""
     members = {name: getattr(stage, name) for name in _MEMBERS[stage.state]}
+    if members.get("amount") is None:
+        members.pop("amount", None)
     raw = members.pop("raw", b"")
-    columns: dict[str, Any] = {"raw": raw} if raw else {}
+    shared = isinstance(stage, Intended) and stage.shares > 1
+    columns: dict[str, Any] = {"raw": raw} if raw and not shared else {}
     if isinstance(stage, Intended):
         columns |= {"sender": stage.sender, "nonce": stage.nonce}
     return json.dumps(members, separators=(",", ":")), columns

@@ -18,13 +18,16 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from x402.errors import MisconfiguredError, UnavailableError
+from x402.ports import unsettled
 from x402.ports.ledger_database import DATABASE_ERRORS, LedgerDatabase, is_conflict, is_lost
 from x402.ports.migrations import migrate
+from x402.ports.prepared import settle
 
 T = TypeVar("T")
 Locks = tuple[tuple[str, ...], ...]
 """What a piece of work must have for itself among all replicas, by name."""
 
+_Outcome = tuple["asyncio.Future[Any]", Any, BaseException | None]
 _TRIES = 5
 
 
@@ -78,11 +81,12 @@ class LedgerThread:
     def _run(self, ready: asyncio.Future[None]) -> None:
         try:
             migrate(self._database.connection())
+            self._recount()
         except (*DATABASE_ERRORS, OSError, MisconfiguredError) as error:
             self._database.close()
-            _tell(ready, None, error if isinstance(error, MisconfiguredError) else _unopened(error))
+            _tell((ready, None, error if isinstance(error, MisconfiguredError) else _unopened(error)))
             return
-        _tell(ready, None, None)
+        _tell((ready, None, None))
         stopping = False
         while not stopping:
             batch = [self._jobs.get()]
@@ -94,6 +98,13 @@ class LedgerThread:
             stopping = batch[-1] is None
             self._commit([job for job in batch if job is not None])
         self._database.close()
+
+    def _recount(self) -> None:
+        connection = self._database.connection()
+        with connection.begin():
+            self._database.lock(connection, [unsettled.LOCK])
+            unsettled.recount(connection)
+            settle(connection)
 
     def _commit(self, batch: list[_Job]) -> None:
         """Run a batch in one transaction. A job that breaks the law has written nothing and fails alone; a failing
@@ -116,12 +127,10 @@ class LedgerThread:
                     continue
             else:
                 self.commits += 1
-                for future, result, broken in attempt.outcomes:
-                    _tell(future, result, broken)
+                _tell(*attempt.outcomes)
                 return
             break
-        for job in batch:
-            _tell(job.future, None, failure)
+        _tell(*((job.future, None, failure) for job in batch))
 
 
 class _Attempt:
@@ -129,7 +138,7 @@ class _Attempt:
 
     def __init__(self, database: LedgerDatabase, batch: list[_Job]) -> None:
         self._database, self._batch = database, batch
-        self.outcomes: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        self.outcomes: list[_Outcome] = []
         self.job_failed = self.committing = False
 
     def run(self) -> None:
@@ -144,21 +153,33 @@ class _Attempt:
                     raise
                 except Exception as error:  # noqa: BLE001 - whatever it is belongs to the caller, not to this thread
                     self.outcomes.append((job.future, None, error))
+            try:
+                settle(connection)
+            except DATABASE_ERRORS:
+                self.job_failed = True
+                raise
             self.committing = True
 
 
-def _tell(future: asyncio.Future[Any], result: Any, failure: BaseException | None) -> None:
-    def resolve() -> None:
+def _tell(*outcomes: _Outcome) -> None:
+    """Wake each loop once, however many wait there: waking one costs more than a write."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
+    for outcome in outcomes:
+        by_loop.setdefault(outcome[0].get_loop(), []).append(outcome)
+    for loop, mine in by_loop.items():
+        # A loop that was closed meanwhile has nobody left to tell.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(_resolve, mine)
+
+
+def _resolve(outcomes: list[_Outcome]) -> None:
+    for future, result, failure in outcomes:
         if future.done():
-            return
+            continue
         if failure is not None:
             future.set_exception(failure)
         else:
             future.set_result(result)
-
-    # A loop that was closed meanwhile has nobody left to tell.
-    with suppress(RuntimeError):
-        future.get_loop().call_soon_threadsafe(resolve)
 
 
 def _unopened(error: Exception) -> UnavailableError:

@@ -21,6 +21,7 @@ T = TypeVar("T")
 Insert = Callable[[Table], Any]
 """Begins an insert into a table that can say what happens on conflict; both dialects spell that alike."""
 
+_PIPELINE = "x402.pipeline"
 _SQLITE = sqlite_dialect(paramstyle="named")
 
 
@@ -51,34 +52,32 @@ class Prepared:
 
     def rows(self, connection: Connection, /, **values: Any) -> list[Any]:
         """Every row of a select, its columns by name."""
-        row = self._for(connection.dialect).row
-        return self._run(connection, values, lambda cursor: [row(one) for one in cursor.fetchall()])
+        return self.ask(connection, **values).rows()
 
     def first(self, connection: Connection, /, **values: Any) -> Any | None:
         """The first row of a select, its columns by name, or None."""
-        one = self._run(connection, values, _first)
-        return None if one is None else self._for(connection.dialect).row(one)
+        return self.ask(connection, **values).first()
 
     def scalar(self, connection: Connection, /, **values: Any) -> Any:
         """The first column of the first row, or None."""
-        one = self._run(connection, values, _first)
-        return None if one is None else one[0]
+        return self.ask(connection, **values).scalar()
 
     def count(self, connection: Connection, /, **values: Any) -> int:
         """How many rows an update or a delete met."""
-        return self._run(connection, values, _count)
+        return self.ask(connection, **values).count()
 
     def do(self, connection: Connection, /, **values: Any) -> None:
         """Run it for its effect."""
-        self._run(connection, values, _nothing)
+        self.ask(connection, **values)
 
-    def _run(self, connection: Connection, values: Mapping[str, Any], take: Callable[[Any], T]) -> T:
-        compiled, raw = self._for(connection.dialect), connection.connection
-        failures: Any = connection.dialect.dbapi
+    def ask(self, connection: Connection, /, **values: Any) -> Answers:
+        """Run it; what it answers is fetched when it is wanted."""
+        compiled = self._for(connection.dialect)
         try:
-            return take(raw.dbapi_connection.execute(compiled.text, {**compiled.constants, **values}))  # type: ignore[union-attr]
-        except failures.Error as error:
+            cursor = _driver(connection).execute(compiled.text, {**compiled.constants, **values})
+        except connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
             raise _told(connection, error) from error
+        return Answers(connection, cursor, compiled.row)
 
     def _for(self, dialect: Dialect) -> _Compiled:
         compiled = self._compiled.get(dialect.name)
@@ -103,16 +102,64 @@ class Prepared:
         return _Compiled(str(compiled), constants, row._make)
 
 
-def _first(cursor: Any) -> Any:
-    return cursor.fetchone()
+class Answers:
+    """What a statement answered."""
+
+    __slots__ = ("_connection", "_cursor", "_row")
+
+    def __init__(self, connection: Connection, cursor: Any, row: Callable[[Iterable[Any]], Any]) -> None:
+        self._connection, self._cursor, self._row = connection, cursor, row
+
+    def rows(self) -> list[Any]:
+        """Every row of a select, its columns by name."""
+        return [self._row(one) for one in self._fetch(self._cursor.fetchall)]
+
+    def first(self) -> Any | None:
+        """The first row of a select, its columns by name, or None."""
+        one = self._fetch(self._cursor.fetchone)
+        return None if one is None else self._row(one)
+
+    def scalar(self) -> Any:
+        """The first column of the first row, or None."""
+        one = self._fetch(self._cursor.fetchone)
+        return None if one is None else one[0]
+
+    def count(self) -> int:
+        """How many rows an update or a delete met."""
+        settle(self._connection)
+        return int(self._cursor.rowcount)
+
+    def _fetch(self, fetch: Callable[[], T]) -> T:
+        try:
+            return fetch()
+        except self._connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
+            raise _told(self._connection, error) from error
 
 
-def _count(cursor: Any) -> int:
-    return int(cursor.rowcount)
+def settle(connection: Connection) -> None:
+    """Wait until everything that was sent is done. Raises the first failure of it.
+
+    On PostgreSQL what is prepared is sent without waiting for each answer, in a pipeline that lasts until somebody
+    calls this: before another kind of statement, and before a commit. So one statement's failure may be raised by the
+    next ones, and the transaction is lost either way.
+    """
+    pipeline = None if connection.invalidated else connection.info.pop(_PIPELINE, None)
+    if pipeline is None:
+        return
+    try:
+        pipeline.__exit__(None, None, None)
+    except connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
+        raise _told(connection, error) from error
 
 
-def _nothing(cursor: Any) -> None:
-    pass
+def _driver(connection: Connection) -> Any:
+    """The driver's connection, ready to be asked."""
+    raw: Any = connection.connection.dbapi_connection
+    if connection.dialect.name != "sqlite" and _PIPELINE not in connection.info:
+        pipeline = raw.pipeline()
+        pipeline.__enter__()
+        connection.info[_PIPELINE] = pipeline
+    return raw
 
 
 def _told(connection: Connection, error: Exception) -> BaseException:

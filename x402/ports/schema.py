@@ -8,6 +8,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Connection,
     Index,
     Integer,
@@ -17,13 +18,24 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    column,
+    literal_column,
+    select,
 )
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 SCHEMA_VERSION = 3
 
+_OPEN_STATES = ("claimed", "intended", "owed", "refunding", "reversed", "served", "settled", "settling")
+
 metadata = MetaData()
+
+
+def has_open_state() -> ColumnElement[bool]:
+    """Whether a row may be open, whosever it is, word for word as the index `payments_by_turn` asks it."""
+    return column("state").in_([literal_column(f"'{state}'") for state in _OPEN_STATES])
+
 
 payments = Table(
     "payments",
@@ -55,6 +67,15 @@ payments = Table(
     Index("payments_by_state", "party", "state", "created_at"),
     Index("payments_by_payer", "party", "payer", "state", "updated_at"),
     Index("payments_by_sender", "sender", "state"),
+    Index(
+        "payments_by_turn",
+        "party",
+        "turn",
+        "created_at",
+        "pay_id",
+        sqlite_where=has_open_state(),
+        postgresql_where=has_open_state(),
+    ),
 )
 
 events = Table(
@@ -79,6 +100,7 @@ answers = Table(
     Column("body", LargeBinary, nullable=False),
     Column("complete", Boolean, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Index("answers_by_age", "created_at"),
 )
 
 nonces = Table(
@@ -117,6 +139,17 @@ identifiers = Table(
     PrimaryKeyConstraint("payer", "identifier"),
 )
 """Which payment a payer has given a name of his own (the extension `payment-identifier`)."""
+
+unsettled = Table(
+    "unsettled",
+    metadata,
+    Column("network", String(64), nullable=False),
+    Column("asset", String(64), nullable=False),
+    Column("payer", String(64), nullable=False),
+    Column("units", String(90), nullable=False),
+    PrimaryKeyConstraint("network", "asset", "payer"),
+)
+"""What a gateway's payers have promised and not paid, in atomic units as digits; of all together without a payer."""
 
 versions = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
 """The schema's number, which programs of the first version read as well."""
@@ -381,6 +414,39 @@ provider_credits = Table(
     PrimaryKeyConstraint("provider", "since"),
 )
 """What each provider was credited, span by span: no bill counts twice."""
+
+bundles = Table(
+    "bundles",
+    metadata,
+    Column("network", String(64), nullable=False),
+    Column("signer", String(64), nullable=False),
+    Column("nonce", BigInteger, nullable=False),
+    Column("raw", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("network", "signer", "nonce"),
+)
+"""The newest signed bytes of a transaction that settles several payments, which its payments' rows don't repeat."""
+
+_bundle = select(bundles.c.raw).where(
+    payments.c.raw.is_(None),
+    bundles.c.network == payments.c.network,
+    bundles.c.signer == payments.c.sender,
+    bundles.c.nonce == payments.c.nonce,
+)
+whole_payments = select(payments, _bundle.scalar_subquery().label("bundle"))
+"""Payments with the bytes that they share with others, as `ledger_rows.entry_of` reads them."""
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("account", String(200), primary_key=True),
+    Column("period", String(8), nullable=False),
+    Column("units", BigInteger, nullable=False),
+    Column("percents", String(64), nullable=False),
+    # Of which stretch of time, and up to which percentage, somebody was told.
+    Column("told_since", BigInteger, nullable=False),
+    Column("told_percent", Integer, nullable=False),
+)
+"""What an account means to spend, and from which part of it on it wants to be told (aimo row 82)."""
 
 
 def upsert(connection: Connection, table: Table) -> Any:

@@ -9,7 +9,7 @@ import re
 from functools import lru_cache
 
 import coincurve
-from Crypto.Hash import keccak as _keccak
+from sha3 import keccak_256
 
 from x402.errors import MalformedError
 
@@ -19,7 +19,7 @@ _HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 
 def keccak(data: bytes) -> bytes:
     """Keccak-256."""
-    digest: bytes = _keccak.new(digest_bits=256, data=data).digest()
+    digest: bytes = keccak_256(data).digest()
     return digest
 
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from x402 import networks
-from x402.chain import EvmReceipt, Log
+from x402.chain import EvmCall, EvmReceipt, Log
 from x402.errors import DeclinedError, MalformedError, RefusedError
 from x402.money import Asset, parse_atomic
 from x402.schemes.eip712 import (
@@ -27,6 +27,8 @@ from x402.schemes.eip712 import (
     recover,
     uint256,
 )
+from x402.schemes.evm_payment import TRANSFER_TOPIC, Ends, Trace
+from x402.stages import Refused
 from x402.wire.challenge import Requirement
 
 SCHEME = "exact"
@@ -40,12 +42,23 @@ _TYPE = keccak(
 _ARGUMENTS = "address,address,uint256,uint256,uint256,bytes32"
 _TRANSFER_VRS = keccak(f"transferWithAuthorization({_ARGUMENTS},uint8,bytes32,bytes32)".encode())[:4]
 _TRANSFER_BYTES = keccak(f"transferWithAuthorization({_ARGUMENTS},bytes)".encode())[:4]
-_BALANCE_OF = keccak(b"balanceOf(address)")[:4]
 _AUTHORIZATION_STATE = keccak(b"authorizationState(address,bytes32)")[:4]
 
-TRANSFER_TOPIC = "0x" + keccak(b"Transfer(address,address,uint256)").hex()
 AUTHORIZATION_USED_TOPIC = "0x" + keccak(b"AuthorizationUsed(address,bytes32)").hex()
 AUTHORIZATION_CANCELED_TOPIC = "0x" + keccak(b"AuthorizationCanceled(address,bytes32)").hex()
+
+_ENDS = Ends(
+    Refused(
+        "invalid_exact_evm_payload_authorization_valid_before",
+        "the authorization has expired or dies too soon to settle",
+    ),
+    Refused("invalid_exact_evm_nonce_already_used", "this authorization was already used or cancelled on chain"),
+    Refused("invalid_exact_evm_transaction_failed", "the transfer was reverted on chain"),
+    Refused(
+        "invalid_exact_evm_transfer_event_mismatch",
+        "the transaction succeeded without the transfer that it should have made",
+    ),
+)
 
 _NONCE = re.compile(r"0x[0-9a-fA-F]{64}", re.ASCII)
 _SIGNATURE = re.compile(r"0x(?:[0-9a-fA-F]{2}){1,8192}", re.ASCII)
@@ -96,7 +109,7 @@ class Authorization:
 
 @dataclass(frozen=True, slots=True)
 class SignedAuthorization:
-    """An authorization with its (unwrapped) signature and the pinned asset that it spends."""
+    """An authorization with its (unwrapped) signature and the pinned asset that it spends; an `EvmPayment`."""
 
     authorization: Authorization
     signature: bytes
@@ -107,6 +120,38 @@ class SignedAuthorization:
         """The chain-level identity: network, token, payer, nonce. No spelling of the payment changes it (A05)."""
         auth = self.authorization
         return f"{self.asset.network}:{self.asset.address}:{auth.payer}:0x{auth.nonce.hex()}".lower()
+
+    @property
+    def payer(self) -> str:
+        return self.authorization.payer
+
+    @property
+    def payee(self) -> str:
+        return self.authorization.payee
+
+    @property
+    def amount(self) -> int:
+        return self.authorization.value
+
+    @property
+    def valid_after(self) -> int:
+        return self.authorization.valid_after
+
+    @property
+    def valid_before(self) -> int:
+        return self.authorization.valid_before
+
+    @property
+    def contract(self) -> str:
+        return self.asset.address
+
+    @property
+    def sender(self) -> str:
+        return ""
+
+    @property
+    def more_gas(self) -> int:
+        return 0
 
     @property
     def recovered(self) -> str | None:
@@ -132,6 +177,37 @@ class SignedAuthorization:
     def canceled_topics(self) -> tuple[str, str, str]:
         """The topics of the `AuthorizationCanceled` event with which the payer took this authorization back."""
         return AUTHORIZATION_CANCELED_TOPIC, *self.used_topics()[1:]
+
+    def allowance_call(self) -> None:
+        return None
+
+    def spent_call(self) -> tuple[str, bytes]:
+        return self.asset.address, authorization_state_call(self.authorization)
+
+    def is_spent(self, word: int) -> bool:
+        return word != 0
+
+    @property
+    def used(self) -> Trace:
+        return Trace(self.asset.address, self.used_topics())
+
+    @property
+    def given_up(self) -> Trace:
+        return Trace(self.asset.address, self.canceled_topics())
+
+    def gives_up(self, log: Log) -> bool:
+        return tuple(topic.lower() for topic in log.topics) == self.canceled_topics()
+
+    @property
+    def named_in_call(self) -> bool:
+        return False
+
+    @property
+    def ends(self) -> Ends:
+        return _ENDS
+
+    def moved(self, receipt: EvmReceipt, call: EvmCall | None = None) -> int | None:
+        return self.amount if moved(receipt, self) else None
 
 
 def payable_asset(requirement: Requirement) -> Asset:
@@ -205,11 +281,6 @@ def read_payload(value: dict[str, Any], asset: Asset) -> SignedAuthorization:
     return SignedAuthorization(authorization, bytes.fromhex(signature[2:]), asset)
 
 
-def balance_call(account: str) -> bytes:
-    """Calldata of `balanceOf(account)`."""
-    return _BALANCE_OF + address_word(account)
-
-
 def authorization_state_call(authorization: Authorization) -> bytes:
     """Calldata of `authorizationState(payer, nonce)`: one word, true once used or cancelled."""
     return _AUTHORIZATION_STATE + address_word(authorization.payer) + authorization.nonce
@@ -223,11 +294,14 @@ def moved(receipt: EvmReceipt, signed: SignedAuthorization) -> bool:
     """
     if not receipt.succeeded:
         return False
-    auth = signed.authorization
+    auth, asset, mine = signed.authorization, signed.asset.address.lower(), signed.used_topics()
     wanted = (TRANSFER_TOPIC, "0x" + address_word(auth.payer).hex(), "0x" + address_word(auth.payee).hex())
-    own: list[Log] = [log for log in receipt.logs if log.address.lower() == signed.asset.address.lower()]
+    own: list[Log] = [log for log in receipt.logs if log.address.lower() == asset]
     for used, transfer in pairwise(own):
-        if tuple(topic.lower() for topic in used.topics) != signed.used_topics():
+        # The nonce alone tells most events of a long receipt apart.
+        if used.topics[-1:] and used.topics[-1].lower() != mine[-1]:
+            continue
+        if tuple(topic.lower() for topic in used.topics) != mine:
             continue
         topics = tuple(topic.lower() for topic in transfer.topics)
         return topics == wanted and transfer.data.lower() == "0x" + uint256(auth.value).hex()

@@ -12,6 +12,7 @@ from x402.chain import CallResult
 from x402.errors import DeclinedError, MalformedError, Mender, RefusedError
 from x402.money import Asset
 from x402.schemes.eip712 import parse_address
+from x402.schemes.evm_payment import Funds
 from x402.schemes.exact_evm import SCHEME, VALIDITY_MARGIN_SECONDS, SignedAuthorization, payable_asset, read_payload
 from x402.wire.challenge import Requirement
 from x402.wire.payment import Payment
@@ -93,8 +94,9 @@ def read(payment: Payment, requirement: Requirement) -> SignedAuthorization:
     return signed
 
 
-def check(payment: Payment, requirement: Requirement, *, now: int) -> SignedAuthorization:
-    """All rules that need no chain; `now` is unix seconds. Raises `RefusedError` with the first that is broken."""
+def check(payment: Payment, requirement: Requirement, *, now: int, settling: bool = False) -> SignedAuthorization:
+    """All rules that need no chain; `now` is unix seconds. Raises `RefusedError` with the first that is broken. They
+    are the same for verifying and for `settling`."""
     signed = read(payment, requirement)
     auth = signed.authorization
     if auth.valid_before < now + VALIDITY_MARGIN_SECONDS:
@@ -103,12 +105,6 @@ def check(payment: Payment, requirement: Requirement, *, now: int) -> SignedAuth
         # The contract wants block.timestamp > validAfter, so equality is not valid yet either.
         raise _refusal_of(signed, "invalid_exact_evm_payload_authorization_valid_after")
     return signed
-
-
-def is_signed_by_key(signed: SignedAuthorization) -> bool:
-    """Whether the payer's own key has signed: then it pays, whether code lives at its address or not, if the simulation
-    says so."""
-    return len(signed.signature) == 65 and signed.recovered == signed.authorization.payer
 
 
 def judge_signature(signed: SignedAuthorization, code: bytes) -> None:
@@ -125,8 +121,9 @@ def judge_signature(signed: SignedAuthorization, code: bytes) -> None:
         raise _refusal_of(signed, "invalid_exact_evm_signature")
 
 
-def judge_simulation(signed: SignedAuthorization, result: CallResult) -> None:
-    """The outcome of simulating the settlement call. Raises `RefusedError` with the reason that the revert names."""
+def judge_simulation(signed: SignedAuthorization, result: CallResult, funds: Funds | None = None) -> None:
+    """The outcome of simulating the settlement call. Raises `RefusedError` with the reason that the revert names, so
+    that the payer's `funds` need no look of their own."""
     if not result.succeeded:
         raise _refusal_of(signed, explain_revert(result.revert))
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from x402 import networks
-from x402.errors import DeclinedError, Mender, RefusedError
+from x402.errors import RefusedError
 from x402.lifecycle import Subject
 from x402.schemes import exact_svm_layout, exact_svm_rules
-from x402.schemes.exact_evm import SignedAuthorization, payable_asset, read_payload
+from x402.schemes.evm_payment import EvmPayment
+from x402.schemes.evm_scheme import evm_scheme
 from x402.schemes.exact_svm_layout import SignedTransfer
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Facilitation, parse_facilitation
@@ -24,15 +25,28 @@ def subject_of(payment: Payment, requirement: Requirement, *, fingerprint: str =
 
     Raises `RefusedError` when the payload is no payment of the offer's scheme and network.
     """
-    if payment.scheme != requirement.scheme or payment.network != requirement.network:
-        raise RefusedError("invalid_scheme", f"paid by {payment.scheme} on {payment.network}, not what was offered")
+    _check_scheme(payment, requirement)
+    if requirement.network.startswith(networks.EIP155 + ":"):
+        authorized = evm_scheme(requirement.scheme).read_offered(payment, requirement)
+        return evm_subject(authorized, payment, requirement, fingerprint=fingerprint)
     if requirement.scheme != "exact":
         raise RefusedError("unsupported_scheme", f"scheme {requirement.scheme[:40]!r} is not supported")
-    if requirement.network.startswith(networks.EIP155 + ":"):
-        return evm_subject(_read_evm(payment, requirement), payment, requirement, fingerprint=fingerprint)
     managed = frozenset({str(requirement.extra.get("feePayer", ""))})
     signed = exact_svm_rules.check(payment, requirement, managed=managed, limits=ANY_FEE)
     return svm_subject(signed, payment, requirement, fingerprint=fingerprint)
+
+
+def payer_of(payment: Payment, requirement: Requirement) -> str:
+    """Who pays, and nothing else of the subject. Raises what `subject_of` raises."""
+    _check_scheme(payment, requirement)
+    if requirement.network.startswith(networks.EIP155 + ":"):
+        return evm_scheme(requirement.scheme).read_offered(payment, requirement).payer
+    return subject_of(payment, requirement).payer
+
+
+def _check_scheme(payment: Payment, requirement: Requirement) -> None:
+    if payment.scheme != requirement.scheme or payment.network != requirement.network:
+        raise RefusedError("invalid_scheme", f"paid by {payment.scheme} on {payment.network}, not what was offered")
 
 
 ANY_FEE = exact_svm_rules.SvmLimits(
@@ -41,19 +55,16 @@ ANY_FEE = exact_svm_rules.SvmLimits(
 """What a fee payer sponsors is its own facilitator's decision."""
 
 
-def evm_subject(
-    signed: SignedAuthorization, payment: Payment, requirement: Requirement, *, fingerprint: str = ""
-) -> Subject:
-    """The subject of an EIP-3009 authorization."""
-    auth = signed.authorization
+def evm_subject(signed: EvmPayment, payment: Payment, requirement: Requirement, *, fingerprint: str = "") -> Subject:
+    """The subject of a signed payment on an EVM network; its amount is what is to move."""
     return Subject(
         pay_id=signed.pay_id,
         network=requirement.network,
         asset=signed.asset.address,
-        payer=auth.payer,
-        payee=auth.payee,
-        amount=auth.value,
-        expires_at=min(auth.valid_before, 2**62),
+        payer=signed.payer,
+        payee=signed.payee,
+        amount=signed.amount,
+        expires_at=min(signed.valid_before, 2**62),
         fingerprint=fingerprint,
         record=_record(payment, requirement, _canonical(signed.signature)),
     )
@@ -92,14 +103,6 @@ def is_same_payment(stored: Subject, presented: Subject) -> bool:
         and stored.amount == presented.amount
         and stored.record.get("proof") == presented.record.get("proof")
     )
-
-
-def _read_evm(payment: Payment, requirement: Requirement) -> SignedAuthorization:
-    try:
-        asset = payable_asset(requirement)
-    except DeclinedError as error:
-        raise RefusedError("invalid_payment_requirements", error.message, mender=Mender.SELLER) from error
-    return read_payload(payment.payload, asset)
 
 
 def _record(payment: Payment, requirement: Requirement, proof: bytes) -> dict[str, Any]:

@@ -36,9 +36,11 @@ class Receipt(WireModel):
     extra: JsonObject = Field(default_factory=dict)
 
     @classmethod
-    def settled(cls, transaction: str, network: str, payer: str | None) -> Receipt:
-        """Money moved in `transaction`."""
-        return cls(success=True, transaction=transaction, network=network, payer=payer)
+    def settled(cls, transaction: str, network: str, payer: str | None, amount: int | None = None) -> Receipt:
+        """Money moved in `transaction`; `amount` says how much where the scheme meters, and 0 without a transaction
+        that nothing was due."""
+        text = None if amount is None else str(amount)
+        return cls(success=True, transaction=transaction, network=network, payer=payer, amount=text)
 
     @classmethod
     def refused(

@@ -82,8 +82,8 @@ def _inspect(value: Any, depth: int) -> None:
 
 
 def _is_plain(text: str, depth: int) -> bool:
-    """Whether nothing in a JSON text can be amiss that `_inspect` looks for: too few brackets to nest too deeply, and no
-    character beyond ASCII, written out or escaped."""
+    """Whether a JSON text has nothing that `_inspect` looks for: too few brackets to nest too deeply, and no character
+    beyond ASCII, written out or escaped."""
     return text.isascii() and "\\u" not in text and text.count("{") + text.count("[") <= depth
 
 

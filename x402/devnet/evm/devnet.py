@@ -1,8 +1,9 @@
 """A real EVM on loopback with Base Sepolia's chain id, our USDC at its address, and a faucet.
 
-`EvmDevnet` runs py-evm behind JSON-RPC, which needs Python only, or anvil where that is installed. Both
-serve the same world: the EIP-3009 token of `contracts_abi` at Base Sepolia's USDC address, Multicall3 at its
-usual one, and blocks whose clock is the wall clock's. Engines are imported when started, not before.
+`EvmDevnet` runs py-evm behind JSON-RPC, which needs Python only, or anvil where that is installed. Both serve the same
+world: the EIP-3009 token of `contracts_abi` at Base Sepolia's USDC address, Multicall3, Permit2 and the proxy of the
+scheme `upto` at their usual ones, and blocks whose clock is the wall clock's. Engines are imported when started, not
+before.
 """
 
 from __future__ import annotations

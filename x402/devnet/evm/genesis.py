@@ -1,4 +1,4 @@
-"""What stands on the devnet's EVM before its first block: the token, Multicall3, the faucet, and given accounts."""
+"""What stands on the devnet's EVM before its first block: the token, its settlers, the faucet, and given accounts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from eth_typing import Address
 from eth_utils.crypto import keccak
 
 from contracts_abi import load
-from x402.networks import MULTICALL3
+from x402.networks import MULTICALL3, PERMIT2, UPTO_PERMIT2_PROXY
 
 UNLIMITED = 2**256 - 1
 
@@ -34,7 +34,8 @@ def world(usdc: str, faucet: str, faucet_wei: int, funded: Mapping[str, int]) ->
     state = {_address(account): Account(balance_wei=wei) for account, wei in funded.items()}
     state[issuer] = Account(balance_wei=faucet_wei)
     state[_address(usdc)] = Account(code=token.runtime, storage=storage)
-    state[_address(MULTICALL3)] = Account(code=load("Multicall3").runtime)
+    for address, name in ((MULTICALL3, "Multicall3"), (PERMIT2, "Permit2"), (UPTO_PERMIT2_PROXY, "UptoPermit2Proxy")):
+        state[_address(address)] = Account(code=load(name).runtime)
     return state
 
 

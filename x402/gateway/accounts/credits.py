@@ -39,9 +39,10 @@ def charged_of(sale: Sale, paid: int) -> Metered:
     return known.within(paid)
 
 
-def delivered(subject: Subject, sale: Sale, transaction: str, *, now: int) -> Booking:
-    """What is booked when a payment's answer goes out. All amounts in it are atomic USDC."""
-    paid = micro_units(subject.amount, subject.network, subject.asset)
+def delivered(subject: Subject, sale: Sale, transaction: str, *, moved: int, now: int) -> Booking:
+    """What is booked when a payment's answer goes out; `moved` is what was paid, in atomic units of its asset. All
+    amounts in the booking are atomic USDC."""
+    paid = micro_units(moved, subject.network, subject.asset)
     metered, account = charged_of(sale, paid), account_of(subject.network, subject.payer)
     unused = paid - metered.charged
     deposit = metered.endpoint == DEPOSIT
@@ -55,7 +56,7 @@ def delivered(subject: Subject, sale: Sale, transaction: str, *, now: int) -> Bo
         account=account,
         paid_by=PaidBy.UPTO if sale.requirement.scheme == PaidBy.UPTO else PaidBy.EXACT,
         metered=metered,
-        quoted=paid,
+        quoted=micro_units(subject.amount, subject.network, subject.asset),
         credited=unused,
         earned=metered.charged - metered.fee,
         network=subject.network,

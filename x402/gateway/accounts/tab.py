@@ -220,6 +220,7 @@ class Tab:
                 return
         else:
             self._register.telemetry.emit("balance.charged", units=metered.charged)
+            self._register.telemetry.emit("answer.sold", **order.bill.facts())
         self._tell(order, answer, None)
 
     def _bill(self, order: _Order, metered: Metered, outcome: str) -> Bill:

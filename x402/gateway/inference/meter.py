@@ -21,6 +21,8 @@ from x402.wire.headers import encode_header
 from x402.wire.receipt import Receipt
 
 RECEIPT_COMMENT = "x402-receipt"
+BILL_COMMENT = "x402-bill"
+"""What marks the charge of a stream that a balance pays for: no token moved, so it is no receipt."""
 EVENT_LIMIT = 1024 * 1024
 
 _DONE = b"data: [DONE]\n\n"
@@ -86,6 +88,13 @@ class StreamMeter:
             raise UpstreamFailed("the stream ended early")
         return (f": {comment}\n\n".encode() if comment else b"") + _DONE
 
+    def cut(self) -> bytes:
+        """The event that ends a stream where no more is paid for."""
+        self._finished, self._rest = True, b""
+        head = {"id": "cut", "object": "chat.completion.chunk", "created": 0, "model": self._model}
+        chunk = {**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}
+        return f"data: {json.dumps(chunk)}\n\n".encode()
+
     def _relayed(self, event: bytes) -> bytes:
         """What goes on of an event: itself, most often."""
         data = data_of(event)
@@ -124,6 +133,11 @@ class StreamMeter:
 def receipt_comment(receipt: Receipt, charge: Mapping[str, Any]) -> str:
     """The comment that carries a receipt with its charge: the marker, and base64 of JSON as in the header."""
     return f"{RECEIPT_COMMENT} {encode_header(receipt.as_json() | {'extra': {'charge': dict(charge)}})}"
+
+
+def bill_comment(charge: Mapping[str, Any]) -> str:
+    """The comment that carries the charge of a stream out of a balance."""
+    return f"{BILL_COMMENT} {encode_header(dict(charge))}"
 
 
 def begins_with_error(data: bytes) -> bool:

@@ -11,13 +11,48 @@ revision = "0003"
 down_revision = "0002"
 
 
+_OPEN = "state IN ('claimed', 'intended', 'owed', 'refunding', 'reversed', 'served', 'settled', 'settling')"
+
+
 def upgrade() -> None:
-    """Add the tables of accounts, keys, providers and deliveries."""
+    """Add the tables of accounts, keys, providers, deliveries and ratings, and what keeps the ledger quick."""
+    _unsettled()
     _accounts()
     _keys()
     _providers()
     _deliveries()
+    _bundles()
+    _ratings()
     op.execute("UPDATE schema_version SET version = 3")
+
+
+def _unsettled() -> None:
+    # The sums are counted when the ledger is opened.
+    op.create_table(
+        "unsettled",
+        sa.Column("network", sa.String(64), nullable=False),
+        sa.Column("asset", sa.String(64), nullable=False),
+        sa.Column("payer", sa.String(64), nullable=False),
+        sa.Column("units", sa.String(90), nullable=False),
+        sa.PrimaryKeyConstraint("network", "asset", "payer"),
+    )
+    where = sa.text(_OPEN)
+    columns = ["party", "turn", "created_at", "pay_id"]
+    op.create_index("payments_by_turn", "payments", columns, sqlite_where=where, postgresql_where=where)
+    op.create_index("answers_by_age", "answers", ["created_at"])
+
+
+def _ratings() -> None:
+    op.create_table(
+        "ratings",
+        sa.Column("bill_id", sa.String(300), primary_key=True),
+        sa.Column("account", sa.String(200), nullable=False),
+        sa.Column("model", sa.String(160), nullable=False),
+        sa.Column("provider", sa.String(160), nullable=False),
+        sa.Column("stars", sa.Integer, nullable=False),
+        sa.Column("paid", sa.BigInteger, nullable=False),
+        sa.Column("at", sa.BigInteger, nullable=False),
+    )
 
 
 def _accounts() -> None:
@@ -245,5 +280,26 @@ def _deliveries() -> None:
     op.create_index("deliveries_by_id", "deliveries", ["delivery_id"], unique=True)
     op.create_index("deliveries_by_state", "deliveries", ["state", "due_at"])
     op.create_index("deliveries_by_subject", "deliveries", ["webhook_id", "subject", "state", "seq"])
+    op.create_table(
+        "budgets",
+        sa.Column("account", sa.String(200), primary_key=True),
+        sa.Column("period", sa.String(8), nullable=False),
+        sa.Column("units", sa.BigInteger, nullable=False),
+        sa.Column("percents", sa.String(64), nullable=False),
+        sa.Column("told_since", sa.BigInteger, nullable=False),
+        sa.Column("told_percent", sa.Integer, nullable=False),
+    )
     for statement in statements(op.get_bind().dialect.name):
         op.execute(statement)
+
+
+def _bundles() -> None:
+    """Of a facilitator: the bytes of transactions that settle several payments."""
+    op.create_table(
+        "bundles",
+        sa.Column("network", sa.String(64), nullable=False),
+        sa.Column("signer", sa.String(64), nullable=False),
+        sa.Column("nonce", sa.BigInteger, nullable=False),
+        sa.Column("raw", sa.LargeBinary, nullable=False),
+        sa.PrimaryKeyConstraint("network", "signer", "nonce"),
+    )
