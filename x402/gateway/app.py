@@ -35,6 +35,7 @@ from x402.gateway.api.signposts import add_signposts
 from x402.gateway.api.status import add_status
 from x402.gateway.inference.catalogue import Catalogue
 from x402.gateway.inference.hooks import Pins, Screen
+from x402.gateway.inference.office import Office
 from x402.gateway.inference.router import Router, servable
 from x402.gateway.inference.upstream import UpstreamClient
 from x402.gateway.operations.turnstile import RATE_HEADERS, Turnstile
@@ -74,8 +75,7 @@ def create_app(
     """
     settings = settings or GatewaySettings.read()
     now = clock or _wall_clock
-    sold = catalogue or catalogue_of(settings, environment=os.environ, now=now())
-    _refuse_idle(sold)
+    sold = _sold(settings, catalogue, now)
     registry = CollectorRegistry()
     facts = _facts(registry, telemetry, traces=settings.traces)
     client = upstream or UpstreamClient(trusted_hosts=settings.trusted_hosts)
@@ -91,17 +91,15 @@ def create_app(
             await client.close()
 
     app = FastAPI(title="x402 gateway", version=__version__, lifespan=lifespan, **_OWN_PAGES)
-    app.state.router = router
     place = ledger if ledger is not None else settings.ledger
     options = _options(settings, receivers, place)
     office = office_of(app, router, client, settings, given=catalogue, public_url=url, clock=now, telemetry=facts)
-    add_registration(app, OURS.base, office)
     goods = add_selling(app, Desks.over(router))
     if options["accounts"]:
         deposits = add_session(app, OURS.base, options["policy"])
         goods += [Good(key.partition(" ")[2], price, "DepositRequest") for key, price in deposits.items()]
         add_billing(app, OURS.base)
-    _add_free_paths(app, router, registry, now)
+    _add_free_paths(app, router, office, registry, now)
     add_signposts(app, sold, [good.path for good in goods], list(receivers), url)
     add_description(app, {good.path: good.body for good in goods})
     operations = Operations(settings, place=place, receivers=list(receivers), url=url, clock=now, facts=facts)
@@ -142,20 +140,24 @@ def _options(settings: GatewaySettings, receivers: Mapping[str, str], place: Led
     return options
 
 
-def _add_free_paths(app: FastAPI, router: Router, registry: CollectorRegistry, clock: Clock) -> None:
+def _add_free_paths(app: FastAPI, router: Router, office: Office, registry: CollectorRegistry, clock: Clock) -> None:
+    app.state.router = router
+    add_registration(app, OURS.base, office)
     add_listings(app, router, clock)
     add_probes(app, registry)
     add_status(app, router)
     add_failures(app)
 
 
-def _refuse_idle(catalogue: Catalogue) -> None:
-    """Raise `MisconfiguredError` for models that nobody can be asked for."""
-    idle = [model.id for model in catalogue.models if not servable(model)]
+def _sold(settings: GatewaySettings, catalogue: Catalogue | None, clock: Clock) -> Catalogue:
+    """What is sold. Raises `MisconfiguredError` for models that nobody can be asked for."""
+    sold = catalogue or catalogue_of(settings, environment=os.environ, now=clock())
+    idle = [model.id for model in sold.models if not servable(model)]
     if idle:
         raise MisconfiguredError(
             "no_upstream", f"no provider can be asked for {', '.join(idle)}: [models.params] is missing"
         )
+    return sold
 
 
 def _open_to_browsers(app: FastAPI) -> None:
