@@ -57,25 +57,6 @@ SCHEMAS: Mapping[str, Schema] = {
         },
         "How much is to be paid, and then stands on the payer's balance.",
     ),
-    "BatchRequest": _object(
-        ["requests"],
-        {
-            "requests": {
-                "type": "array",
-                "minItems": 1,
-                "description": "Chat requests of one model, answered in this order under one payment.",
-                "items": {
-                    "type": "object",
-                    "required": ["body"],
-                    "properties": {
-                        "custom_id": {"type": "string"},
-                        "body": {"$ref": "#/components/schemas/ChatRequest"},
-                    },
-                },
-            }
-        },
-        "Many chat requests under one payment.",
-    ),
     "ChatRequest": _object(
         ["model", "messages"],
         {
