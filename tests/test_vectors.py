@@ -23,6 +23,7 @@ RUN_BY = {
     "EXTENSION-RESPONSES header #1": ("headers.json", "wire/test_headers.py"),
     "extension echo subset rule": ("extensions.json", "wire/test_extensions.py"),
     "exact EVM EIP-3009 digest+signature (Base Sepolia USDC)": ("evm_exact.json", "schemes/test_exact_evm.py"),
+    "eip2612GasSponsoring permit digest+signature": ("evm_upto.json", "schemes/test_upto_evm.py"),
     "type hashes": ("evm_exact.json", "schemes/test_eip712.py"),
     "exact SVM partially-signed v0 transaction": ("svm_exact.json", "schemes/test_exact_svm.py"),
     "parse_money": ("money.json", "test_money.py"),

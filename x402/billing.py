@@ -70,6 +70,24 @@ class Bill:
     tags: dict[str, str] = field(default_factory=dict)
     """The request's `metadata` and `user`, which stay with the receipt and go nowhere else (aimo rows 29, 31)."""
 
+    def facts(self) -> dict[str, str | int]:
+        """What observers are told of it: nothing that says who it was, or what was asked (fault G06)."""
+        told: dict[str, str | int] = {
+            "model": self.metered.model,
+            "provider": self.metered.provider,
+            "endpoint": self.metered.endpoint,
+            "paid_by": str(self.paid_by),
+            "outcome": self.outcome,
+            "input_tokens": self.metered.prompt_tokens,
+            "output_tokens": self.metered.completion_tokens,
+            "charged_units": self.metered.charged,
+            "quoted_units": self.quoted,
+            "latency_ms": self.latency_ms,
+        }
+        stated = {"network": self.network, "transaction": self.transaction, "request_id": self.request_id}
+        told |= {name: value for name, value in stated.items() if value}
+        return told if self.first_token_ms is None else told | {"first_token_ms": self.first_token_ms}
+
 
 class EntryKind(StrEnum):
     """Why an account's balance moved. Each is an entry that is never changed again."""

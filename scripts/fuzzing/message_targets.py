@@ -15,11 +15,14 @@ from x402.cli.explain import explain
 from x402.client import answers, envelope
 from x402.client.events import Comment, Event, EventDecoder
 from x402.client.verdict import Reply, judge
-from x402.devnet.model import demo_catalogue
+from x402.devnet.model import EMBED, PICTURE, demo_catalogue
 from x402.errors import ApiError, MalformedError, RefusedError, X402Error
 from x402.gateway.inference.catalogue import Catalogue
 from x402.gateway.inference.chat_request import parse_chat
-from x402.gateway.inference.meter import StreamMeter, charge_json
+from x402.gateway.inference.embeddings_request import parse_embeddings
+from x402.gateway.inference.images_request import parse_images
+from x402.gateway.inference.meter import StreamMeter
+from x402.gateway.inference.tally import Tally
 from x402.gateway.inference.upstream import UpstreamFailed
 from x402.lifecycle import Event as Arrow
 from x402.lifecycle import Subject
@@ -32,6 +35,7 @@ from x402.wire.headers import PAYMENT_REQUIRED, PAYMENT_RESPONSE, X_PAYMENT_RESP
 _KEY = bytes(range(32))
 _DIGEST = "ab" * 32
 _CHATS = seeds.texts(seeds.CHATS)
+_GOODS = seeds.texts(seeds.GOODS)
 _CATALOGUE: Catalogue = demo_catalogue("http://model.test/v1")
 _MODEL = _CATALOGUE.models[0]
 
@@ -57,6 +61,17 @@ def run_chat(data: bytes) -> bool:
     limit = body.get("max_completion_tokens") or body["max_tokens"]
     if limit > quoted.output_tokens:
         raise Broken("the model may say more than was paid for")
+    return True
+
+
+def run_goods(data: bytes) -> bool:
+    """A request for embeddings or images to its price, and on to the model server."""
+    parse, model = (parse_images, PICTURE) if b'"prompt"' in data else (parse_embeddings, EMBED)
+    request = parse(data)
+    quoted = quote(request.order(_CATALOGUE.resolve(model).price), _CATALOGUE.prices)
+    if quoted.bound <= 0 or quoted.output_tokens:
+        raise Broken("it is sold for nothing, or with an answer in words")
+    json.dumps(request.forward("m", 0), allow_nan=False).encode()
     return True
 
 
@@ -136,11 +151,13 @@ def _pieces(data: bytes) -> Iterator[bytes]:
 def run_meter(data: bytes) -> bool:
     """A model server's stream through the gateway's meter; what is charged never exceeds the quote."""
     meter = StreamMeter(include_usage=len(data) % 2 == 0)
+    tally = Tally(_QUOTE, "chat.completions")
     for piece in _pieces(data):
         meter.feed(piece)
+        tally.hear(meter.said - tally.said, meter.usage)
         if meter.done:
             break
-    line = charge_json(_QUOTE, meter.usage)
+    line = tally.as_json()
     if not 0 <= int(line["actual"]) <= int(line["quoted"]):
         raise Broken("the meter charges more than was quoted")
     meter.finish("x402-receipt e30=")
@@ -251,6 +268,7 @@ def _run_usage(data: bytes) -> bool:
 
 TARGETS = [
     Target("message.chat", wounded_body(_CHATS), run_chat, 7, (X402Error,)),
+    Target("message.goods", wounded_body(_GOODS), run_goods, 4, (X402Error,)),
     Target("message.quote-token", _make_token, run_token, 3, (MalformedError, RefusedError)),
     Target("message.meter", wounded_stream, run_meter, 4, (UpstreamFailed,)),
     Target("message.usage", _make_usage, _run_usage, 1),

@@ -116,7 +116,6 @@ def evm_questions(chain: RpcEvmChain) -> list[Callable[[], Awaitable[object]]]:
     return [
         chain.check_chain_id,
         lambda: chain.code(here),
-        lambda: chain.is_contract(here),
         lambda: chain.call(here, b"\x01", sender=here, gas=1),
         lambda: chain.balance(here),
         lambda: chain.transaction_count(here),

@@ -138,6 +138,11 @@ SUPPORTED: list[dict[str, Any]] = [
         "signers": {"eip155:*": [EVM_SELLER], "solana:*": [str(SPONSOR.pubkey())]},
     }
 ]
+GOODS: list[dict[str, Any]] = [
+    {"model": "demo/embed-1", "input": "hello", "encoding_format": "base64", "dimensions": 8},
+    {"model": "demo/embed-1", "input": [[1, 2, 3], "four"], "metadata": {"a": 1}, "user": "me"},
+    {"model": "demo/picture-1", "prompt": "a sunset", "n": 2, "size": "1024x1024", "quality": "hd"},
+]
 CHATS: list[dict[str, Any]] = [
     {"model": "demo/echo-1", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 20},
     {

@@ -156,7 +156,7 @@ async def test_A23_a_call_asks_the_chain_on_a_thread_of_its_own(evm_devnet: EvmW
     assert record is not None
     await evm_devnet.request("evm_mine")
     for away in ("http://127.0.0.1:9", ""):
-        proof = Proof(journal, evm_rpc={BASE_SEPOLIA: away}, svm_rpc={})
+        proof = Proof(journal, evm_rpc={BASE_SEPOLIA: away}, svm_rpc={}, clock=lambda: 0)
         assert proof(replace(record, host="127.0.0.1")).state is State.EXPOSED
-    here = Proof(journal, evm_rpc=by_network(evm_devnet.url), svm_rpc={})
+    here = Proof(journal, evm_rpc=by_network(evm_devnet.url), svm_rpc={}, clock=lambda: 0)
     assert here(record).state is State.RELEASED

@@ -7,7 +7,7 @@ import base64
 import json
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -25,8 +25,9 @@ from x402.gateway.inference.upstream import UpstreamClient
 from x402.gateway.paywall import Paywall
 from x402.lifecycle import Entry, Party
 from x402.ports.ledger import SqlLedger
-from x402.schemes import exact_evm, exact_svm
+from x402.schemes import exact_evm, exact_svm, upto_evm
 from x402.schemes.eip712 import checksum, keccak
+from x402.schemes.evm_scheme import evm_scheme
 from x402.schemes.subject import subject_of
 from x402.settings import GatewaySettings
 from x402.wire.challenge import Challenge, Requirement, parse_challenge
@@ -38,6 +39,7 @@ EVM, SVM = networks.BASE_SEPOLIA, networks.SOLANA_DEVNET
 SELLER_EVM = checksum("0x" + "5e" * 20)
 SELLER_SVM = str(Keypair.from_seed(bytes([7] * 32)).pubkey())
 FEE_PAYER = str(Keypair.from_seed(bytes([9] * 32)).pubkey())
+SETTLER = checksum("0x" + "fa" * 20)
 PAY_TO = {EVM: SELLER_EVM, SVM: SELLER_SVM}
 NOW = 1_800_000_000
 
@@ -71,10 +73,9 @@ class Bank:
             return verdict
         try:
             subject = subject_of(payment, requirement)
-            if requirement.network == EVM:
-                asset = exact_evm.payable_asset(requirement)
-                if exact_evm.read_payload(payment.payload, asset).recovered != subject.payer:
-                    raise RefusedError("invalid_exact_evm_signature", "signature")
+            scheme = evm_scheme(requirement.scheme)
+            if requirement.network == EVM and scheme.read_offered(payment, requirement).recovered != subject.payer:
+                raise RefusedError("invalid_exact_evm_signature", "signature")
         except RefusedError as error:
             return Verification.invalid(error.code, error.message)
         if (subject.amount, subject.payee) != (requirement.amount, requirement.pay_to):
@@ -85,7 +86,7 @@ class Bank:
 
     async def settle(self, payment: Payment, requirement: Requirement) -> Receipt:
         self.asked.append("settle")
-        subject = subject_of(payment, requirement)
+        subject = replace(subject_of(payment, requirement), amount=requirement.amount)
         self.payers[subject.pay_id], self.payees[subject.pay_id] = subject.payer, (subject.payee, subject.amount)
         if self.balances.get(subject.payer, 10**9) < subject.amount and subject.pay_id not in self.moved:
             truth = Receipt.refused("insufficient_funds", "the balance is too low", subject.network, subject.payer)
@@ -93,7 +94,8 @@ class Bank:
             truth = Receipt.refused("payment_expired", "the authorization expired", subject.network, subject.payer)
         else:
             transaction = self.moved.get(subject.pay_id) or f"0x{keccak(subject.pay_id.encode()).hex()}"
-            truth = Receipt.settled(transaction, subject.network, subject.payer)
+            metered = subject.amount if requirement.scheme == "upto" else None
+            truth = Receipt.settled(transaction, subject.network, subject.payer, metered)
         if self.script:
             told = self.script.pop(0)(subject.pay_id, truth)
             return await told if isinstance(told, Awaitable) else told
@@ -112,9 +114,11 @@ class Bank:
         return self.kinds or Supported(
             kinds=(
                 Kind(version=2, scheme="exact", network=EVM, extra={"name": "Evil Coin", "features": {"a": 1}}),
+                Kind(version=2, scheme="upto", network=EVM, extra={"facilitatorAddress": SETTLER}),
                 Kind(version=2, scheme="exact", network=SVM, extra={"feePayer": FEE_PAYER}),
             ),
-            signers={"solana:*": [FEE_PAYER]},
+            extensions=("eip2612GasSponsoring",),
+            signers={"solana:*": [FEE_PAYER], "eip155:*": [SETTLER]},
         )
 
 
@@ -131,10 +135,17 @@ class Payer:
         return checksum("0x" + keccak(self.key.public_key.format(compressed=False)[1:])[-20:].hex())
 
     def pay(
-        self, challenge: Challenge, network: str = EVM, *, version: int = 2, lifetime: int = 300, now: int = NOW
+        self,
+        challenge: Challenge,
+        network: str = EVM,
+        *,
+        scheme: str = "exact",
+        version: int = 2,
+        lifetime: int = 300,
+        now: int = NOW,
     ) -> dict[str, str]:
         """The header that pays one offer of a challenge."""
-        offer = next(offer for offer in challenge.accepts if offer.network == network)
+        offer = next(offer for offer in challenge.accepts if (offer.network, offer.scheme) == (network, scheme))
         return self.header(self.payment(offer, challenge, version=version, lifetime=lifetime, now=now))
 
     def payment(
@@ -147,6 +158,11 @@ class Payer:
 
     def payload(self, offer: Requirement, *, lifetime: int = 300, now: int = NOW) -> dict[str, Any]:
         self.signed += 1
+        if offer.scheme == "upto":
+            permit = upto_evm.build(
+                offer, self.address, now=now, nonce=self.signed.to_bytes(32, "big"), lifetime_seconds=lifetime
+            )
+            return upto_evm.payload(permit, upto_evm.payable_asset(offer), self.sign)
         if offer.network == SVM:
             bare = exact_svm.build(
                 offer, str(self.keypair.pubkey()), "4uQeVj5tqViQh7yWWGStvkEG1Zmhx6uasJtWCJziofM", b"%032x" % self.signed
@@ -155,12 +171,12 @@ class Payer:
         authorization = exact_evm.build(
             offer, self.address, now=now, nonce=self.signed.to_bytes(32, "big"), lifetime_seconds=lifetime
         )
+        return exact_evm.payload(authorization, exact_evm.payable_asset(offer), self.sign)
 
-        def sign(digest: bytes) -> bytes:
-            signature = self.key.sign_recoverable(digest, hasher=None)
-            return signature[:64] + bytes([signature[64] + 27])
-
-        return exact_evm.payload(authorization, exact_evm.payable_asset(offer), sign)
+    def sign(self, digest: bytes) -> bytes:
+        """With the EVM key."""
+        signature = self.key.sign_recoverable(digest, hasher=None)
+        return signature[:64] + bytes([signature[64] + 27])
 
     @staticmethod
     def header(payment: Payment) -> dict[str, str]:

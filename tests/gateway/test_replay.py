@@ -159,7 +159,7 @@ async def sell(
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("flow", list(Flow))
+@pytest.mark.parametrize("flow", [Flow.AUTHORIZATION, Flow.UPFRONT])
 @pytest.mark.parametrize("network", [EVM, SVM])
 async def test_A22_a_crash_at_every_step_costs_nobody_anything(
     shop: Any, town: Any, network: str, flow: Flow, after: bool

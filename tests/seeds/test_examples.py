@@ -6,13 +6,16 @@ Which blocks there are, and which cannot run and why, stands in `examples.toml`.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
 from x402.client.chat import Chat
-from x402.wire.headers import SIGN_IN_WITH_X
+from x402.client.identity import Identity
+from x402.networks import SOLANA_DEVNET
+from x402.wire.headers import BILL, SIGN_IN_WITH_X, decode_header
 from x402.wire.sign_in import read_header, seconds
 
 from .conftest import Street
@@ -97,7 +100,7 @@ def test_every_block_runs_or_says_why_it_cannot() -> None:
         assert not one.cannot or re.fullmatch(r"\w.{40,}\.", one.cannot), one.name
 
 
-def test_row_002_063_without_a_credential_the_same_call_is_asked_to_pay(street: Street) -> None:
+def test_row_002_015_063_without_a_credential_the_same_call_is_asked_to_pay(street: Street) -> None:
     """S0's permissionless mode: no key; the 402 is the first step, and a wallet takes the second."""
     example = Example("S0", "curl", "/api/alpha/chat/completions", {"model": "openai/gpt-4o", "messages": MESSAGES})
     unpaid = curl(example, street.url + example.path, {})
@@ -136,6 +139,15 @@ def test_row_062_063_064_065_our_client_speaks_every_profile_by_name(
         assert "openai/gpt-4o" in [entry.id for entry in chat.models()]
 
 
+def test_row_064_an_empty_balance_is_paid_over_with_the_same_wallet(street: Street) -> None:
+    """Nothing was paid in on Solana, so the account there is empty, and the call is paid for as any other."""
+    auth = street.buyer(SOLANA_DEVNET, sign_in=Identity(street.town.parties.buyer, SOLANA_DEVNET))
+    with Chat(f"{street.url}/api/v1", profile="beta-siwx", auth=auth) as chat:
+        answer = chat.create(model="gpt-4o", messages=MESSAGES, max_tokens=9)
+    assert (answer.text, answer.receipt is not None) == ("You said: Hello", True)
+    assert [record.entry.subject.network for record in auth.journal.history()] == [SOLANA_DEVNET]
+
+
 def test_row_016_a_sign_in_is_used_once_and_for_five_minutes(street: Street) -> None:
     example = Example("S3", "curl", "/api/v1/session/balance")
     header = headers(street, Example("S3", "curl", example.path, credential="sign-in"))
@@ -157,7 +169,32 @@ def test_row_096_a_request_takes_the_seeds_six_steps(street: Street) -> None:
     (bill,) = [one for one in street.bills() if one.request_id == "req_six_steps"]
     metered = bill.metered
     assert (metered.prompt_tokens, metered.completion_tokens) == (used["prompt_tokens"], used["completion_tokens"])
-    assert metered.charged == 30 * used["total_tokens"], "$0.03 per 1000 tokens, as the seeds' table has it (row 76)"
+    assert metered.charged == 30 * used["total_tokens"]
     assert (metered.provider, bill.tags, bill.key_id != "") == ("openai", {"user": "six-steps"}, True)
     assert 0 < bill.earned <= metered.charged, "the provider's reward"
-    assert "x402_" in httpx.get(f"{street.url}/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("model", "order", "charged"),
+    [
+        ("gpt-4", {"messages": MESSAGES, "max_tokens": 9}, lambda used: 30 * used),
+        ("gpt-3.5-turbo", {"messages": MESSAGES, "max_tokens": 9}, lambda used: 2 * used),
+        ("dall-e-3", {"prompt": "A sunset", "size": "1024x1024"}, lambda _: 40_000),
+    ],
+)
+def test_row_076_the_seeds_price_table_is_charged_to_the_unit(
+    street: Street, model: str, order: dict[str, Any], charged: Callable[[int], int]
+) -> None:
+    """$0.03 and $0.002 per thousand tokens, $0.040 per image: in atomic USDC, as bills have them."""
+    path = "images/generations" if "prompt" in order else "chat/completions"
+    headers = {"Authorization": f"Bearer {street.key}"}
+    answer = httpx.post(f"{street.url}/api/v1/{path}", json={"model": model, **order}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    bill = decode_header(answer.headers[BILL])
+    assert int(bill["charged"]) == charged(answer.json().get("usage", {}).get("total_tokens", 0))
+
+
+def test_row_097_prometheus_finds_what_it_collects(street: Street) -> None:
+    text = httpx.get(f"{street.url}/metrics").text
+    assert "# TYPE x402" in text
+    assert street.key not in text

@@ -199,6 +199,8 @@ class SimulatedEvm:
         self.history.append(included)
         effect = f"paid {len(moves)}" if moves else "done" if succeeded else "failed"
         self.world.note(f"block {block} has {chosen.hash[:10]} {effect}")
+        if len(moves) > 1:
+            self.world.injected["bundle.transactions"] += 1
         self.moves_ever += [(chosen.hash, move) for move in moves]
         for told in self.on_included:
             told(included)

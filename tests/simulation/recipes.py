@@ -9,7 +9,7 @@ from functools import cache
 
 from tests.simulation.faults import CALM, Fate, Plan, Weather, storm
 from tests.simulation.run import Recipe, play
-from tests.simulation.scenarios import Scenario, base_scenarios, some_scenario
+from tests.simulation.scenarios import Scenario, base_scenarios, some_crowd, some_scenario
 
 _FATES = (Fate.LOST, Fate.MUTE, Fate.LATE, Fate.LAGS, Fate.VANISHES, Fate.TWICE, Fate.CUT, Fate.FULL, Fate.UNSURE)
 OUTAGE_SECONDS = 600.0
@@ -17,7 +17,7 @@ OUTAGE_SECONDS = 600.0
 
 def recipe_of(name: str) -> Recipe:
     """The recipe of a name: `crash:SCENARIO:BOUNDARY`, `fate:SCENARIO:MESSAGE:FATE`, `storm:SEED`, `gust:SEED` (a short
-    storm), `alive:SEED`.
+    storm), `crowd:SEED` (a storm over many who pay at once), `alive:SEED`.
 
     Raises `ValueError` for anything else.
     """
@@ -31,9 +31,11 @@ def recipe_of(name: str) -> Recipe:
         return _storm(int(parts[0]))
     if kind == "gust" and len(parts) == 1:
         return _gust(int(parts[0]))
+    if kind == "crowd" and len(parts) == 1:
+        return _crowd(int(parts[0]))
     if kind == "alive" and len(parts) == 1:
         return _alive(int(parts[0]))
-    forms = "crash:SCENARIO:BOUNDARY, fate:SCENARIO:MESSAGE:FATE, storm:SEED, gust:SEED, alive:SEED"
+    forms = "crash:SCENARIO:BOUNDARY, fate:SCENARIO:MESSAGE:FATE, storm:SEED, gust:SEED, crowd:SEED, alive:SEED"
     raise ValueError(f"{name!r} names no run; the forms are {forms}")
 
 
@@ -76,6 +78,12 @@ def _gust(seed: int) -> Recipe:
     chance = random.Random(f"gust {seed}")
     scenario = replace(some_scenario(chance), purchases=1, seconds=0.2)
     return Recipe(scenario, seed, storm(1.0, ends_at=12.0), shuffled=chance.random() < 0.5)
+
+
+def _crowd(seed: int) -> Recipe:
+    chance = random.Random(f"crowd {seed}")
+    weather = storm(chance.choice((0.1, 0.3, 1.0)), ends_at=chance.choice((20.0, 40.0)))
+    return Recipe(some_crowd(chance), seed, weather, shuffled=chance.random() < 0.5)
 
 
 def _alive(seed: int) -> Recipe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET
@@ -21,7 +21,7 @@ class Scenario:
     `purchases` are made at about the same time; `budget` is how many the buyer may sign for in a day, `holds` how many
     it has money for. `failures` is how often the handler fails before it serves a payment, `pieces` in how many pieces
     it answers, `seconds` how long it takes. With `witness` the gateway asks the chain itself, with `refunds` it pays
-    back what it owes for long.
+    back what it owes for long. A `crowd` buys in one moment, so that settlements share transactions.
     """
 
     network: str = EVM
@@ -37,6 +37,7 @@ class Scenario:
     timeout_seconds: int = 60
     witness: bool = True
     refunds: bool = False
+    crowd: bool = False
 
     @property
     def name(self) -> str:
@@ -47,6 +48,7 @@ class Scenario:
         extras += f" deep{self.confirmations}" if self.confirmations != "0=1" else ""
         extras += "" if self.witness else " blind"
         extras += " refunds" if self.refunds else ""
+        extras += " crowd" if self.crowd else ""
         return f"{family} {self.flow} {self.place} {extras}"
 
 
@@ -58,6 +60,8 @@ def base_scenarios() -> list[Scenario]:
         found.append(Scenario(network, flow, place, purchases=2, failures=1, witness=place != "remote"))
     found.append(Scenario(EVM, "upfront", "local", confirmations="0=3"))
     found.append(Scenario(EVM, "authorization", "local", confirmations="0=3"))
+    found.append(Scenario(EVM, "upfront", "local", purchases=3, crowd=True))
+    found.append(Scenario(EVM, "authorization", "remote", purchases=4, crowd=True, witness=False))
     return found
 
 
@@ -78,4 +82,18 @@ def some_scenario(chance: random.Random) -> Scenario:
         confirmations=chance.choice(("0=1", "0=1", "0=4")),
         witness=chance.random() < 0.7,
         refunds=chance.random() < 0.3,
+    )
+
+
+def some_crowd(chance: random.Random) -> Scenario:
+    """Any plot in which many payments on Base are settled at once."""
+    purchases = chance.choice((4, 6, 8))
+    return replace(
+        some_scenario(chance),
+        network=EVM,
+        purchases=purchases,
+        budget=chance.choice((purchases, purchases + 2)),
+        holds=chance.choice((purchases - 1, purchases, 20)),
+        seconds=0.2,
+        crowd=True,
     )

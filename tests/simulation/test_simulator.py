@@ -51,7 +51,16 @@ def test_storms_of_many_faults_lose_nothing() -> None:
         assert figures.injected[fault], f"{fault} never happened"
 
 
+@pytest.mark.timeout(600)
+def test_A22_D01_crowds_that_share_transactions_lose_nothing() -> None:
+    figures = play_some([f"crowd:{seed}" for seed in range(CROWDS)])
+    assert told(figures) == []
+    assert figures.served > 2 * CROWDS
+    assert figures.injected["bundle.transactions"] > CROWDS // 2
+
+
 STORMS = 60
+CROWDS = 24
 
 
 @pytest.mark.timeout(600)
@@ -115,7 +124,7 @@ def test_A09_an_answer_that_is_lost_after_the_send_costs_nobody_anything() -> No
 
 def test_A16_a_reorganisation_is_told_and_heals_where_it_can() -> None:
     weather = Weather(reorg=1.0, ends_at=30.0)
-    results = [play(Recipe(Scenario(), seed, weather)) for seed in range(12)]
+    results = [play(Recipe(Scenario(), seed, weather)) for seed in range(24)]
     assert [result.broken for result in results] == [[]] * len(results)
     assert sum(result.injected["reorg.transactions"] for result in results) >= 6
     assert sum(result.paid for result in results) >= 6

@@ -8,11 +8,13 @@ import typer
 
 from x402.cli import (
     account,
+    approve,
     buy,
     demo,
     devnet,
     history,
     inspect,
+    keys,
     ledger,
     models,
     providers,
@@ -20,6 +22,7 @@ from x402.cli import (
     serve,
     trust,
     wallet,
+    webhooks,
 )
 from x402.cli.failures import Reporting
 from x402.cli.screen import prose
@@ -60,6 +63,7 @@ app.add_typer(devnet.app, name="devnet", rich_help_panel=_TRY)
 app.command("inspect", help=prose(inspect.inspect), rich_help_panel=_TRY)(inspect.inspect)
 app.add_typer(wallet.app, name="wallet", rich_help_panel=_BUY)
 app.add_typer(models.app, name="models", rich_help_panel=_BUY)
+app.command("approve", help=prose(approve.approve), rich_help_panel=_BUY)(approve.approve)
 app.command("quote", help=prose(buy.quote), rich_help_panel=_BUY)(buy.quote)
 app.command("chat", help=prose(buy.chat), rich_help_panel=_BUY)(buy.chat)
 app.command("proxy", help=prose(proxy.proxy), rich_help_panel=_BUY)(proxy.proxy)
@@ -70,7 +74,9 @@ app.command("usage", help=prose(account.usage), rich_help_panel=_BUY)(account.us
 app.command("history", help=prose(history.history), rich_help_panel=_BUY)(history.history)
 app.command("resolve", help=prose(history.resolve), rich_help_panel=_BUY)(history.resolve)
 app.command("trust", help=prose(trust.trust), rich_help_panel=_BUY)(trust.trust)
-app.command("gateway", help=prose(serve.gateway), rich_help_panel=_RUN)(serve.gateway)
+app.add_typer(serve.gateway_app, name="gateway", rich_help_panel=_RUN)
+app.add_typer(keys.app, name="keys", rich_help_panel=_RUN)
+app.add_typer(webhooks.app, name="webhooks", rich_help_panel=_RUN)
 app.add_typer(serve.app, name="facilitator", rich_help_panel=_RUN)
 app.add_typer(providers.app, name="providers", rich_help_panel=_RUN)
 app.command("payouts", help=prose(providers.payouts), rich_help_panel=_RUN)(providers.payouts)

@@ -19,7 +19,6 @@ from x402.cli.screen import AsJson, out, prose, shown, working, write_json
 
 if TYPE_CHECKING:
     from x402.evidence.books import Account
-    from x402.ports.account_audit import AccountAudit
     from x402.ports.audit import Audit
     from x402.ports.ledger_text import PaymentRow
 
@@ -54,7 +53,9 @@ def audit(
     overdue: Annotated[
         int, typer.Option("--overdue", min=0, help="Seconds after which the undecided is listed.")
     ] = 600,
-    batched: Annotated[bool, typer.Option("--batched", help="Payments may share one EVM transaction.")] = False,
+    batched: Annotated[
+        bool, typer.Option("--batched/--alone", help="Whether payments may share one EVM transaction.")
+    ] = True,
     chain: Annotated[bool, typer.Option("--chain", help="Compare with the chain too, through public nodes.")] = False,
     rpc_url: Annotated[
         list[str] | None, typer.Option("--rpc-url", metavar="NETWORK=URL", help="Compare through this node.")
@@ -88,9 +89,7 @@ def audit(
         with read_ledger(ledger) as snapshot:
             histories = books.read(snapshot.histories())
             found = check(histories, now=int(time.time()), overdue_seconds=overdue, batched=batched)
-            held.append(audit_accounts(snapshot.accounts()))
-            found.violations += held[-1].violations
-            return found
+            return audit_accounts(snapshot.accounts(), found)
 
     async def against_chain() -> tuple[Audit, Sequence[Account]]:
         with read_ledger(ledger) as snapshot:
@@ -103,7 +102,6 @@ def audit(
             return found, await books.compare(readers)
 
     books = Books()
-    held: list[AccountAudit] = []
     accounts: Sequence[Account] = ()
     if chain or rpc_url:
         with working("reading the chain", quiet=as_json):
@@ -112,12 +110,10 @@ def audit(
     else:
         found = against_itself()
     if as_json:
-        chains = {"chain": [asdict(account) for account in accounts]}
-        write_json(_as_json(found) | chains | {"accounts": _held_json(held[-1])})
+        write_json(_as_json(found) | {"chain": [asdict(account) for account in accounts]})
     else:
         _show_chain(accounts)
         _show(found)
-        _show_held(held[-1])
     if found.violations:
         raise typer.Exit(BOOKS_DISAGREE)
 
@@ -149,8 +145,29 @@ def export(
             table.writerow([_cell(row[name]) for name in COLUMNS])
 
 
+def grant(
+    ledger: _Place,
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="CAIP-10, such as eip155:8453:0x…, or key:<id>.")],
+    amount: Annotated[str, typer.Argument(metavar="DOLLARS", help="Such as 5.00.")],
+    name: Annotated[str, typer.Option("--name", help="What this gift is called: each name gives once.")],
+) -> None:
+    """Give an account something to spend. It is spent before anything else, and never paid out.
+
+    Writes to the ledger, also while the gateway runs. The same name again gives nothing.
+
+    Example:
+
+        x402 ledger grant x402-gateway.sqlite eip155:8453:0x8ba1… 5.00 --name welcome-42
+    """
+    from x402.cli.ledger_grant import give
+
+    given, units = asyncio.run(give(ledger, account, amount, name))
+    out().print(shown(f"{units} USDC given to {account}" if given else f"{name} was given before; nothing was done"))
+
+
 app.command("audit", help=prose(audit))(audit)
 app.command("export", help=prose(export))(export)
+app.command("grant", help=prose(grant))(grant)
 
 COLUMNS = (
     "created", "updated", "party", "pay_id", "network", "asset", "symbol", "amount_atomic", "amount", "payer", "payee",
@@ -159,10 +176,10 @@ COLUMNS = (
 
 
 def _bookkept(row: PaymentRow) -> dict[str, str]:
-    from x402.ports.ledger_text import transaction_of
+    from x402.ports.ledger_text import amount_of, transaction_of
 
     told = {name: str(row.constants[name]) for name in ("network", "asset", "payer", "payee")}
-    symbol, amount = _in_coins(told["network"], told["asset"], str(row.constants["amount"]))
+    symbol, amount = _in_coins(told["network"], told["asset"], amount_of(row))
     return {
         "created": _when(row.created_at),
         "updated": _when(row.updated_at),
@@ -170,7 +187,7 @@ def _bookkept(row: PaymentRow) -> dict[str, str]:
         "pay_id": row.pay_id,
         **told,
         "symbol": symbol,
-        "amount_atomic": str(row.constants["amount"]),
+        "amount_atomic": amount_of(row),
         "amount": amount,
         "state": row.state,
         "transaction": transaction_of(row.stage),
@@ -209,6 +226,7 @@ def _as_json(found: Audit) -> dict[str, Any]:
         "unattested": found.unattested,
         "violations": [asdict(one) for one in found.violations],
         "obligations": [asdict(one) for one in found.obligations],
+        "accounts": {name: str(value) for name, value in asdict(found.holdings).items()},
         "totals": [
             {
                 **dict(zip(("party", "network", "asset", "state"), place, strict=True)),
@@ -219,24 +237,6 @@ def _as_json(found: Audit) -> dict[str, Any]:
             for place, total in sorted(found.totals.items())
         ],
     }
-
-
-def _held_json(held: AccountAudit) -> dict[str, Any]:
-    return {
-        "accounts": held.accounts,
-        "entries": held.entries,
-        "held_atomic": str(held.held),
-        "gifts_atomic": str(held.gifts),
-    }
-
-
-def _show_held(held: AccountAudit) -> None:
-    """What the seller has that is not his: it must lie in his wallets beside what he earned."""
-    from x402.money import show_units
-
-    if held.accounts:
-        sums = f"{show_units(held.held, 6)} USDC for others, {show_units(held.gifts, 6)} of it given"
-        out().print(f"{held.accounts} accounts hold {sums}, told by {held.entries} entries", soft_wrap=True)
 
 
 def _show_chain(accounts: Sequence[Account]) -> None:
@@ -259,6 +259,8 @@ def _show_chain(accounts: Sequence[Account]) -> None:
 def _show(found: Audit) -> None:
     from rich.table import Table
 
+    from x402.money import show_units
+
     console = out()
     if found.totals:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
@@ -271,6 +273,11 @@ def _show(found: Audit) -> None:
             words = f"{amount} {symbol}" if symbol else f"{total.units} of {asset}"
             table.add_row(*(shown(text) for text in (party, network, state, str(total.payments), words)))
         console.print(table)
+    if found.holdings.accounts:
+        # What the seller has that is not his must lie in his wallets beside what he earned.
+        held, given = (show_units(units, 6) for units in (found.holdings.units, found.holdings.gifts))
+        words = f"{found.holdings.accounts} accounts hold {held} USDC for others, {given} of it given"
+        console.print(words, soft_wrap=True)
     for one in found.obligations:
         words = f"open: {one.state} since {_when(one.since)}, {one.amount} atomic units"
         console.print(f"[yellow]! {shown(f'{one.party} {one.pay_id}: {words}')}[/]", soft_wrap=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from x402.cli import gateway_config
 from x402.cli.screen import AsJson, err, prose, write_json
 from x402.errors import MalformedError, MisconfiguredError
 
@@ -15,30 +17,47 @@ _Port = Annotated[int | None, typer.Option("--port", "-p", min=0, max=65535, hel
 _Ledger = Annotated[
     str | None, typer.Option("--ledger", help="The ledger: sqlite:///file or postgresql://user@host/database.")
 ]
+_Config = Annotated[Path | None, typer.Option("--config", "-c", help="The gateway's TOML file.")]
 _Mainnet = Annotated[bool, typer.Option("--mainnet", help="Allow networks with real money.")]
 _Open = Annotated[bool, typer.Option("--open", help="Serve anybody on networks with real money, at your cost.")]
 
 
-def gateway(host: _Host = None, port: _Port = None, ledger: _Ledger = None, mainnet: _Mainnet = False) -> None:
+def gateway(
+    context: typer.Context,
+    config: _Config = None,
+    host: _Host = None,
+    port: _Port = None,
+    ledger: _Ledger = None,
+    mainnet: _Mainnet = False,
+) -> None:
     """Run a gateway: sells the answers of any OpenAI-compatible model server, one paid call at a time.
 
-    Settings come from the environment: X402_EVM_PAY_TO, X402_SVM_PAY_TO (addresses, no keys), X402_FACILITATOR_URL,
+    Settings come from a file (--config, X402_CONFIG; x402 gateway init writes one) and from the environment, which
+    wins: X402_EVM_PAY_TO, X402_SVM_PAY_TO (addresses, no keys), X402_FACILITATOR_URL,
     X402_PRICES (a price file) or X402_UPSTREAM_URL, X402_UPSTREAM_API_KEY and X402_MODELS, X402_PUBLIC_URL,
     X402_QUOTE_KEY, X402_ANSWER_KEY, X402_GATEWAY_LEDGER. With X402_EVM_RPC_URL and X402_SVM_RPC_URL the gateway looks
     at the chains itself before it believes its facilitator (X402_CHECK_ABOVE, X402_CHECK_PERCENT). X402_MAX_UNSETTLED
     bounds what is served and not settled yet, in dollars. X402_REFUND_EVM_PRIVATE_KEY and X402_REFUND_SVM_PRIVATE_KEY
-    pay back what was paid and never answered (X402_REFUND_AFTER_SECONDS, X402_REFUND_PER_DAY).
+    pay back what was paid and never answered (X402_REFUND_AFTER_SECONDS, X402_REFUND_PER_DAY). Providers:
+    X402_HEDGE_PERCENT asks a second one when the first is slow, X402_CACHE_SECONDS and X402_CACHE_SHARED give answers
+    again, X402_PROVIDER_ADMISSION and X402_PROVIDER_HOSTS let others register, X402_BONUS_PERCENT and
+    X402_PAYOUT_AFTER_SECONDS say what they are paid. SIGHUP has the price file read again. Limits, keys, webhooks, the
+    dashboard and retention: docs/operating.md.
 
     Example:
 
         X402_SVM_PAY_TO=... X402_UPSTREAM_URL=https://api.example.com/v1 X402_MODELS=gpt-4o-mini x402 gateway
     """
+    if context.invoked_subcommand is not None:
+        return
     from x402.gateway.app import create_app
     from x402.settings import GatewaySettings
     from x402.telemetry import Telemetry
     from x402.telemetry.logs import log_facts
 
-    settings = GatewaySettings.read(**_given(host=host, port=port, ledger=ledger, mainnet=mainnet or None))
+    settings = GatewaySettings.read(
+        **_given(config=config, host=host, port=port, ledger=ledger, mainnet=mainnet or None)
+    )
     app = create_app(settings, telemetry=Telemetry([log_facts()]))
     titles = " and ".join(_title(network) for network in settings.pay_to)
     _run(app, settings.host, settings.port, f"gateway paid on {titles}")
@@ -117,6 +136,10 @@ def keygen(
     typer.echo(entry, nl=False)
 
 
+gateway_app = typer.Typer(invoke_without_command=True, help=prose(gateway))
+gateway_app.callback(help=prose(gateway))(gateway)
+gateway_app.command("init", help=prose(gateway_config.init))(gateway_config.init)
+gateway_app.command("check", help=prose(gateway_config.check))(gateway_config.check)
 app = typer.Typer(invoke_without_command=True, help=prose(facilitator))
 app.callback(help=prose(facilitator))(facilitator)
 app.command("keygen", help=prose(keygen))(keygen)

@@ -60,7 +60,35 @@ def show(file: _File = None, as_json: AsJson = False) -> None:
     _show(wallet)
 
 
+def sign_in(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The gateway, such as https://api.example.com.")],
+    chain: Annotated[str, typer.Option("--chain", help="The network by which you are known there.")] = "",
+    file: _File = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a sign-in of your wallet for one gateway: the value of the header SIGN-IN-WITH-X. Good for five minutes.
+
+    Whoever has it is you there until then, so give it to that gateway alone. Nothing is paid.
+
+    Example:
+
+        x402 wallet sign-in https://api.example.com
+    """
+    import os
+    import time
+
+    from x402.client.identity import identity_of
+
+    who = identity_of(find(file), chain)
+    header = who.header(url, now=int(time.time()), entropy=os.urandom(16))
+    if as_json:
+        write_json({"account": who.account, "header": "SIGN-IN-WITH-X", "value": header})
+        return
+    typer.echo(header)
+
+
 app.command("new", help=prose(new))(new)
+app.command("sign-in", help=prose(sign_in))(sign_in)
 app.command("show", help=prose(show))(show)
 
 

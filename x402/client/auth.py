@@ -35,13 +35,12 @@ from x402.client.record import Record
 from x402.client.sealed import seal
 from x402.client.sign_in import SignInAuth
 from x402.client.stream import WatchedStream, bound
-from x402.client.verdict import Reply, concerns
+from x402.client.verdict import Reply, concerns, taken
 from x402.client.wallet import Wallet
 from x402.errors import UnavailableError, X402Error
 from x402.lifecycle import Event
 from x402.lifecycle import Outcome as Settlement
 from x402.settings import ClientSettings
-from x402.stages import Settled
 from x402.telemetry import Telemetry
 from x402.wire.headers import PAYMENT_HEADERS
 from x402.wire.receipt import Receipt
@@ -91,7 +90,8 @@ class X402Auth(httpx.Auth, httpx2.Auth):
         found = settings or ClientSettings.read()
         if not isinstance(journal, Journal):
             journal = Journal(journal or found.journal_path, clock=clock)
-        nodes = by_network(svm_rpc, found.svm_rpc_url)
+        nodes, evm_nodes = by_network(svm_rpc, found.svm_rpc_url), by_network(evm_rpc, found.evm_rpc_url)
+        proof = Proof(journal, evm_rpc=evm_nodes, svm_rpc=nodes, clock=clock)
         self.terms = Terms(
             wallet=wallet or Wallet.from_env(found),
             policy=policy or Policy(),
@@ -100,9 +100,11 @@ class X402Auth(httpx.Auth, httpx2.Auth):
             clock=clock,
             entropy=entropy,
             svm_rpc=nodes,
+            evm_rpc=evm_nodes,
+            confirm=proof.confirm,
             breaker=breaker or Breaker(found.host_failures, found.host_cool_down_seconds),
             ahead=Ahead(clock) if not sign_in and (found.pay_ahead if pay_ahead is None else pay_ahead) else None,
-            prove=prove or Proof(journal, evm_rpc=by_network(evm_rpc, found.evm_rpc_url), svm_rpc=nodes),
+            prove=prove or proof,
         )
         if sign_in is True:
             mainnet = self.terms.policy.mainnet is True
@@ -181,7 +183,9 @@ class X402Auth(httpx.Auth, httpx2.Auth):
         if record is None or not concerns(receipt, record.entry.subject):
             return False
         settled = receipt.outcome is Settlement.SETTLED
-        event, stage = (Event.SETTLE, Settled(receipt.transaction)) if settled else (None, None)
+        event, stage = None, None
+        if settled and receipt.transaction:
+            event, stage = Event.SETTLE, taken(receipt, record.entry.subject)
         self.quietly(lambda: self.journal.conclude(record.pay_id, event=event, stage=stage, receipt=receipt))
         self.heard(receipt)
         return True

@@ -12,15 +12,18 @@ from decimal import Decimal
 from typing import Any
 
 from x402 import networks
+from x402.client.allowance import Allowances
 from x402.client.trust import Payee
 from x402.errors import DeclinedError, MalformedError, X402Error
 from x402.money import Amount, Asset, parse_price
-from x402.schemes import exact_evm, exact_svm_layout
+from x402.schemes import exact_evm, exact_svm_layout, upto_evm
 from x402.schemes.eip712 import parse_address
+from x402.schemes.evm_scheme import SCHEMES, evm_scheme
 from x402.wire.challenge import Challenge, Requirement
 
 DEFAULT_CAP = Decimal(1)
 """US dollars per call when nothing else is said, like the official SDKs (protocol page §7.1)."""
+EXACT = exact_evm.SCHEME
 AUTHORIZATION = "authorization"
 UPFRONT = "upfront"
 _FLOWS = (AUTHORIZATION, UPFRONT)
@@ -31,9 +34,10 @@ class Policy:
     """What the buyer is willing to sign.
 
     `max_per_call` is in US dollars. `networks` are CAIP-2 ids, patterns such as `solana:*`, or v1 names: only these
-    are paid on, the most wanted first; empty means every network that the wallet has a key for. `mainnet` forbids
-    (False), allows (True) or leaves to the wallet (None) networks where money is real. `payees` names, per host, the
-    addresses that may be paid; any other host is held to those that it was paid at before. A signature lives
+    are paid on, the most wanted first; empty means every network that the wallet has a key for. `schemes` are those
+    that are paid in, the preferred one first where the price is the same; under `upto` it is a maximum. `mainnet`
+    forbids (False), allows (True) or leaves to the wallet (None) networks where money is real. `payees` names, per
+    host, the addresses that may be paid; any other host is held to those that it was paid at before. A signature lives
     `lifetime_seconds` at most, however long the offer asks for. `allow_http` permits paying real money over a
     connection that anybody on the way can alter. A 402 that is written in both versions of x402 is read and paid in
     `version`; None takes 2.
@@ -41,7 +45,7 @@ class Policy:
 
     max_per_call: Decimal | str | int | None = None
     networks: tuple[str, ...] = ()
-    schemes: tuple[str, ...] = (exact_evm.SCHEME,)
+    schemes: tuple[str, ...] = (exact_evm.SCHEME, upto_evm.SCHEME)
     mainnet: bool | None = None
     payees: Mapping[str, Collection[str]] = field(default_factory=dict)
     lifetime_seconds: int = 600
@@ -59,7 +63,9 @@ class Policy:
 class Buyer:
     """What `choose` must know of the wallet and the call: addresses by family, the host, and whether it is secure.
 
-    `cap` is the highest price in US dollars, `known` are the addresses at which the host was paid before.
+    `allowances` say what Permit2 may move of the payer's tokens, where a node was asked, and `sponsored` that the
+    seller takes a permit that gives it. `cap` is the highest price in US dollars, `known` are the addresses at which
+    the host was paid before.
     """
 
     addresses: Mapping[str, str]
@@ -67,6 +73,8 @@ class Buyer:
     secure: bool
     testnet_only: bool = False
     cap: Decimal = DEFAULT_CAP
+    allowances: Allowances = field(default_factory=dict)
+    sponsored: bool = False
     known: frozenset[Payee] = frozenset()
 
 
@@ -115,7 +123,8 @@ def is_secure(scheme: str, host: str) -> bool:
 
 
 def choose(challenge: Challenge, buyer: Buyer, policy: Policy) -> Choice:
-    """The offer to pay: the most wanted network first, then the cheapest, then the seller's order.
+    """The offer to pay: the most wanted network first, then the cheapest, then the preferred scheme, then the seller's
+    order.
 
     Raises `DeclinedError` when no offer is acceptable: with the reason's own code when all offers fail for the same
     reason, else `no_acceptable_offer`. `details["offers"]` lists each offer with its reason.
@@ -134,7 +143,15 @@ def choose(challenge: Challenge, buyer: Buyer, policy: Policy) -> Choice:
         fitting = [entry for entry in fitting if _flow(entry[1]) == AUTHORIZATION]
     if not fitting:
         raise _none_left(challenge, refused, buyer)
-    index, offer, amount = min(fitting, key=lambda entry: (_rank(entry[1].network, policy), entry[2].decimal, entry[0]))
+    index, offer, amount = min(
+        fitting,
+        key=lambda entry: (
+            _rank(entry[1].network, policy),
+            entry[2].decimal,
+            policy.schemes.index(entry[1].scheme),
+            entry[0],
+        ),
+    )
     for other, _, price in fitting:
         if other != index:
             refused[other] = DeclinedError("not_preferred", f"{price} on a network or at a price that is less wanted")
@@ -143,9 +160,10 @@ def choose(challenge: Challenge, buyer: Buyer, policy: Policy) -> Choice:
 
 def _judge(offer: Requirement, buyer: Buyer, policy: Policy) -> Amount:
     """The price of an acceptable offer. Raises `DeclinedError` with the first rule that it breaks."""
-    if offer.scheme not in policy.schemes or offer.scheme != exact_evm.SCHEME:
-        raise DeclinedError("unsupported_scheme", f"scheme {offer.scheme!r} is not paid by this client")
     network = networks.find(offer.network)
+    known = network is None or offer.scheme == exact_evm.SCHEME or network.family == networks.EIP155
+    if offer.scheme not in policy.schemes or offer.scheme not in SCHEMES or not known:
+        raise DeclinedError("unsupported_scheme", f"scheme {offer.scheme!r} is not paid by this client")
     if network is None:
         raise DeclinedError("unknown_network", f"network {offer.network!r} is not known")
     if _rank(network.id, policy) is None:
@@ -165,7 +183,26 @@ def _judge(offer: Requirement, buyer: Buyer, policy: Policy) -> Amount:
     if amount.decimal > buyer.cap:
         raise DeclinedError("price_above_limit", f"it asks for {amount}, the limit per call is ${buyer.cap}")
     _check_payee(offer, network, buyer, policy)
+    if offer.scheme == upto_evm.SCHEME:
+        _check_allowance(amount, buyer)
     return amount
+
+
+def _check_allowance(amount: Amount, buyer: Buyer) -> None:
+    """Raise `DeclinedError` unless Permit2 may move as much, or the seller takes a permit that lets it."""
+    asset = amount.asset
+    known = buyer.allowances.get((asset.network, asset.address))
+    if known is None:
+        raise DeclinedError(
+            "permit2_allowance_unknown",
+            "no node says what Permit2 may move of the wallet's tokens: name one in X402_EVM_RPC_URL",
+        )
+    if known.units < amount.units and not (buyer.sponsored and known.permit_nonce is not None and asset.eip712_name):
+        raise DeclinedError(
+            "permit2_allowance_required",
+            f"Permit2 may move {Amount(min(known.units, asset.largest), asset)} of the wallet's and {amount} is the"
+            f" maximum here; allow it once: x402 approve --network {networks.to_v1(asset.network)}",
+        )
 
 
 def _pinned(offer: Requirement, network: networks.Network, payer: str) -> Asset:
@@ -175,7 +212,9 @@ def _pinned(offer: Requirement, network: networks.Network, payer: str) -> Asset:
     try:
         if network.family == networks.EIP155:
             payee = parse_address(offer.pay_to)
-            asset = exact_evm.payable_asset(offer)
+            asset = evm_scheme(offer.scheme).asset_of(offer)
+            if offer.scheme == upto_evm.SCHEME:
+                upto_evm.facilitator_of(offer)
         else:
             asset = exact_svm_layout.pinned_asset(offer)
             payee = str(exact_svm_layout.offer_key(offer.pay_to, "payTo"))

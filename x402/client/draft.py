@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from x402 import networks
+from x402.client.allowance import Allowances
 from x402.client.choose import Choice
 from x402.client.wallet import Wallet
 from x402.errors import MalformedError, UnavailableError
 from x402.lifecycle import Subject
-from x402.schemes import exact_evm, exact_svm
+from x402.schemes import exact_evm, exact_svm, gas_sponsoring, upto_evm
 from x402.wire.challenge import Challenge
+from x402.wire.extensions import echo
 from x402.wire.payment import Payment
 from x402.wire.strict import dump_json, parse_object
 
@@ -62,6 +65,7 @@ def draft(
     lifetime_seconds: int,
     entropy: bytes,
     blockhash: str = "",
+    allowances: Allowances | None = None,
     fingerprint: str = "",
     record: dict[str, Any] | None = None,
 ) -> Draft:
@@ -71,7 +75,15 @@ def draft(
     is what the journal remembers besides. Raises an `X402Error` for an offer that cannot be built.
     """
     offer = choice.requirement
-    if networks.get(offer.network).family == networks.EIP155:
+    extensions = _with_identifier(challenge.extensions, entropy)
+    payload: Callable[[], dict[str, Any]]
+    sponsor: Callable[[], dict[str, Any]] = dict
+    if offer.scheme == upto_evm.SCHEME:
+        permit = _permit(choice, wallet, now, lifetime_seconds, entropy)
+        pay_id, payer, expires_at = permit.pay_id, permit.payer, permit.valid_before
+        payload = partial(upto_evm.payload, permit.permit, permit.asset, wallet.sign_digest)
+        sponsor = partial(_sponsorship, permit, wallet, allowances or {})
+    elif networks.get(offer.network).family == networks.EIP155:
         pay_id, payer, expires_at, payload = _evm(choice, wallet, now, lifetime_seconds, entropy)
     else:
         recent = exact_svm.hinted_blockhash(offer) or blockhash
@@ -87,8 +99,26 @@ def draft(
         fingerprint=fingerprint,
         record=record or {},
     )
-    extensions = _with_identifier(challenge.extensions, entropy)
-    return Draft(subject, lambda: _payment(challenge, choice, payload(), extensions))
+    return Draft(subject, lambda: _payment(challenge, choice, payload(), echo(extensions, sponsor())))
+
+
+def _permit(choice: Choice, wallet: Wallet, now: int, lifetime_seconds: int, entropy: bytes) -> upto_evm.SignedPermit:
+    """The permit for a choice, which nobody has signed yet."""
+    permit = upto_evm.build(
+        choice.requirement, wallet.evm_address, now=now, nonce=entropy, lifetime_seconds=lifetime_seconds
+    )
+    return upto_evm.SignedPermit(permit, b"", choice.amount.asset, permit.maximum)
+
+
+def _sponsorship(unsigned: upto_evm.SignedPermit, wallet: Wallet, allowances: Allowances) -> dict[str, Any]:
+    """The EIP-2612 permit that goes with a payment for which Permit2's allowance is too small; else nothing."""
+    asset, permit = unsigned.asset, unsigned.permit
+    known = allowances.get((asset.network, asset.address))
+    if known is None or known.permit_nonce is None or known.units >= permit.maximum:
+        return {}
+    return gas_sponsoring.sign(
+        permit.payer, permit.maximum, known.permit_nonce, permit.deadline, asset, wallet.sign_digest
+    )
 
 
 def _evm(

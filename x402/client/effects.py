@@ -73,7 +73,9 @@ def do(work: Callable[[], T]) -> Journey[T]:
 class Terms:
     """With what, and within which bounds, a client pays. `clock` gives unix seconds, `entropy(n)` n random bytes.
 
-    `svm_rpc` are node URLs by CAIP-2 network; `""` stands for every network that is not named. `prove` asks the chain
+    `svm_rpc` and `evm_rpc` are node URLs by CAIP-2 network; `""` stands for every network that is not named. `confirm`
+    asks the chain what was taken of payments that were signed as a maximum, books that, and returns how many it has
+    found. `prove` asks the chain
     what became of a payment, writes down what it proves, and returns the row as it then is; without a chain it stays
     as it was. It raises nothing but `UnavailableError("journal_unavailable")`. `ahead` remembers announced prices;
     without it every payment waits for its 402.
@@ -86,6 +88,8 @@ class Terms:
     clock: Callable[[], int]
     entropy: Callable[[int], bytes]
     svm_rpc: Mapping[str, str]
+    evm_rpc: Mapping[str, str] = field(default_factory=dict)
+    confirm: Callable[[], int] = field(default=lambda: 0)
     breaker: Breaker = field(default_factory=Breaker)
     ahead: Ahead | None = None
     prove: Callable[[Record], Record] = field(default=lambda record: record)

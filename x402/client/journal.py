@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from x402 import lifecycle
 from x402.client.breaker import Breaker, Standing
@@ -22,7 +23,7 @@ from x402.client.owner import Call, is_live
 from x402.client.record import Check, Record, damaged, dollars, micros, record_of
 from x402.client.trust import Payee, remembered
 from x402.lifecycle import Event, Party, Subject
-from x402.stages import Exposed, Held, Released, Stage, State
+from x402.stages import Exposed, Held, Released, Settled, Stage, State
 from x402.wire.receipt import Receipt
 
 _RECALL_SECONDS = 25 * HOUR_SECONDS
@@ -181,9 +182,12 @@ class Journal:
             for row in db.execute("SELECT * FROM payments WHERE owner = ?", (call.owner,)).fetchall():
                 self._abandon(db, row)
 
-    def note(self, pay_id: str, check: Check) -> Record:
-        """Keep what the chain said about a receipt."""
+    def note(self, pay_id: str, check: Check, amount: int | None = None) -> Record:
+        """Keep what the chain said about a receipt; `amount` is what it shows to have been taken of a maximum, which
+        from then on is all that counts in the limits."""
         with self._transaction() as db:
+            if amount is not None:
+                self._book(db, pay_id, amount)
             db.execute("UPDATE payments SET finding = ? WHERE pay_id = ?", (json.dumps(asdict(check)), pay_id))
             return _find(db, pay_id)
 
@@ -284,12 +288,27 @@ class Journal:
             row = (answered.host, payee.network, payee.asset, payee.address, self._clock())
             db.execute("INSERT OR IGNORE INTO payees VALUES (?, ?, ?, ?, ?)", row)
 
+    def _book(self, db: sqlite3.Connection, pay_id: str, amount: int) -> None:
+        before = _find(db, pay_id)
+        stage, signed = before.entry.stage, before.entry.subject.amount
+        # Once: what is booked is a part of what was signed, and no part of a part.
+        if not isinstance(stage, Settled) or before.check is not None or not 0 <= amount <= signed:
+            return
+        taken = -(-micros(before.usd) * amount // signed)
+        change = "UPDATE payments SET stage = ?, usd_micros = ? WHERE pay_id = ?"
+        db.execute(change, (json.dumps(_told(replace(stage, amount=amount))), taken, pay_id))
+
     def _move(self, db: sqlite3.Connection, pay_id: str, event: Event, stage: Stage) -> None:
         after = lifecycle.advance(_find(db, pay_id).entry, event, stage)
         db.execute(
             "UPDATE payments SET state = ?, stage = ?, updated_at = ? WHERE pay_id = ?",
-            (after.state, json.dumps(asdict(stage)), self._clock(), pay_id),
+            (after.state, json.dumps(_told(after.stage)), self._clock(), pay_id),
         )
+
+
+def _told(stage: Stage) -> dict[str, Any]:
+    """A stage as its row keeps it; an older program reads what has no amount of its own."""
+    return {name: value for name, value in asdict(stage).items() if name != "amount" or value is not None}
 
 
 def _find(db: sqlite3.Connection, pay_id: str) -> Record:

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from x402.errors import MisconfiguredError, UnavailableError
@@ -103,7 +103,10 @@ class JournalFile:
         if self.path != IN_MEMORY:
             file = Path(self.path)
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+            # Only a file that is not there yet is opened here: closing one that SQLite holds open would drop this
+            # process's locks on it, and another process could take its write-ahead log away under it (POSIX).
+            with suppress(FileExistsError):
+                os.close(os.open(file.resolve(), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         db = sqlite3.connect(self.path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
         try:
             db.row_factory = sqlite3.Row

@@ -10,7 +10,7 @@ from x402.errors import DeclinedError, MalformedError, UnavailableError
 from x402.evidence import Witness
 from x402.lifecycle import Subject
 from x402.ports import Chains
-from x402.schemes import exact_svm_layout
+from x402.schemes import exact_svm_layout, upto_evm
 from x402.schemes.subject import subject_of
 from x402.stages import Exposed
 from x402.wire.challenge import Requirement
@@ -80,6 +80,8 @@ def _offer(payment: Payment, subject: Subject) -> Requirement:
     else:
         asset = network.asset(subject.asset) or network.usd
         extra = {"name": asset.eip712_name, "version": asset.eip712_version}
+        if payment.scheme == upto_evm.SCHEME:
+            extra["assetTransferMethod"] = upto_evm.TRANSFER_METHOD
     return Requirement(
         scheme=payment.scheme,
         network=payment.network,

@@ -55,14 +55,16 @@ async def check(journal: Journal, records: Sequence[Record], nodes: Nodes, now: 
                 return Checked(record, error.message, error)
             if found is None:
                 return Checked(record, _NOTHING)
-            kept = Check(*found, now())
-            return Checked(await asyncio.to_thread(journal.note, record.pay_id, kept), kept.words)
+            finding, words, amount = found
+            kept = Check(finding, words, now())
+            return Checked(await asyncio.to_thread(journal.note, record.pay_id, kept, amount), kept.words)
 
     return list(await asyncio.gather(*(one(record) for record in records)))
 
 
-async def compare(record: Record, chains: Chains) -> tuple[Finding, str] | None:
-    """What the chain says of a settled payment's receipt; None when it decides nothing. Raises `CHAIN_ERRORS`."""
+async def compare(record: Record, chains: Chains) -> tuple[Finding, str, int | None] | None:
+    """What the chain says of a settled payment's receipt, and how much it shows to have been taken of a maximum; None
+    when it decides nothing. Raises `CHAIN_ERRORS`."""
     named = record.receipt.transaction if record.receipt is not None else ""
     subject, since = presented(record), record.entry.created_at
     witness = await witness_of(subject.network, chains)
@@ -74,10 +76,15 @@ async def compare(record: Record, chains: Chains) -> tuple[Finding, str] | None:
     if verdict is None:
         return None
     if isinstance(verdict, Refused):
-        return Finding.DISPUTED, "the transaction that the receipt names did not make the transfer, nor did any other"
-    if _same(verdict.transaction, named, subject):
-        return Finding.CONFIRMED, "the transaction of the receipt made the transfer"
-    return Finding.DISPUTED, f"the money moved in {verdict.transaction}, which the receipt does not name"
+        words = "the transaction that the receipt names did not make the transfer, nor did any other"
+        return Finding.DISPUTED, words, None
+    if not _same(verdict.transaction, named, subject):
+        words = f"the money moved in {verdict.transaction}, which the receipt does not name"
+        return Finding.DISPUTED, words, verdict.amount
+    if verdict.amount not in (None, record.entry.amount):
+        words = f"{verdict.amount} atomic units were taken, and the receipt says {record.entry.amount}"
+        return Finding.DISPUTED, words, verdict.amount
+    return Finding.CONFIRMED, "the transaction of the receipt made the transfer", verdict.amount
 
 
 def _same(one: str, other: str, subject: Subject) -> bool:

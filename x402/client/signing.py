@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from x402 import networks
 from x402.client import choose as choosing
+from x402.client.allowance import Allowances, asked_of, question, read_answer
 from x402.client.budget import cap_per_call
 from x402.client.choose import Buyer, Choice
 from x402.client.draft import ENTROPY_BYTES, blockhash_question, draft, needs_blockhash, read_blockhash
@@ -18,6 +19,7 @@ from x402.client.record import Record
 from x402.client.trust import listed, remembered
 from x402.client.verdict import Reply
 from x402.errors import DeclinedError, UnavailableError
+from x402.schemes import gas_sponsoring
 from x402.wire.challenge import Challenge
 
 
@@ -41,6 +43,8 @@ def sign(
         if dead is not None:
             known = known or frozenset(remembered(dead.entry.subject))
         buyer = replace(buyer, known=known)
+    allowances = yield from _allowances(challenge, terms)
+    buyer = replace(buyer, allowances=allowances, sponsored=gas_sponsoring.is_offered(challenge.extensions))
     choice = choosing.choose(challenge, buyer, terms.policy)
     if dead is not None and choice.usd > dead.usd:
         raise _dearer(choice, dead)
@@ -52,11 +56,18 @@ def sign(
         choice, challenge, terms.wallet,
         now=terms.clock(), lifetime_seconds=terms.policy.lifetime_seconds,
         entropy=entropy or terms.entropy(ENTROPY_BYTES),
-        blockhash=blockhash, fingerprint=wanted.fingerprint, record=_remember(wanted, choice, challenge, url),
+        blockhash=blockhash, allowances=allowances, fingerprint=wanted.fingerprint,
+        record=_remember(wanted, choice, challenge, url),
     )  # fmt: skip
     pay_id, limits, breaker = payment.subject.pay_id, terms.limits, terms.breaker
     hold = partial(journal.hold, host=host, usd=choice.usd, limits=limits, call=call, breaker=breaker)
-    yield from do(partial(hold, payment.subject))
+    try:
+        yield from do(partial(hold, payment.subject))
+    except DeclinedError as error:
+        # What was signed as a maximum counts whole until the chain shows what was taken of it.
+        if error.code != "budget_exceeded" or not (yield from do(terms.confirm)):
+            raise
+        yield from do(partial(hold, payment.subject))
     signed = yield from do(payment.sign)
     return (yield from do(partial(journal.expose, pay_id, signed.header_name, signed.as_header())))
 
@@ -76,10 +87,12 @@ def sign_over(
     if not is_this_machine(wanted.url):
         known = yield from do(partial(journal.payees, host))
         buyer = replace(buyer, known=known or frozenset(remembered(subject)))
+    allowances = yield from _allowances(challenge, terms)
+    buyer = replace(buyer, allowances=allowances, sponsored=gas_sponsoring.is_offered(challenge.extensions))
     choice = choosing.choose(challenge.model_copy(update={"accepts": tuple(same)}), buyer, terms.policy)
     payment = draft(
         choice, challenge, terms.wallet,
-        now=terms.clock(), lifetime_seconds=terms.policy.lifetime_seconds, entropy=entropy,
+        now=terms.clock(), lifetime_seconds=terms.policy.lifetime_seconds, entropy=entropy, allowances=allowances,
         fingerprint=wanted.fingerprint, record=dict(subject.record),
     )  # fmt: skip
     if payment.subject.pay_id != subject.pay_id:
@@ -118,6 +131,20 @@ def buyer_of(wanted: Wanted, terms: Terms) -> Buyer:
     )
 
 
+def _allowances(challenge: Challenge, terms: Terms) -> Journey[Allowances]:
+    """What Permit2 may move of the wallet's, where an offer needs it and a node can be asked."""
+    offer, payer = asked_of(challenge), terms.wallet.evm_address
+    if offer is None or not payer or offer.scheme not in terms.policy.schemes:
+        return {}
+    network = networks.get(offer.network)
+    url = terms.evm_rpc.get(network.id) or terms.evm_rpc.get("")
+    if not url:
+        return {}
+    answer: Reply = yield Ask(url, question(offer, payer))
+    known, asset = read_answer(answer.status, answer.body), network.asset(offer.asset)
+    return {} if known is None or asset is None else {(network.id, asset.address): known}
+
+
 def _node(choice: Choice, terms: Terms) -> str:
     network = networks.get(choice.requirement.network)
     url = terms.svm_rpc.get(network.id) or terms.svm_rpc.get("") or network.rpc_url
@@ -136,6 +163,8 @@ def _remember(wanted: Wanted, choice: Choice, challenge: Challenge, url: str) ->
     a redirect led, if one did."""
     bought = wanted.url.partition("?")[0].partition("#")[0]
     record: dict[str, Any] = {"method": wanted.method.upper(), "url": bought, "price": str(choice.amount)}
+    if choice.requirement.scheme != choosing.EXACT:
+        record["scheme"] = choice.requirement.scheme
     payees = [[payee.address, payee.network, payee.asset] for payee in listed(challenge)]
     if len(payees) > 1:
         record["payees"] = payees

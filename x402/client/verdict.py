@@ -14,13 +14,16 @@ from x402 import networks
 from x402.client.trust import Payee
 from x402.errors import MalformedError, Moved, PendingError, UnpaidError, X402Error
 from x402.lifecycle import Event, Outcome, Subject
+from x402.schemes import upto_evm
 from x402.stages import Refused, Settled, Stage
 from x402.wire.challenge import BalanceEmpty, read_challenge
 from x402.wire.headers import Pairs, values
 from x402.wire.receipt import PENDING, Receipt, read_receipt
 
 _CODE = re.compile(r"[a-z][a-z0-9_]{2,99}", re.ASCII)
-_SEEN_BEFORE = frozenset({"duplicate_settlement", "invalid_exact_evm_nonce_already_used"})
+_SEEN_BEFORE = frozenset(
+    {"duplicate_settlement", "invalid_exact_evm_nonce_already_used", "permit2_invalid_nonce"}
+)
 """Refusals that say that this very payment was taken before: they prove nothing about the money (fault A10)."""
 _RETRY_AFTER_MAX_SECONDS = 3600
 _BODILESS = (204, 205)
@@ -78,11 +81,14 @@ def judge(reply: Reply, subject: Subject, *, sent_to: str) -> Verdict:
         delivers = False
     if receipt is None and not unpaid:
         return Verdict(reply, delivers=delivers, pending=reply.status == 409)
+    if receipt is not None and settled and not receipt.transaction:
+        # Nothing was due. That is the seller's word: the signature counts until it is dead.
+        return Verdict(reply, receipt=receipt, delivers=delivers)
     if receipt is not None and settled:
         return Verdict(
             reply,
             Event.SETTLE,
-            Settled(receipt.transaction),
+            taken(receipt, subject),
             receipt,
             error=_taken(receipt) if unpaid else None,
             delivers=delivers,
@@ -95,6 +101,18 @@ def judge(reply: Reply, subject: Subject, *, sent_to: str) -> Verdict:
     if reason in _SEEN_BEFORE:
         return Verdict(reply, receipt=receipt, error=error, delivers=delivers)
     return Verdict(reply, Event.REFUSE, Refused(reason, message), receipt, error, delivers=delivers)
+
+
+def taken(receipt: Receipt, subject: Subject) -> Settled:
+    """What a seller says it has taken: all that was signed, or what it names of a maximum (scheme `upto`)."""
+    if not is_metered(subject) or receipt.amount is None or int(receipt.amount) > subject.amount:
+        return Settled(receipt.transaction)
+    return Settled(receipt.transaction, amount=int(receipt.amount))
+
+
+def is_metered(subject: Subject) -> bool:
+    """Whether what was signed is a maximum."""
+    return subject.record.get("scheme") == upto_evm.SCHEME
 
 
 def origin(url: str) -> str:

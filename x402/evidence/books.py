@@ -21,7 +21,7 @@ from x402.errors import UnavailableError
 from x402.lifecycle import Party
 from x402.ports import EvmChain, SvmChain
 from x402.ports.audit import PAID, Violation
-from x402.ports.ledger_text import History, transactions_of
+from x402.ports.ledger_text import History, amount_of, transactions_of
 from x402.schemes import exact_evm, exact_svm_layout
 from x402.schemes.eip712 import address_word
 from x402.schemes.evm_payment import TRANSFER_TOPIC
@@ -225,7 +225,8 @@ class Books:
         row = history.payment
         if row is None or row.party not in (Party.GATEWAY, Party.FACILITATOR) or row.state not in set(State):
             return
-        network, asset, payee, amount = (str(row.constants[name]) for name in ("network", "asset", "payee", "amount"))
+        network, asset, payee = (str(row.constants[name]) for name in ("network", "asset", "payee"))
+        amount = amount_of(row)
         claims = self._claims.setdefault((row.party, network, asset, payee), _Claims(row.created_at))
         claims.since = min(claims.since, row.created_at)
         claims.states[row.pay_id] = State(row.state)

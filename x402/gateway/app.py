@@ -19,7 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from x402 import __version__
 from x402.errors import MisconfiguredError
-from x402.gateway.api.back_office import at_work, cache_of, office_of
+from x402.gateway.api.back_office import at_work, office_of, routing_options
 from x402.gateway.api.billing import add_billing
 from x402.gateway.api.description import add_description
 from x402.gateway.api.failures import add_failures
@@ -29,7 +29,7 @@ from x402.gateway.api.probes import add_probes
 from x402.gateway.api.profiles import OURS, envelope_of
 from x402.gateway.api.registration import add_registration
 from x402.gateway.api.request_ids import RequestIds
-from x402.gateway.api.selling import Desks, add_selling
+from x402.gateway.api.selling import Desks, Good, add_selling
 from x402.gateway.api.session import add_session
 from x402.gateway.api.signposts import add_signposts
 from x402.gateway.api.status import add_status
@@ -45,6 +45,7 @@ from x402.ports.ledger import SqlLedger
 from x402.settings import GatewaySettings
 from x402.telemetry import Fact, Observer, Telemetry
 from x402.telemetry.metrics import count_facts
+from x402.telemetry.traces import TracedRequests, export_traces, trace_facts
 from x402.wire.facilitation import Facilitator
 from x402.wire.headers import EXPOSED_HEADERS, PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID
 
@@ -68,30 +69,18 @@ def create_app(
 ) -> FastAPI:
     """The gateway's app; run it with any ASGI server, its lifespan on.
 
-    What is given as an object wins over `settings`, which are read from the environment when they are needed and not
-    given. `screen` and `pins` are the operator's own rules (`inference.hooks`). Raises `MisconfiguredError` for what is
-    missing or contradicts itself.
+    What is given as an object wins over `settings`, the environment's unless given; `screen` and `pins` are the
+    operator's own rules (`inference.hooks`). Raises `MisconfiguredError`.
     """
     settings = settings or GatewaySettings.read()
     now = clock or _wall_clock
     sold = catalogue or catalogue_of(settings, environment=os.environ, now=now())
     _refuse_idle(sold)
     registry = CollectorRegistry()
-    observers = [count_facts(registry), *([] if telemetry is None else [_passed_on(telemetry)])]
-    facts = Telemetry(observers)
+    facts = _facts(registry, telemetry, traces=settings.traces)
     client = upstream or UpstreamClient(trusted_hosts=settings.trusted_hosts)
-    router = Router(
-        sold,
-        client,
-        telemetry=facts,
-        hedge_at=settings.hedge_at,
-        cache=cache_of(settings, now),
-        screen=screen,
-        pins=pins,
-    )
-    receivers = dict(pay_to or settings.pay_to)
-    if not settings.mainnet:
-        refuse_mainnet(receivers)
+    router = Router(sold, client, telemetry=facts, **routing_options(settings, now), screen=screen, pins=pins)
+    receivers = _receivers(settings, pay_to)
     url = settings.public_url if public_url is None else public_url
 
     @asynccontextmanager
@@ -104,27 +93,22 @@ def create_app(
     app = FastAPI(title="x402 gateway", version=__version__, lifespan=lifespan, **_OWN_PAGES)
     app.state.router = router
     place = ledger if ledger is not None else settings.ledger
-    options = till_options(settings, receivers)
-    # Accounts stand beside the payments, in a ledger of ours.
-    options["accounts"] = options["accounts"] and isinstance(place, str | Path | SqlLedger)
+    options = _options(settings, receivers, place)
     office = office_of(app, router, client, settings, given=catalogue, public_url=url, clock=now, telemetry=facts)
     add_registration(app, OURS.base, office)
     goods = add_selling(app, Desks.over(router))
-    prices = {f"POST {good.path}": good.price for good in goods}
     if options["accounts"]:
-        prices |= add_session(app, OURS.base, options["policy"])
+        deposits = add_session(app, OURS.base, options["policy"])
+        goods += [Good(key.partition(" ")[2], price, "DepositRequest") for key, price in deposits.items()]
         add_billing(app, OURS.base)
-    add_listings(app, router)
-    add_probes(app, registry)
-    add_status(app, router)
+    _add_free_paths(app, router, registry, now)
     add_signposts(app, sold, [good.path for good in goods], list(receivers), url)
     add_description(app, {good.path: good.body for good in goods})
-    add_failures(app)
     operations = Operations(settings, place=place, receivers=list(receivers), url=url, clock=now, facts=facts)
     operations.mount(app, router)
     app.add_middleware(
         Paywall,
-        routes=prices,
+        routes={f"POST {good.path}": good.price for good in goods},
         pay_to=receivers,
         facilitator=facilitator or settings.facilitator_urls,
         ledger=place,
@@ -138,7 +122,31 @@ def create_app(
     app.add_middleware(Turnstile, **operations.turnstile)
     _open_to_browsers(app)
     app.add_middleware(RequestIds)
+    if settings.traces:
+        app.add_middleware(TracedRequests)
     return app
+
+
+def _receivers(settings: GatewaySettings, pay_to: Mapping[str, str] | None) -> dict[str, str]:
+    """Where the seller is paid. Raises `MisconfiguredError` for real money that nobody has allowed."""
+    receivers = dict(pay_to or settings.pay_to)
+    if not settings.mainnet:
+        refuse_mainnet(receivers)
+    return receivers
+
+
+def _options(settings: GatewaySettings, receivers: Mapping[str, str], place: Ledger | str | Path) -> dict[str, Any]:
+    options = till_options(settings, receivers)
+    # Accounts stand beside the payments, in a ledger of ours.
+    options["accounts"] = options["accounts"] and isinstance(place, str | Path | SqlLedger)
+    return options
+
+
+def _add_free_paths(app: FastAPI, router: Router, registry: CollectorRegistry, clock: Clock) -> None:
+    add_listings(app, router, clock)
+    add_probes(app, registry)
+    add_status(app, router)
+    add_failures(app)
 
 
 def _refuse_idle(catalogue: Catalogue) -> None:
@@ -155,10 +163,18 @@ def _open_to_browsers(app: FastAPI) -> None:
     app.add_middleware(
         CORSMiddleware,
         allow_origins=["*"],
-        allow_methods=["GET", "POST", "OPTIONS"],
+        allow_methods=["GET", "POST", "PUT", "DELETE", "OPTIONS"],
         allow_headers=["*", *PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID],
         expose_headers=[*EXPOSED_HEADERS, *RATE_HEADERS, "Retry-After"],
     )
+
+
+def _facts(registry: CollectorRegistry, telemetry: Telemetry | None, *, traces: bool) -> Telemetry:
+    """Who hears the gateway's facts: its metrics, the caller's observers, and whoever collects traces."""
+    observers = [count_facts(registry), *([] if telemetry is None else [_passed_on(telemetry)])]
+    if traces:
+        observers.append(trace_facts(export_traces(), now_ns=time.time_ns))
+    return Telemetry(observers, timer_ns=time.perf_counter_ns)
 
 
 def _passed_on(telemetry: Telemetry) -> Observer:

@@ -132,8 +132,30 @@ async def send_plain(send: Send, plain: Plain) -> None:
     await send_piece(send, body, more=False)
 
 
-async def send_reply(send: Send, reply: Reply) -> None:
-    """The reply to a payment, piece by piece as its answer is made."""
+async def send_reply(send: Send, reply: Reply, receive: Receive) -> None:
+    """The reply to a payment, piece by piece as its answer is made. One that is live ends when its reader hangs up:
+    servers go on taking pieces for nobody, so that is listened for."""
+    if not reply.live:
+        await _send_pieces(send, reply)
+        return
+    sending, gone = asyncio.ensure_future(_send_pieces(send, reply)), asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+        if not sending.done():
+            sending.cancel()
+        await asyncio.gather(gone, sending, return_exceptions=True)
+    if not sending.cancelled():
+        await sending
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send_pieces(send: Send, reply: Reply) -> None:
     async with aclosing(reply.chunks) as chunks:
         await send_head(send, reply.status, paid_headers(reply))
         async for chunk in chunks:

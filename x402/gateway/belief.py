@@ -58,6 +58,13 @@ NEVER_SENT: Mapping[str, frozenset[str]] = MappingProxyType(
                 "invalid_exact_evm_authorization_value",
                 "invalid_exact_evm_payload_authorization_value",
                 "invalid_exact_evm_payload_authorization_value_mismatch",
+                "invalid_upto_evm_scheme",
+                "invalid_upto_evm_network_mismatch",
+                "invalid_permit2_spender",
+                "invalid_permit2_recipient_mismatch",
+                "invalid_permit2_payload_format",
+                "permit2_token_mismatch",
+                "invalid_upto_evm_payload_settlement_exceeds_amount",
             }
         ),
         networks.SOLANA: frozenset(
@@ -110,8 +117,7 @@ class Belief:
 
     async def verdict(self, facilitator: Facilitator, entry: Entry, receipt: Receipt) -> Verdict:
         """Settled, refused, or None while nobody can know; never raises."""
-        subject = entry.subject
-        said = _said(subject, receipt)
+        said = _said(entry, receipt)
         if in_process(facilitator):
             return said
         if isinstance(said, Settled):
@@ -131,6 +137,9 @@ class Belief:
             return said
         shown = await self._ask(entry, said.transaction)
         if isinstance(shown, Settled):
+            if shown.amount not in (None, entry.amount):
+                # Another amount was taken than was asked for: the books say what moved, and somebody should know (B16).
+                self._emit("sale.facilitator_lied", subject)
             return shown
         self._emit("sale.facilitator_lied" if shown is not None else "sale.facilitator_unproven", subject)
         return shown
@@ -198,8 +207,9 @@ def is_account(network: str, one: str, other: str) -> bool:
     return one.lower() == other.lower() if network.startswith(networks.EIP155 + ":") else one == other
 
 
-def _said(subject: Subject, receipt: Receipt) -> Verdict:
-    """What the facilitator claims; a success about something else is no claim (fault A03)."""
+def _said(entry: Entry, receipt: Receipt) -> Verdict:
+    """What the facilitator claims; a success about something else, or about another amount, is no claim (A03, B16)."""
+    subject = entry.subject
     if receipt.outcome is Outcome.REFUSED:
         reason = receipt.error_reason or "settlement_refused"
         return Refused(reason, receipt.error_message or f"the settlement was refused: {reason}")
@@ -208,5 +218,7 @@ def _said(subject: Subject, receipt: Receipt) -> Verdict:
     if networks.to_caip2(receipt.network) != subject.network:
         return None
     if receipt.payer is not None and not is_account(subject.network, receipt.payer, subject.payer):
+        return None
+    if entry.due is not None and receipt.amount not in (None, str(entry.due)):
         return None
     return Settled(receipt.transaction)

@@ -18,6 +18,7 @@ from x402.gateway.policy import Policy, units_of
 from x402.gateway.terms import Flow
 from x402.lifecycle import Entry, Event, Party, Subject, begin
 from x402.ports import Clock, IdentifierTaken, Ledger, NoRoom, Room
+from x402.schemes import gas_sponsoring
 from x402.schemes.subject import subject_of
 from x402.stages import Claimed, Settling
 from x402.telemetry import Telemetry
@@ -54,7 +55,8 @@ class Claims:
         """
         subject = subject_of(payment, requirement, fingerprint=fingerprint)
         asked_at = self.clock()
-        verdict, facilitator = await facilitators.verify(payment, requirement)
+        with self.telemetry.step("step.verify", network=subject.network, amount_units=subject.amount):
+            verdict, facilitator = await facilitators.verify(payment, requirement)
         self._check(verdict, subject, requirement)
         subject = replace(subject, record={**subject.record, FACILITATOR: facilitator})
         if subject.amount != requirement.amount or not is_account(subject.network, subject.payee, requirement.pay_to):
@@ -68,12 +70,16 @@ class Claims:
         room = Room(
             payer=subject.amount if balance is None else balance,
             total=cap,
-            since=asked_at,
+            # Permits have their order: one that is verified has seen those before it settle.
+            since=None if gas_sponsoring.is_signed(payment.extensions) else asked_at,
             failures_since=self.clock() - self.policy.failure_memory_seconds,
         )
         try:
             return await self._begin(subject, flow, room, name)
         except NoRoom as error:
+            if flow is Flow.METERED:
+                # What it costs is known only afterwards, so it can't be settled first.
+                raise self._no_room(subject, error) from error
             if error.scope == "failures" or (error.scope == "payer" and balance is None):
                 return await self._begin(subject, Flow.UPFRONT, None, name)
             raise self._no_room(subject, error) from error
@@ -115,6 +121,13 @@ class Claims:
 
     def _no_room(self, subject: Subject, error: NoRoom) -> RefusedError | UnavailableError:
         self.telemetry.emit("sale.no_room", network=subject.network, reason=error.scope)
+        if error.scope == "failures":
+            return RefusedError(
+                "prepayment_required",
+                "a payment of yours was verified and then failed, so you are served after you have paid: take the offer"
+                " of scheme exact",
+                mender=Mender.PAYER,
+            )
         if error.scope != "payer":
             return UnavailableError(
                 "too_much_unsettled", "too many answers wait for their settlement; send the same payment again soon"

@@ -123,14 +123,15 @@ class Counter:
         refused: RefusedError | None = None,
         receipt: Receipt | None = None,
     ) -> Plain:
-        terms = await self._terms(request, rule)
-        preferred = request.header(PREFERRED_NETWORK) or ""
-        offers = await self.offers.requirements(terms, request_digest=request.digest, preferred=preferred)
+        with self.till.register.telemetry.step("step.challenge", reason="" if refused is None else refused.code):
+            terms = await self._terms(request, rule)
+            preferred = request.header(PREFERRED_NETWORK) or ""
+            offers = await self.offers.requirements(terms, request_digest=request.digest, preferred=preferred)
         error = UNPAID if refused is None else refused.code
         route = request.route if terms.order is not None or not callable(rule) else ""
         extensions = {} if self._members is None else self._members.extensions(url)
-        announced = self.offers.announce(terms, route)
-        challenge = self.offers.challenge(offers, _resource(url, terms), error, {**extensions, **announced})
+        extensions = {**extensions, **self.offers.announce(terms, route), **await self.offers.sponsoring(offers)}
+        challenge = self.offers.challenge(offers, _resource(url, terms), error, extensions)
         envelope = self.envelope(request.target, request.headers)
         return challenge_reply(challenge, refused, receipt, envelope=envelope)
 

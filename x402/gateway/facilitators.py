@@ -1,9 +1,9 @@
 """Several facilitators, so that one that fails costs no sale (fault E13).
 
 New offers name the first that is well. A payment is verified by the one that its offer is bound to (the fee payer of a
-Solana payment), else by the first that is well and answers; from then on it belongs to that one, durably, and is never
-handed to another. Who fails rests for a while and is tried again after it; when all rest, the first is asked all the
-same, so that nobody can take a shop down by sending it bad payments.
+Solana payment, the facilitator of one of scheme `upto`), else by the first that is well and answers; from then on it
+belongs to that one, durably, and is never handed to another. Who fails rests for a while and is tried again after it;
+when all rest, the first is asked all the same, so that nobody can take a shop down by sending it bad payments.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Facilitators:
         return sorted(self._seats, key=lambda seat: seat.rests_until > now)
 
     def _bound(self, requirement: Requirement) -> Seat | None:
-        payer = requirement.extra.get("feePayer")
+        payer = requirement.extra.get("feePayer") or requirement.extra.get("facilitatorAddress")
         for seat in self._seats:
             if isinstance(payer, str) and payer in _fee_payers(seat).get(requirement.network, ()):
                 return seat
@@ -162,13 +162,13 @@ class Facilitators:
 
 
 def _fee_payers(seat: Seat) -> dict[str, tuple[str, ...]]:
-    """Who pays the fees of Solana payments at one facilitator, by network."""
+    """Who settles payments that name their facilitator, at one of them, by network."""
     if seat.known is None:
         return {}
     found: dict[str, list[str]] = {}
     for kind in seat.known.kinds:
         network = networks.to_caip2(kind.network)
-        stated = kind.extra.get("feePayer")
+        stated = kind.extra.get("feePayer") or kind.extra.get("facilitatorAddress")
         signers = [
             address
             for pattern, addresses in seat.known.signers.items()

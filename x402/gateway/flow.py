@@ -7,6 +7,7 @@
         authorization: handler (withheld) ─▶ SERVED ─▶ SETTLING ─▶ settle ─▶ SETTLED ─▶ DELIVERED ─▶ released
                        (a handler that takes longer than its payment lives is paid for before it ends: A17)
         upfront:       SETTLING ─▶ settle ─▶ SETTLED ─▶ handler, played as it comes ─▶ DELIVERED
+        metered:       handler, played as it comes ─▶ SETTLING ─▶ settle what was used ─▶ DELIVERED (`metered.py`)
 
 Each sale runs in a task of its own, so a client that hangs up cancels nothing (fault A18), and every arrow is durable
 before the effect that it announces (fault A22). A settlement that is not decided is answered 503, never 402 (A09).
@@ -19,8 +20,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
+from dataclasses import replace
 
 from x402.errors import MalformedError, Moved, PendingError, RefusedError, UnavailableError, X402Error
+from x402.gateway.metered import Counted, MeteredSale
 from x402.gateway.offers import identity_of
 from x402.gateway.problem import ApiProblem, status_of
 from x402.gateway.reconcile import Reconciler
@@ -33,6 +36,7 @@ from x402.gateway.terms import Flow
 from x402.lifecycle import Party, UnlawfulEvent, open_states
 from x402.ports import Answer
 from x402.stages import (
+    NOTHING_DUE,
     Claimed,
     Credited,
     Delivered,
@@ -179,6 +183,13 @@ class Till:
     async def _proceed(self, job: Job, running: Running) -> Reply | None:
         """Go on from wherever the payment stands. None when the reply has been given on the way."""
         match job.entry.stage:
+            case Claimed() if job.sale.flow is Flow.METERED:
+                return await self._serve_metered(job, running)
+            case Served() if job.sale.flow is Flow.METERED and not job.entry.due:
+                await self.register.waive(job, None)
+                return await self._replay(job, "")
+            case Released(reason) if reason == NOTHING_DUE:
+                return await self._replay(job, "")
             case Claimed() | Served():
                 if job.sale.flow is Flow.AUTHORIZATION:
                     return await self._serve_and_settle(job, running)
@@ -218,6 +229,11 @@ class Till:
         transaction = await self.register.settle(job, deliver=True)
         return _reply(job, answer, transaction)
 
+    async def _serve_metered(self, job: Job, running: Running) -> Reply | None:
+        sale = MeteredSale(self.register, job, running, limit=self._answer_limit, patience=self._patience(job))
+        answer = await sale.serve(self._run)
+        return None if answer is None else replace(_reply(job, answer, None), receipt=job.sale.receipt)
+
     def _patience(self, job: Job) -> float:
         """For how many seconds a handler may work before its payment must be settled."""
         dies_at = job.entry.subject.expires_at or job.entry.created_at + BLOCKHASH_SECONDS
@@ -237,6 +253,10 @@ class Till:
         if answer is not None:
             await self.register.delivered(job, transaction, None)
             return _reply(job, answer, transaction)
+        if job.sale.flow is Flow.METERED:
+            # It was played while it was made, by a process that died.
+            await self.register.delivered(job, transaction, None)
+            return await self._replay(job, transaction)
         # Under `authorization` it was kept before the money moved, so another process has delivered and forgotten it.
         if job.sale.flow is Flow.AUTHORIZATION and await self.register.is_delivered(job):
             return await self._replay(job, transaction)
@@ -285,16 +305,17 @@ class Till:
             job.sale.recall(sold_of(answer))
         return answer
 
-    async def _run(self, job: Job, handler: Handler, recording: Recording) -> None:
+    async def _run(self, job: Job, handler: Handler, sink: Recording | Counted) -> None:
         tick = asyncio.get_running_loop().time
         begun = tick()
         try:
             async with asyncio.timeout(self._timeout) as limit:
-                await handler(job.sale, recording)
+                await handler(job.sale, sink)
         except TimeoutError as error:
             if limit.expired():
                 raise UnavailableError("handler_timeout", f"no answer within {self._timeout:g} seconds") from error
             raise
+        recording = sink if isinstance(sink, Recording) else sink.recording
         if not recording.status:
             raise RuntimeError("the handler returned without an answer")
         job.sale.latency_ms = int((tick() - begun) * 1000)

@@ -53,7 +53,7 @@ class Kinds:
         return (await self.supported()).find(scheme, network)
 
     async def fee_payers(self, network: str) -> frozenset[str]:
-        """Every address that may pay the fees of a Solana payment, as the facilitator announces them."""
+        """Every address that may pay the fees of a payment that names one, as the facilitator announces them."""
         supported = await self.supported()
         signers = [
             address
@@ -62,7 +62,7 @@ class Kinds:
             for address in addresses
         ]
         stated = [
-            kind.extra.get("feePayer")
+            kind.extra.get("feePayer") or kind.extra.get("facilitatorAddress")
             for kind in supported.kinds
             if networks.matches(networks.to_caip2(kind.network), network)
         ]

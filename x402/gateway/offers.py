@@ -18,17 +18,19 @@ from x402.money import Amount, Asset
 from x402.networks import Network
 from x402.ports import Clock
 from x402.price import PriceList
-from x402.schemes.exact_evm import read_payload
+from x402.schemes import gas_sponsoring, upto_evm
+from x402.schemes.evm_scheme import evm_scheme
 from x402.schemes.exact_svm_layout import identify
 from x402.tariff import Tariff
 from x402.wire.challenge import Challenge, Requirement, Resource
 from x402.wire.payment import Payment
 
 SCHEME = "exact"
+"""The scheme of v1, and of refunds."""
 UNPAID = "PAYMENT-SIGNATURE header is required"
 _MISMATCH = "invalid_payment_requirements"
 _TARIFF = "tariff"
-_DYNAMIC = HINTS | {"feePayer", "quote"}
+_DYNAMIC = HINTS | {"feePayer", "facilitatorAddress", "quote"}
 
 
 class Offers:
@@ -42,16 +44,17 @@ class Offers:
         self.kinds = Kinds(facilitator, clock=clock, ttl_seconds=kinds_ttl_seconds)
 
     async def requirements(self, terms: Terms, *, request_digest: str, preferred: str = "") -> tuple[Requirement, ...]:
-        """One requirement per network on which the facilitator settles, those on the preferred network first.
+        """One requirement per scheme and network that the facilitator settles, those on the preferred network first.
 
         Raises `UnavailableError` when there is none: an empty list of offers would tell the client nothing (K8).
         """
         token = self._sign(terms, request_digest)
         offers = []
         for network in sorted(self.seller.pay_to, key=lambda network: _distance(network, preferred)):
-            offer = await self._requirement(network, terms, token)
-            if offer is not None:
-                offers.append(offer)
+            for scheme in self._schemes(terms, network):
+                offer = await self._requirement(scheme, network, terms, token)
+                if offer is not None:
+                    offers.append(offer)
         if not offers:
             raise UnavailableError("nothing_supported", "the facilitator settles on none of this seller's networks")
         return tuple(offers)
@@ -73,7 +76,8 @@ class Offers:
         Raises `RefusedError` when it takes none: another network, price, payee or resource, or a quote that expired
         or was made for another request (faults B01-B03). The caller then challenges anew.
         """
-        if payment.scheme != SCHEME or payment.network not in self.seller.pay_to:
+        taken = self._schemes(terms, payment.network) if payment.network in self.seller.pay_to else ()
+        if payment.scheme not in taken or (payment.accepted is None and payment.scheme != SCHEME):
             raise RefusedError(_MISMATCH, f"{payment.scheme} on {payment.network} is not offered here")
         token: str | None
         if payment.accepted is None:
@@ -81,7 +85,7 @@ class Offers:
         else:
             _check_resource(payment, resource, any_origin)
             token, terms = self._read_quote(payment.accepted, terms, request_digest, route)
-        ours = await self._requirement(payment.network, terms, token)
+        ours = await self._requirement(payment.scheme, payment.network, terms, token)
         if ours is None:
             raise UnavailableError("nothing_supported", f"the facilitator does not settle on {payment.network} now")
         if payment.accepted is None:
@@ -90,8 +94,18 @@ class Offers:
 
     async def settleable(self) -> bool:
         """Whether the facilitator settles on any of the seller's networks. Raises `UnavailableError`."""
-        kinds = [await self.kinds.find(SCHEME, network) for network in self.seller.pay_to]
+        kinds = [
+            await self.kinds.find(scheme, network) for network in self.seller.pay_to for scheme in self.seller.schemes
+        ]
         return any(kind is not None for kind in kinds)
+
+    async def sponsoring(self, requirements: Sequence[Requirement]) -> dict[str, Any]:
+        """The extension by which a payer needs no gas for Permit2's allowance, where an offer draws on that and the
+        facilitator presents such a permit."""
+        metered = any(requirement.scheme == upto_evm.SCHEME for requirement in requirements)
+        if not metered or gas_sponsoring.EXTENSION not in (await self.kinds.supported()).extensions:
+            return {}
+        return {gas_sponsoring.EXTENSION: gas_sponsoring.declaration()}
 
     def challenge(
         self,
@@ -115,8 +129,14 @@ class Offers:
         said = Tariff(route=route, variant=terms.variant, expires_at=self._clock() + seconds, flat=flat, prices=prices)
         return {tariff.EXTENSION: {"info": {"tariff": tariff.sign(said, key=self.seller.quote_keys[0])}}}
 
-    async def _requirement(self, network: str, terms: Terms, token: str | None) -> Requirement | None:
-        kind = await self.kinds.find(SCHEME, network)
+    def _schemes(self, terms: Terms, network: str) -> tuple[str, ...]:
+        """The schemes in which terms are offered on a network."""
+        schemes = terms.schemes or self.seller.schemes
+        on_evm = networks.get(network).family == networks.EIP155
+        return tuple(scheme for scheme in schemes if on_evm or scheme == SCHEME)
+
+    async def _requirement(self, scheme: str, network: str, terms: Terms, token: str | None) -> Requirement | None:
+        kind = await self.kinds.find(scheme, network)
         if kind is None:
             return None
         if networks.get(network).family == networks.SOLANA and not kind.extra.get("feePayer"):
@@ -124,7 +144,11 @@ class Offers:
         asset = asset_on(network)
         extra: dict[str, Any] = {**kind.extra, **_domain(asset)}
         extra.pop("paymentFlow", None)
-        if terms.flow is Flow.UPFRONT:
+        if scheme == upto_evm.SCHEME:
+            if not kind.extra.get("facilitatorAddress"):
+                return None
+            extra["assetTransferMethod"] = upto_evm.TRANSFER_METHOD
+        elif terms.flow is Flow.UPFRONT:
             extra["paymentFlow"] = str(Flow.UPFRONT)
         if token is not None:
             extra["quote"] = token
@@ -133,7 +157,7 @@ class Offers:
         except MalformedError as error:
             raise MisconfiguredError("invalid_price", f"the price of this request: {error.message}") from error
         return Requirement(
-            scheme=SCHEME,
+            scheme=scheme,
             network=network,
             amount=units,
             asset=asset.address,
@@ -201,12 +225,14 @@ class Offers:
                 _same(f"extra.{name}", value, theirs.extra.get(name))
         _same("extra.paymentFlow", ours.extra.get("paymentFlow"), theirs.extra.get("paymentFlow"))
         kept = _without(ours, HINTS)
-        if network.family != networks.SOLANA:
+        name = "feePayer" if network.family == networks.SOLANA else "facilitatorAddress"
+        if name not in ours.extra:
             return kept
-        fee_payer = theirs.extra.get("feePayer")
-        if not isinstance(fee_payer, str) or fee_payer not in await self.kinds.fee_payers(ours.network):
-            _differs("extra.feePayer")
-        return kept.model_copy(update={"extra": {**kept.extra, "feePayer": fee_payer}})
+        # Whichever of its keys the facilitator named when the offer was made.
+        key = theirs.extra.get(name)
+        if not isinstance(key, str) or key not in await self.kinds.fee_payers(ours.network):
+            _differs(f"extra.{name}")
+        return kept.model_copy(update={"extra": {**kept.extra, name: key}})
 
 
 def shortfall(requirement: Requirement, units: int) -> dict[str, str]:
@@ -228,18 +254,21 @@ def identity_of(payment: Payment) -> str:
     Raises `RefusedError` for what is no payment of a scheme and network that are known here.
     """
     network = networks.find(payment.network)
-    if payment.scheme != SCHEME or network is None:
+    metered = payment.scheme == upto_evm.SCHEME and payment.accepted is not None
+    if network is None or (payment.scheme != SCHEME and not (metered and network.family == networks.EIP155)):
         raise RefusedError(_MISMATCH, f"{payment.scheme} on {payment.network} is not offered here")
     if network.family == networks.SOLANA:
         return identify(payment.payload, network.id)
     asset = asset_on(network.id) if payment.accepted is None else network.asset(payment.accepted.asset)
     if asset is None:
         raise RefusedError(_MISMATCH, "asset: this token is not offered here", details={"member": "asset"})
-    return read_payload(payment.payload, asset).pay_id
+    return evm_scheme(payment.scheme).read_payload(payment.payload, asset).pay_id
 
 
 def flow_of(requirement: Requirement) -> Flow:
     """The flow that a requirement of ours asks for."""
+    if requirement.scheme == upto_evm.SCHEME:
+        return Flow.METERED
     return Flow.UPFRONT if requirement.extra.get("paymentFlow") == Flow.UPFRONT else Flow.AUTHORIZATION
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from x402 import networks
 from x402.confirmation import parse_confirmations
 from x402.errors import MisconfiguredError
+from x402.gateway.accounts.promotions import Promotions, parse_steps
 from x402.gateway.inference.catalogue import Catalogue
 from x402.gateway.inference.price_file import read_catalogue
 from x402.gateway.nodes import open_nodes
@@ -49,6 +50,7 @@ def till_options(settings: GatewaySettings, receivers: Mapping[str, str]) -> dic
     return {
         "facilitator_api_key": secret(settings.facilitator_api_key),
         "max_timeout_seconds": settings.max_timeout_seconds,
+        "schemes": settings.schemes,
         "pay_ahead_seconds": settings.pay_ahead_seconds,
         "body_limit": settings.body_limit,
         "quote_keys": settings.quote_keys,
@@ -62,7 +64,7 @@ def till_options(settings: GatewaySettings, receivers: Mapping[str, str]) -> dic
 
 def _policy(settings: GatewaySettings) -> Policy:
     return Policy(
-        answer_retention_seconds=settings.answer_retention_seconds,
+        answer_retention_seconds=0 if settings.zero_retention else settings.answer_retention_seconds,
         confirmations={
             networks.EIP155: parse_confirmations(settings.evm_confirmations),
             networks.SOLANA: parse_confirmations(settings.svm_confirmations),
@@ -76,6 +78,10 @@ def _policy(settings: GatewaySettings) -> Policy:
         withdraw_min=settings.withdraw_min,
         deposit_max=settings.deposit_max,
         sign_in_max_seconds=settings.sign_in_max_seconds,
+        promotions=Promotions(
+            discounts=parse_steps(settings.discounts, "X402_DISCOUNTS"),
+            bonuses=parse_steps(settings.deposit_bonus, "X402_DEPOSIT_BONUS"),
+        ),
     )
 
 

@@ -83,8 +83,9 @@ class Paywall:
     for `answer_retention_seconds` (also in `policy`), for the same payment to be sent again; 0 keeps none. It is sealed
     with the first of `answer_keys`; without any by `quote_keys`, or by a key file that is made beside the ledger's.
 
-    With `accounts` (in the ledger, or in a book of their own) every answer has a bill, what is paid and not used goes
-    to the payer's account, and whoever signs in pays from there.
+    `schemes` are those in which payments are taken, the preferred one first: `exact`, for the price, and on EVM
+    networks `upto`, for what a request has used of it. With `accounts` (in the ledger, or in a book of their own) every
+    answer has a bill, what is paid and not used goes to the payer's account, and whoever signs in pays from there.
     `policy` bounds the risks, `nodes` (`gateway.nodes.open_nodes`) let the seller see for itself what a facilitator
     says of the chain, and `purse` holds the keys that pay back what is owed. `envelope` chooses the shape of errors,
     and a `companion` works beside it.
@@ -105,6 +106,7 @@ class Paywall:
         ledger: Ledger | str | Path | None = None,
         flow: Flow | str = Flow.AUTHORIZATION,
         public_url: str = "",
+        schemes: Sequence[str] = ("exact",),
         max_timeout_seconds: int = 300,
         pay_ahead_seconds: int = 300,
         body_limit: int = BODY_LIMIT,
@@ -123,19 +125,17 @@ class Paywall:
         telemetry: Telemetry | None = None,
     ) -> None:
         self.app = app
+        keys = tuple(quote_keys) or (secrets.token_bytes(32),)
         seller = Seller(
-            pay_to=addresses_of(pay_to, network),
-            max_timeout_seconds=max_timeout_seconds,
-            pay_ahead_seconds=pay_ahead_seconds,
-            quote_keys=tuple(quote_keys) or (secrets.token_bytes(32),),
-        )
-        self._owned: list[Any] = []
+            pay_to=addresses_of(pay_to, network), max_timeout_seconds=max_timeout_seconds, schemes=tuple(schemes),
+            pay_ahead_seconds=pay_ahead_seconds, quote_keys=keys,
+        )  # fmt: skip
+        nodes = nodes or Nodes()
+        self._owned: list[Any] = [nodes]
         self._companion = companion
         known = self._facilitators(facilitator, facilitator_api_key, clock, telemetry)
         offers = Offers(known, seller, clock=clock)
         known.on_change = offers.kinds.forget
-        nodes = nodes or Nodes()
-        self._owned.append(nodes)
         register = Register(
             known,
             self._ledger(ledger),
@@ -165,8 +165,7 @@ class Paywall:
         self._reconcile_seconds = reconcile_seconds
         self._starting = asyncio.Lock()
         self._started = False
-        self._on_routes = False
-        self._loops: list[asyncio.Task[None]] = []
+        self._on_routes, self._loops = False, list[asyncio.Task[None]]()
         self.reconciled = asyncio.Event()
         """Set when everything that an earlier process left open was looked at once."""
 
@@ -337,7 +336,7 @@ class Paywall:
             await app({**scope, _FREE_MARK: True}, asgi.again(body, receive), send)
             return
         if isinstance(reply, Reply):
-            await asgi.send_reply(send, reply)
+            await asgi.send_reply(send, reply, receive)
         else:
             await asgi.send_plain(send, reply)
 

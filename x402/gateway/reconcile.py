@@ -1,6 +1,7 @@
 """After a crash, an outage or a client that never came back: what a gateway's ledger left open is brought to its end.
 
-    CLAIMED, SERVED   handed over once the signature is dead: a stranger may have settled it, else it is refused
+    CLAIMED, SERVED   handed over once the signature is dead: a stranger may have settled it, else it is refused;
+                      what was metered is taken at once, and nobody is asked where nothing was
     SETTLING          asked about again
     SETTLED           delivered when its answer is kept, else owed
     OWED, REFUNDING   paid back, when there is a refund wallet (`refund.py`), else credited where accounts are kept
@@ -19,6 +20,7 @@ from x402.gateway.recording import sold_of
 from x402.gateway.refund import Refunds
 from x402.gateway.register import ME, Job, Register
 from x402.gateway.sale import Refusal
+from x402.gateway.terms import Flow
 from x402.lifecycle import Entry, UnlawfulEvent
 from x402.stages import Claimed, Owed, Refunding, Served, Settled, Settling
 
@@ -79,7 +81,11 @@ class Reconciler:
 
     async def _resolve(self, job: Job) -> bool:
         match job.entry.stage:
-            case Claimed() | Served() if not self._is_dead(job):
+            case Claimed() | Served() if job.sale.flow is Flow.METERED and not job.entry.due:
+                if isinstance(job.entry.stage, Served) or self._is_dead(job):
+                    await self.register.waive(job, None)
+                return True
+            case Claimed() | Served() if job.sale.flow is not Flow.METERED and not self._is_dead(job):
                 return True
             case Claimed() | Served() | Settling():
                 try:
@@ -98,6 +104,9 @@ class Reconciler:
         answer = await self.register.answers.find(job.pay_id)
         if answer is not None:
             job.sale.recall(sold_of(answer))
+            await self.register.delivered(job, transaction, None)
+        elif job.sale.flow is Flow.METERED:
+            # It was played while it was made, and no more was taken than for what was.
             await self.register.delivered(job, transaction, None)
         else:
             await self.register.owe(job, transaction, "settled, and its answer was not fetched yet")

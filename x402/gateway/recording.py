@@ -43,8 +43,14 @@ class Recording:
         self.status = 0
         self.headers: HeaderPairs = ()
         self.kept = True
+        self.withhold = withhold
+        """Whether nothing of it may leave yet."""
+        self.reached = 0
+        """How many pieces of the body the furthest reader has got."""
+        self.deserted = asyncio.Event()
+        """Set when every reader has left before the end, once they are watched."""
+        self._watched = False
         self._limit = limit
-        self._withhold = withhold
         self.first_byte_at = 0.0
         """When the body began, by the loop's clock."""
         self._chunks: list[bytes] = []
@@ -73,7 +79,7 @@ class Recording:
         self._size += len(chunk)
         if self._size > self._limit:
             self.kept = False
-            if self._withhold:
+            if self.withhold:
                 raise self.too_large()
         async with self._news:
             self._chunks.append(chunk)
@@ -111,6 +117,7 @@ class Recording:
                 raise StopAsyncIteration
             chunk = self._chunks[reader.index]
             reader.index += 1
+            self.reached = max(self.reached, reader.index)
             reader.played += len(chunk)
             if not self.kept:
                 self._drop()
@@ -120,8 +127,28 @@ class Recording:
     async def leave(self, reader: Reader) -> None:
         """A reader has gone; whoever waited for it goes on."""
         self._readers.discard(reader)
+        self._look_round()
         async with self._news:
             self._news.notify_all()
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces the body has by now."""
+        return len(self._chunks)
+
+    async def read_up(self, ahead: int = 0) -> None:
+        """Wait until the furthest reader has all but the last `ahead` pieces, or nobody reads any more."""
+        async with self._news:
+            await self._news.wait_for(lambda: not self._readers or len(self._chunks) - self.reached <= ahead)
+
+    def watch_readers(self) -> None:
+        """Tell from now on when nobody reads any more."""
+        self._watched = True
+        self._look_round()
+
+    def _look_round(self) -> None:
+        if self._watched and not self._readers and not self._closed:
+            self.deserted.set()
 
     def _has_room(self) -> bool:
         return not self._readers or self._size - min(reader.played for reader in self._readers) < _WINDOW

@@ -12,7 +12,7 @@ be signed stands in `disbursement.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from x402 import networks
 from x402.errors import MisconfiguredError
@@ -65,7 +65,7 @@ class Refunds:
 
     async def _begin(self, entry: Entry, owed: Owed) -> Entry | None:
         """The row after the first refund was signed; None when it can't be paid now."""
-        subject, ledger = entry.subject, self.register.ledger
+        subject, ledger = _owed(entry), self.register.ledger
         payment = await self.payments.sign(_debt(subject))
         day = self.register.clock() // _DAY_SECONDS
         cap = units_of(self.register.policy.refund_per_day, subject.network, subject.asset)
@@ -93,7 +93,7 @@ class Refunds:
             register.emit("sale.refunded", entry.subject)
             return True
         register.emit("sale.refund_pending", entry.subject)
-        payment = await self.payments.again(_debt(entry.subject), signed, verdict)
+        payment = await self.payments.again(_debt(_owed(entry)), signed, verdict)
         if payment is not None:
             attempt = refunding.attempt + 1
             stage = Refunding(refunding.transaction, payment.as_header(), identity_of(payment), attempt)
@@ -105,6 +105,11 @@ def _debt(owed: Subject) -> Debt:
     return Debt(
         name=f"x402 refund {owed.pay_id}", network=owed.network, asset=owed.asset, to=owed.payer, units=owed.amount
     )
+
+
+def _owed(entry: Entry) -> Subject:
+    """The payment with what has moved of it, which is what goes back."""
+    return replace(entry.subject, amount=entry.amount)
 
 
 def refunds_of(register: Register, purse: Purse, kinds: Kinds, blockhashes: Mapping[str, Blockhash]) -> Refunds:

@@ -8,7 +8,7 @@ payer, or when the chain itself shows it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from x402.billing import Booking
 from x402.errors import ConflictError, MalformedError, PendingError, RefusedError, UnavailableError
@@ -26,9 +26,21 @@ from x402.gateway.sale import Refusal, Sale
 from x402.gateway.terms import Flow
 from x402.gateway.watch import Watch
 from x402.lifecycle import Entry, Event, Party, Subject, open_states
-from x402.ports import Answer, Clock, Ledger
+from x402.ports import Answer, Arrow, Clock, Ledger
 from x402.schemes.subject import is_same_payment, recall, subject_of
-from x402.stages import Credited, Delivered, Owed, Refused, Served, Settled, Settling, Stage, State
+from x402.stages import (
+    NOTHING_DUE,
+    Credited,
+    Delivered,
+    Owed,
+    Refused,
+    Released,
+    Served,
+    Settled,
+    Settling,
+    Stage,
+    State,
+)
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Facilitation, Facilitator
@@ -47,6 +59,8 @@ class Job:
     sale: Sale
     is_new: bool = False
     """Whether it was claimed just now, so that nothing of it can lie anywhere."""
+    due: int | None = None
+    """What is to be taken, once that is known, where it may be less than what was signed; atomic units."""
     is_unsent: bool = False
     """Whether it is SETTLING by a decision of just now, and was handed to nobody yet."""
 
@@ -72,10 +86,15 @@ class Job:
         """The payment's chain-level identity."""
         return self.entry.subject.pay_id
 
+    @property
+    def paid(self) -> Subject:
+        """The payment with what moves of it, or has moved."""
+        return replace(self.entry.subject, amount=self.entry.amount)
+
     def receipt(self, transaction: str) -> Receipt:
-        """The receipt of a settled payment, with what its handler noted."""
+        """The receipt of a settled payment, or of one for which nothing was due, with what its handler noted."""
         subject = self.entry.subject
-        receipt = Receipt.settled(transaction, subject.network, subject.payer)
+        receipt = Receipt.settled(transaction, subject.network, subject.payer, self.entry.due if transaction else 0)
         return receipt.model_copy(update={"extra": dict(self.sale.notes)}) if self.sale.notes else receipt
 
 
@@ -176,10 +195,25 @@ class Register:
 
     async def served(self, job: Job, answer: Answer) -> None:
         """Keep an answer that is withheld until it is paid, and note that the payment is handed over now."""
-        serve = [(Event.SERVE, Served())] if job.entry.state is State.CLAIMED else []
+        serve = [(Event.SERVE, Served(job.due))] if job.entry.state is State.CLAIMED else []
         sealed = self.answers.sealed(job.pay_id, answer)
-        job.entry = await self.ledger.follow(ME, job.pay_id, [*serve, (Event.SUBMIT, Settling())], answer=sealed)
+        arrows: list[Arrow] = [*serve, (Event.SUBMIT, Settling(job.due))]
+        job.entry = await self.ledger.follow(ME, job.pay_id, arrows, answer=sealed)
         job.is_unsent = True
+
+    async def meter(self, job: Job, due: int) -> None:
+        """Write down what is due by now for an answer that is being played; it only grows."""
+        if job.entry.state is State.CLAIMED:
+            await self.advance(job, Event.SERVE, Served(due))
+        elif job.entry.state is State.SERVED and due > job.entry.amount:
+            await self.advance(job, Event.METER, Served(due))
+
+    async def waive(self, job: Job, answer: Answer | None) -> None:
+        """Give the reservation back, because nothing is due; the answer that costs nothing may be sent again."""
+        keeps = answer is not None and bool(self.answers.retention_seconds)
+        sealed = self.answers.sealed(job.pay_id, answer) if answer is not None and keeps else None
+        job.entry = await self.ledger.follow(ME, job.pay_id, [(Event.RELEASE, Released(NOTHING_DUE))], answer=sealed)
+        self.emit("sale.waived", job.entry.subject)
 
     async def settle(self, job: Job, *, deliver: bool = False) -> str:
         """Have the payment settled; returns the transaction that paid. With `deliver` its answer is kept already, and
@@ -189,7 +223,7 @@ class Register:
         """
         transaction, verdict = "", None
         if job.entry.state is not State.SETTLING:
-            await self.advance(job, Event.SUBMIT, Settling())
+            await self.advance(job, Event.SUBMIT, Settling(job.due))
         elif not job.is_unsent:
             # It was handed over before: where the chain can tell by now, nobody is asked to send it again.
             verdict = await self.belief.look(self.facilitator_of(job.entry), job.entry)
@@ -211,15 +245,17 @@ class Register:
             # The money moved and could not be written down: asking again will find it.
             raise self._pending(job, verdict.transaction) from None
         self.watch.add(job.entry.subject, verdict)
-        self.emit("sale.settled", job.entry.subject)
+        self.emit("sale.settled", job.paid)
         if deliver:
-            self.emit("sale.delivered", job.entry.subject)
+            self._tell_delivered(job, booking)
         return verdict.transaction
 
     async def _hand_over(self, job: Job) -> tuple[str, Verdict]:
         subject, facilitator = job.entry.subject, self.facilitator_of(job.entry)
+        wanted = job.taken.requirement.model_copy(update={"amount": job.entry.amount})
         try:
-            receipt = await facilitator.settle(job.taken.payment, job.taken.requirement)
+            with self.telemetry.step("step.settle", network=subject.network, amount_units=job.entry.amount):
+                receipt = await facilitator.settle(job.taken.payment, wanted)
         except Exception as error:  # noqa: BLE001 - whatever failed, a transaction may land: pending (fault A09)
             receipt = Receipt.pending("", subject.network, subject.payer, f"{type(error).__name__} while settling")
         verdict = await self.belief.verdict(facilitator, job.entry, receipt)
@@ -261,12 +297,18 @@ class Register:
         except UnavailableError:
             self.emit("sale.delivery_failed", job.entry.subject)
         else:
-            self.emit("sale.delivered", job.entry.subject)
+            self._tell_delivered(job, self._booking(job, transaction))
+
+    def _tell_delivered(self, job: Job, booking: Booking | None) -> None:
+        self.emit("sale.delivered", job.paid)
+        if booking is not None and booking.bill is not None:
+            self.telemetry.emit("answer.sold", **booking.bill.facts())
 
     def _booking(self, job: Job, transaction: str) -> Booking | None:
         if not self.credits:
             return None
-        return credits.delivered(job.entry.subject, job.sale, transaction, now=self.clock())
+        moved, now, given = job.entry.amount, self.clock(), self.policy.promotions
+        return credits.delivered(job.entry.subject, job.sale, transaction, moved=moved, now=now, promotions=given)
 
     def note_credit(self, job: Job) -> None:
         """Have the receipt tell what goes to the payer's account."""
@@ -279,7 +321,7 @@ class Register:
         """Give what is owed to the payer's account; from then on no answer is made for it any more."""
         subject = job.entry.subject
         stage = Credited(transaction, credits.account_of(subject.network, subject.payer))
-        await self.advance(job, Event.CREDIT, stage, credits.undelivered(subject))
+        await self.advance(job, Event.CREDIT, stage, credits.undelivered(job.paid))
         self.emit("sale.credited", subject)
 
     async def is_delivered(self, job: Job) -> bool:

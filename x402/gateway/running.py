@@ -67,14 +67,15 @@ class Running:
         """Everybody gets the same whole answer."""
         self._give(lambda version: replace(reply, version=version))
 
-    def play(self, recording: Recording, receipt: Receipt | None) -> None:
-        """Everybody gets the answer as it is being made, each from its first byte at a pace of its own."""
+    def play(self, recording: Recording, receipt: Receipt | None, *, live: bool = False) -> None:
+        """Everybody gets the answer as it is being made, each from its first byte at a pace of its own; `live` as in
+        `Reply`."""
 
         def reply(version: int) -> Reply:
             if not recording.kept:
                 # What was played already is not remembered, so nobody can join any more.
                 raise Refusal(in_use(same_request=True))
-            return Reply(recording.status, recording.headers, recording.play(), receipt, version)
+            return Reply(recording.status, recording.headers, recording.play(), receipt, version, live)
 
         self._give(reply)
 

@@ -74,6 +74,8 @@ class Sale:
     notes: dict[str, Any] = field(default_factory=dict)
     metered: Metered | None = None
     """What the request has used so far; a handler that knows sets it as often as it learns more."""
+    settle: Callable[[], Awaitable[Receipt]] | None = None
+    """Takes what is metered by now, once: for a handler of a stream in the flow `metered`, before its last event."""
     account: str = ""
     """Who is billed, as CAIP-10; empty where no accounts are kept."""
     credits: bool = False
@@ -136,6 +138,8 @@ class Reply:
     chunks: Chunks
     receipt: Receipt | None = None
     version: int = 2
+    live: bool = False
+    """Whether the reply ends when its reader hangs up, because what is not read is not charged."""
 
 
 class Whole:

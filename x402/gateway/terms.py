@@ -13,6 +13,7 @@ from x402.money import Amount, Asset, parse_price
 from x402.networks import Network
 from x402.quote import Order, PriceList, Quote
 from x402.schemes.eip712 import parse_address
+from x402.schemes.evm_scheme import SCHEMES
 from x402.schemes.exact_svm_layout import parse_key
 
 PAYABLE_METHODS = ("eip3009", "spl")
@@ -26,6 +27,8 @@ class Flow(StrEnum):
     """Verify, serve, settle, then release the answer: for short answers."""
     UPFRONT = "upfront"
     """Settle, then serve as it comes: for streams, and for handlers with side effects (faults A17, A20)."""
+    METERED = "metered"
+    """Serve as it comes, then settle what was used: every payment of the scheme `upto`, and no other."""
 
 
 class Free(Enum):
@@ -44,16 +47,17 @@ PlainPrice = str | int | Decimal | Quote
 class Terms:
     """A price with its circumstances. `price` is in whole dollars (`"$0.01"`), or a quote.
 
-    `flow` None means the paywall's own. `order` and `prices`, beside a quote, are what it was made of: with them the
-    price of the next request of the same `variant` can be announced (`x402.tariff`). Raises
-    `MalformedError("invalid_price")` for a price of zero: what costs nothing is `FREE`, never a payment of nothing
-    (fault F10).
+    `flow` None means the paywall's own, and so do no `schemes`: those in which a payment is taken, of `exact` and
+    `upto`. `order` and `prices`, beside a quote, are what it was made of: with them the price of the next request of
+    the same `variant` can be announced (`x402.tariff`). Raises `MalformedError("invalid_price")` for a price of zero:
+    what costs nothing is `FREE`, never a payment of nothing (fault F10).
     """
 
     price: PlainPrice
     flow: Flow | None = None
     description: str = ""
     mime_type: str = ""
+    schemes: tuple[str, ...] = ()
     order: Order | None = None
     prices: PriceList | None = None
     variant: str = ""
@@ -61,6 +65,9 @@ class Terms:
     """Whether only a payment will do, and no balance: for what fills one."""
 
     def __post_init__(self) -> None:
+        _check_schemes(self.schemes)
+        if self.flow is Flow.METERED:
+            raise MalformedError("invalid_flow", "what is metered is paid by the scheme upto: name that in schemes")
         if self.usd == 0:
             raise MalformedError("invalid_price", "a price is more than zero; what costs nothing is FREE")
         if self.flow is not None:
@@ -97,8 +104,9 @@ class Seller:
     """Who sells, and what the operator decided once and for all.
 
     `pay_to` maps networks (CAIP-2 or v1 names) to receiving addresses; its order is the order of the offers.
-    `quote_keys` sign quotes: the first signs, all are read. A price is announced for `pay_ahead_seconds`, so that a
-    buyer pays with the first request; 0 announces none. Raises `MisconfiguredError` for an address that cannot be
+    `quote_keys` sign quotes: the first signs, all are read. `schemes` are those in which payments are taken, the
+    preferred one first; `upto` only on EVM networks. A price is announced for `pay_ahead_seconds`, so that a buyer pays
+    with the first request; 0 announces none. Raises `MisconfiguredError` for an address that cannot be
     one, an unknown network, or a mixture of main and test networks (faults F12, F13).
     """
 
@@ -106,9 +114,13 @@ class Seller:
     max_timeout_seconds: int = 300
     quote_keys: tuple[bytes, ...] = field(default=(), repr=False)
     quote_ttl_seconds: int = 300
+    schemes: tuple[str, ...] = ("exact",)
     pay_ahead_seconds: int = 300
 
     def __post_init__(self) -> None:
+        _check_schemes(self.schemes)
+        if not self.schemes:
+            raise MisconfiguredError("invalid_scheme", "a seller takes payments in one scheme at least")
         addresses = {_network(name).id: address for name, address in self.pay_to.items()}
         if not addresses:
             raise MisconfiguredError("no_network", "a seller needs at least one network and an address to be paid at")
@@ -118,6 +130,12 @@ class Seller:
         if not 0 < self.max_timeout_seconds <= 3600:
             raise MisconfiguredError("invalid_timeout", "max_timeout_seconds is between 1 and 3600")
         object.__setattr__(self, "pay_to", addresses)
+
+
+def _check_schemes(schemes: Sequence[str]) -> None:
+    for scheme in schemes:
+        if scheme not in SCHEMES:
+            raise MisconfiguredError("invalid_scheme", f"{scheme[:40]!r} is no scheme of {', '.join(SCHEMES)}")
 
 
 def _network(name: str) -> Network:

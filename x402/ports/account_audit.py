@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 from x402 import networks
 from x402.billing import PAID_IN, EntryKind, Posting
@@ -16,7 +15,7 @@ from x402.lifecycle import Party
 from x402.ports.account_reading import AccountRow, EntryRow
 from x402.ports.account_rows import moved
 from x402.ports.accounts import Balance, Held, Payout, TooLittle
-from x402.ports.audit import Violation
+from x402.ports.audit import Audit, Violation
 from x402.stages import State
 
 _DECIMALS = 6
@@ -24,26 +23,14 @@ _BROUGHT = frozenset({State.DELIVERED, State.CREDITED, State.REVERSED})
 """States of a payment that may have brought an account something."""
 
 
-@dataclass(slots=True)
-class AccountAudit:
-    """What an audit of accounts found. `held` is what the seller holds for others, in atomic USDC, `gifts` what of it
-    he has given himself."""
-
-    accounts: int = 0
-    entries: int = 0
-    held: int = 0
-    gifts: int = 0
-    violations: list[Violation] = field(default_factory=list)
-
-
-def audit_accounts(rows: Iterable[AccountRow]) -> AccountAudit:
-    """Check every account of a ledger."""
-    found = AccountAudit()
+def audit_accounts(rows: Iterable[AccountRow], found: Audit) -> Audit:
+    """Check every account of a ledger, and add what is found to the audit of its payments."""
+    told = found.holdings
     for row in rows:
-        found.accounts += 1
-        found.entries += len(row.entries)
-        found.held += row.balance + row.reserved
-        found.gifts += row.gift
+        told.accounts += 1
+        told.entries += len(row.entries)
+        told.units += row.balance + row.reserved
+        told.gifts += row.gift
         wrong = [*_unlike(row), *_unbacked(row), *_unbalanced(row)]
         found.violations += [Violation("I13", str(Party.GATEWAY), row.account, words) for words in wrong]
     return found

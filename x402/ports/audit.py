@@ -7,7 +7,7 @@ a row is trusted. The invariants are those of faults page §2:
     I4   who has paid is served, or stands visibly among those who are owed, and can be served by the same payment
     I5   the books add up: every row is what its events say, to the byte
     I8   no EVM nonce is held by two payments
-    I10  amounts are integers
+    I10  amounts are integers, and what is due of a payment is a part of what was signed
     I11  what was refunded was owed, and a refund pays back one payment
     I12  states follow the law, and only forward
 """
@@ -15,8 +15,9 @@ a row is trusted. The invariants are those of faults page §2:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
 
 from x402 import networks
 from x402.errors import MalformedError
@@ -28,6 +29,7 @@ from x402.ports.ledger_text import (
     EventRow,
     History,
     PaymentRow,
+    amount_of,
     digest_of,
     members_of,
     stage_of,
@@ -86,6 +88,16 @@ class Total:
 
 
 @dataclass(slots=True)
+class Holdings:
+    """What accounts hold, in atomic USDC: `units` that the seller has for others, `gifts` what of it he has given."""
+
+    accounts: int = 0
+    entries: int = 0
+    units: int = 0
+    gifts: int = 0
+
+
+@dataclass(slots=True)
 class Audit:
     """What an audit found. `totals` go by party, network, asset and state.
 
@@ -98,15 +110,17 @@ class Audit:
     violations: list[Violation] = field(default_factory=list)
     obligations: list[Obligation] = field(default_factory=list)
     totals: dict[tuple[str, str, str, str], Total] = field(default_factory=dict)
+    holdings: Holdings = field(default_factory=Holdings)
 
 
 def audit(
-    histories: Iterable[History], *, now: int, overdue_seconds: int = OVERDUE_SECONDS, batched: bool = False
+    histories: Iterable[History], *, now: int, overdue_seconds: int = OVERDUE_SECONDS, batched: bool = True
 ) -> Audit:
     """Check a whole ledger.
 
-    What is undecided for longer than `overdue_seconds` at unix second `now` is an obligation. With `batched` several
-    payments may share one EVM transaction, as they do behind a facilitator that batches; never on Solana.
+    What is undecided for longer than `overdue_seconds` at unix second `now` is an obligation. At a facilitator,
+    payments share an EVM transaction when each of them says so; elsewhere they may unless `batched` is false; never on
+    Solana.
     """
     found = Audit()
     paid: dict[tuple[str, str, str], str] = {}
@@ -119,7 +133,7 @@ def audit(
             found.unattested += not _attested(history)
         wrong = [*_lawless(history), *_unlike(history), *_amount(history), *_unserved(history, now, overdue_seconds)]
         wrong += _paid_twice(history, paid, payers, batched=batched)
-        wrong += _shared(history, once, batched=batched)
+        wrong += _shared(history, once)
         found.violations += [Violation(invariant, history.party, history.pay_id, words) for invariant, words in wrong]
         if history.payment is not None:
             _count(found.totals, history.payment)
@@ -181,12 +195,25 @@ def _unlike(history: History) -> _Wrong:
 
 
 def _amount(history: History) -> _Wrong:
-    """I10: the amount is a whole number of atomic units."""
-    if history.payment is not None:
-        try:
-            parse_atomic(history.payment.constants["amount"])
-        except MalformedError:
-            yield "I10", f"{history.payment.constants['amount']!r} is no amount in atomic units"
+    """I10: the amount is a whole number of atomic units, and what is due of it is a part of it (fault B16)."""
+    if history.payment is None:
+        return
+    try:
+        signed = parse_atomic(history.payment.constants["amount"])
+    except MalformedError:
+        yield "I10", f"{history.payment.constants['amount']!r} is no amount in atomic units"
+        return
+    metered = 0
+    for one in history.events:
+        due = members_of(one.stage).get("amount")
+        if due is None:
+            continue
+        if type(due) is not int or not 0 <= due <= signed:
+            yield "I10", f"{one.event!r} makes {due!r} due of {signed}"
+        elif one.event == Event.METER and due < metered:
+            yield "I12", f"what is due falls from {metered} to {due} while it is metered"
+        else:
+            metered = due
 
 
 def _unserved(history: History, now: int, overdue_seconds: int) -> _Wrong:
@@ -229,7 +256,7 @@ def _paid_twice(
         return
     transaction = transaction_of(row.stage)
     other = paid.setdefault((row.party, network, transaction), row.pay_id)
-    shared = batched and network.startswith(networks.EIP155 + ":")
+    shared = network.startswith(networks.EIP155 + ":") and (batched or _shares(history, transaction))
     if transaction and other != row.pay_id and not shared:
         yield "I1", f"transaction {transaction} pays for {other} too"
     party, theirs = payers.setdefault((network, row.pay_id), (row.party, transaction))
@@ -237,34 +264,46 @@ def _paid_twice(
         yield "I1", f"paid by {transaction}, and the {party} says by {theirs}"
 
 
-def _shared(history: History, once: dict[tuple[str, ...], str], *, batched: bool) -> _Wrong:
+def _shares(history: History, transaction: str) -> bool:
+    """Whether the payment was written down as one of several in this transaction."""
+    told = (members_of(one.stage) for one in history.events)
+    return any(one.get("transaction") == transaction and _count_of(one) > 1 for one in told)
+
+
+def _count_of(told: Mapping[str, Any]) -> int:
+    shares = told.get("shares", 1)
+    return shares if isinstance(shares, int) else 1
+
+
+def _shared(history: History, once: dict[tuple[str, ...], str]) -> _Wrong:
     """I8 and I11: what belongs to one payment only, a sender's nonce and a refund's transaction."""
     row = history.payment
     if row is None:
         return
     network, names = str(row.constants["network"]), members_of(row.stage)
-    held: list[tuple[str, tuple[str, ...], str]] = []
+    held: list[tuple[str, tuple[str, ...], str, str]] = []
     if row.party == Party.FACILITATOR and row.state in _HOLDING:
         for one in history.events:
             told = members_of(one.stage)
             if told.get("transaction") == names.get("transaction") and isinstance(told.get("nonce"), int):
                 what = f"nonce {told['nonce']} of {told.get('sender')}"
                 # Payments that share a transaction share its nonce.
-                shared = (str(names.get("transaction")),) if batched else ()
-                held.append(("I8", ("nonce", network, what, *shared), what))
+                owner = str(names.get("transaction")) if _count_of(told) > 1 else row.pay_id
+                held.append(("I8", ("nonce", network, what), what, owner))
     if row.state == State.REFUNDED:
-        held.append(("I11", ("refund", network, str(names.get("refund"))), f"refund {names.get('refund')}"))
+        refund = f"refund {names.get('refund')}"
+        held.append(("I11", ("refund", network, str(names.get("refund"))), refund, row.pay_id))
         if not names.get("refund") or names.get("refund") == names.get("transaction"):
             yield "I11", "refunded, and no transaction of its own is named"
-    for invariant, key, what in held:
-        other = once.setdefault((row.party, *key), row.pay_id)
-        if other != row.pay_id:
+    for invariant, key, what, owner in held:
+        other = once.setdefault((row.party, *key), owner)
+        if other != owner:
             yield invariant, f"{what} is that of {other} too"
 
 
 def _count(totals: dict[tuple[str, str, str, str], Total], row: PaymentRow) -> None:
     try:
-        units = parse_atomic(row.constants["amount"])
+        units = parse_atomic(amount_of(row))
     except MalformedError:
         return
     place = (row.party, str(row.constants["network"]), str(row.constants["asset"]), row.state)
@@ -276,7 +315,7 @@ def _owed(row: PaymentRow, now: int, overdue_seconds: int) -> Iterator[Obligatio
     if row.party not in set(Party) or row.state not in _OPEN[Party(row.party)]:
         return
     if row.state in _AT_ONCE or now - row.updated_at > overdue_seconds:
-        network, asset, amount = (str(row.constants[name]) for name in ("network", "asset", "amount"))
+        network, asset, amount = str(row.constants["network"]), str(row.constants["asset"]), amount_of(row)
         transaction = transaction_of(row.stage)
         yield Obligation(row.party, row.pay_id, row.state, row.updated_at, network, asset, amount, transaction)
 

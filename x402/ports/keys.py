@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, update
 
 from x402.ports.ledger import SqlLedger
-from x402.ports.schema import api_keys, key_events, signed_requests, upsert
+from x402.ports.operator_schema import api_keys, key_events, signed_requests
+from x402.ports.schema import upsert
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,25 +118,25 @@ class SqlKeys:
     """`KeyBook` on the ledger's database and write thread."""
 
     def __init__(self, ledger: SqlLedger) -> None:
-        self._ledger = ledger
+        self.ledger = ledger
 
     async def add(self, key: ApiKey, *, actor: str) -> None:
-        now = self._ledger.clock()
+        now = self.ledger.clock()
 
         def write(connection: Connection) -> None:
             _insert(connection, key)
             _log(connection, key.key_id, now, "created", actor, _told(key))
 
-        await self._ledger.run(write, ("key", key.digest))
+        await self.ledger.run(write, ("key", key.digest))
 
     async def find(self, digest: str) -> ApiKey | None:
-        return await self._one(_bearing(digest, self._ledger.clock()))
+        return await self._one(_bearing(digest, self.ledger.clock()))
 
     async def get(self, key_id: str) -> ApiKey | None:
         return await self._one(api_keys.c.key_id == key_id)
 
     async def use(self, digest: str, check: Check) -> ApiKey | None:
-        now = self._ledger.clock()
+        now = self.ledger.clock()
 
         def count(connection: Connection) -> ApiKey | None:
             mine = _bearing(digest, now)
@@ -148,24 +149,24 @@ class SqlKeys:
             connection.execute(counted.values(uses=key.uses + 1, used_at=now))
             return replace(key, uses=key.uses + 1)
 
-        return await self._ledger.run(count, ("key", digest))
+        return await self.ledger.run(count, ("key", digest))
 
     async def keys_of(self, account: str | None = None, *, limit: int = 200) -> Sequence[ApiKey]:
         query = select(api_keys).order_by(api_keys.c.created_at.desc(), api_keys.c.key_id).limit(limit)
         if account is not None:
             query = query.where(api_keys.c.account == account)
-        return await self._ledger.run(lambda connection: [_key_of(row) for row in connection.execute(query)])
+        return await self.ledger.run(lambda connection: [_key_of(row) for row in connection.execute(query)])
 
     async def revoke(self, key_id: str, *, actor: str, reason: str = "") -> bool:
-        now = self._ledger.clock()
+        now = self.ledger.clock()
 
         def end(connection: Connection) -> bool:
             return _end(connection, key_id, now, actor, {"reason": reason} if reason else {})
 
-        return await self._ledger.run(end)
+        return await self.ledger.run(end)
 
     async def rotate(self, key_id: str, fresh: Fresh, *, overlap_seconds: int, actor: str) -> bool:
-        now = self._ledger.clock()
+        now = self.ledger.clock()
 
         def turn(connection: Connection) -> bool:
             mine = (api_keys.c.key_id == key_id) & (api_keys.c.revoked_at == 0)
@@ -179,7 +180,7 @@ class SqlKeys:
             _log(connection, key_id, now, "rotated", actor, told)
             return True
 
-        return await self._ledger.run(turn, ("key", fresh.digest))
+        return await self.ledger.run(turn, ("key", fresh.digest))
 
     async def trail(self, key_id: str) -> Sequence[KeyEvent]:
         query = select(key_events).where(key_events.c.key_id == key_id).order_by(key_events.c.seq)
@@ -188,14 +189,14 @@ class SqlKeys:
             rows = connection.execute(query)
             return [KeyEvent(row.key_id, row.at, row.event, row.actor, json.loads(row.details)) for row in rows]
 
-        return await self._ledger.run(read)
+        return await self.ledger.run(read)
 
     async def record(self, key_id: str, event: str, *, actor: str, details: Mapping[str, Any] | None = None) -> None:
-        now = self._ledger.clock()
-        await self._ledger.run(lambda connection: _log(connection, key_id, now, event, actor, details or {}))
+        now = self.ledger.clock()
+        await self.ledger.run(lambda connection: _log(connection, key_id, now, event, actor, details or {}))
 
     async def spend_signature(self, digest: str, until: int) -> bool:
-        now = self._ledger.clock()
+        now = self.ledger.clock()
 
         def spend(connection: Connection) -> bool:
             connection.execute(delete(signed_requests).where(signed_requests.c.until < now))
@@ -203,14 +204,14 @@ class SqlKeys:
             written = statement.on_conflict_do_nothing().returning(signed_requests.c.digest)
             return connection.execute(written).first() is not None
 
-        return await self._ledger.run(spend)
+        return await self.ledger.run(spend)
 
     async def _one(self, where: Any) -> ApiKey | None:
         def read(connection: Connection) -> ApiKey | None:
             row = connection.execute(select(api_keys).where(where)).one_or_none()
             return None if row is None else _key_of(row)
 
-        return await self._ledger.run(read)
+        return await self.ledger.run(read)
 
 
 def _bearing(digest: str, now: int) -> ColumnElement[bool]:

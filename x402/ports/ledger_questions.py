@@ -15,7 +15,7 @@ from x402.ports.schema import payments, whole_payments
 from x402.stages import State
 
 _of_state = (payments.c.party == value("party")) & (payments.c.state == value("state"))
-_TOTALS = Prepared(select(payments.c.network, payments.c.asset, payments.c.amount).where(_of_state))
+_TOTALS = Prepared(select(payments.c.network, payments.c.asset, payments.c.amount, payments.c.stage).where(_of_state))
 _FAILURES = Prepared(
     select(payments.c.state, payments.c.stage).where(
         payments.c.party == value("party"),
@@ -39,10 +39,11 @@ def unresolved(connection: Connection, party: Party) -> Sequence[Entry]:
 
 
 def totals(connection: Connection, party: Party, state: State) -> dict[tuple[str, str], int]:
-    """Sum of atomic amounts by (network, asset) of the rows in one state."""
+    """Sum of what is due or has moved, by (network, asset), of the rows in one state; atomic."""
     sums: dict[tuple[str, str], int] = {}
-    for network, asset, amount in _TOTALS.rows(connection, party=str(party), state=str(state)):
-        sums[network, asset] = sums.get((network, asset), 0) + int(amount)
+    for network, asset, amount, stage in _TOTALS.rows(connection, party=str(party), state=str(state)):
+        due = json.loads(stage).get("amount")
+        sums[network, asset] = sums.get((network, asset), 0) + int(amount if due is None else due)
     return sums
 
 

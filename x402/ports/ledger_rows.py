@@ -156,10 +156,12 @@ def intend_together(
         network = subjects[0].network
         nonce = nonce_book.free(connection, network, signer, chain_nonce)
         stages = sign(nonce, list(fresh.values()))
-        for subject, stage in zip(fresh.values(), stages, strict=True):
-            entry = begin(Party.FACILITATOR, subject, stage)
+        entries = [
+            begin(Party.FACILITATOR, subject, stage) for subject, stage in zip(fresh.values(), stages, strict=True)
+        ]
+        for entry in entries:
             _write_first(connection, entry, lease)
-            outcomes[subject.pay_id] = Entry(entry.party, subject, stage, lease.now, lease.now), True
+            outcomes[entry.subject.pay_id] = replace(entry, created_at=lease.now, updated_at=lease.now), True
         nonce_book.take(connection, network, signer, chain_nonce, nonce)
         _keep_bundle(connection, network, signer, nonce, stages)
     # One payment may have been presented twice, on different terms: the first of them is the row's.

@@ -80,6 +80,12 @@ def stage_of(stage: str) -> str:
     return json.dumps({name: value for name, value in members.items() if name != SUBJECT}, separators=(",", ":"))
 
 
+def amount_of(row: PaymentRow) -> str:
+    """What is due of a payment or has moved, as digits: what its stage tells, else all that was signed."""
+    told = members_of(row.stage).get("amount")
+    return str(told) if type(told) is int else str(row.constants["amount"])
+
+
 def members_of(text: object) -> dict[str, Any]:
     """A JSON object, or an empty one for whatever else stands there."""
     try:

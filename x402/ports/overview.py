@@ -77,6 +77,10 @@ class Glance(Protocol):
         """Everything since a unix second, with one point for each `step_seconds`. Raises `UnavailableError`."""
         ...
 
+    async def pending(self) -> tuple[int, int, int | None]:
+        """Payments that are not decided, their atomic amount, and the unix second of the oldest."""
+        ...
+
 
 class SqlGlance:
     """`Glance` over the ledger's database."""
@@ -86,6 +90,9 @@ class SqlGlance:
 
     async def overview(self, since: int, step_seconds: int) -> Overview:
         return await self._ledger.run(lambda connection: _overview(connection, since, step_seconds))
+
+    async def pending(self) -> tuple[int, int, int | None]:
+        return await self._ledger.run(_pending)
 
 
 _SHOP = payments.c.party == str(Party.GATEWAY)

@@ -115,6 +115,7 @@ class PublicWeb(httpx.AsyncBaseTransport):
         self._allow = allow
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Connect by number. Raises `NotPublic` or `httpx.ConnectError`."""
         host = request.url.host
         if host in self._allow:
             return await self._inner.handle_async_request(request)

@@ -5,7 +5,7 @@ An access list is never used. Values are integers in wei, addresses `0x` hex, ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import coincurve
@@ -31,6 +31,10 @@ class EvmTransaction:
 
     def sign(self, key: coincurve.PrivateKey) -> tuple[str, bytes]:
         """The transaction's hash and its raw bytes (EIP-1559, EIP-2718)."""
+        return self.sign_with(lambda digest: key.sign_recoverable(digest, hasher=None))
+
+    def sign_with(self, signer: Callable[[bytes], bytes]) -> tuple[str, bytes]:
+        """The same by a signer of 32-byte digests; its v may be a parity, or 27 more."""
         fields: list[bytes | Sequence[bytes]] = [
             _integer(self.chain_id),
             _integer(self.nonce),
@@ -42,9 +46,9 @@ class EvmTransaction:
             self.data,
             [],
         ]
-        signature = key.sign_recoverable(keccak(_TYPE + _list(fields)), hasher=None)
+        signature = signer(keccak(_TYPE + _list(fields)))
         r, s = signature[:32].lstrip(b"\0"), signature[32:64].lstrip(b"\0")
-        raw = _TYPE + _list([*fields, _integer(signature[64]), r, s])
+        raw = _TYPE + _list([*fields, _integer(signature[64] % 27), r, s])
         return "0x" + keccak(raw).hex(), raw
 
 

@@ -16,7 +16,7 @@ from x402 import networks
 from x402.errors import MalformedError, RefusedError
 from x402.money import Asset, parse_atomic
 from x402.networks import PERMIT2
-from x402.schemes.eip712 import address_word, digest, domain_separator, keccak, parse_address, recover, uint256
+from x402.schemes.eip712 import address_word, digest, domain_separator, keccak, parse_address, uint256
 
 EXTENSION = "eip2612GasSponsoring"
 VERSION = "1"
@@ -81,6 +81,13 @@ def is_offered(extensions: Mapping[str, Any]) -> bool:
     return isinstance(info, Mapping) and info.get("version") == VERSION
 
 
+def is_signed(extensions: Mapping[str, Any]) -> bool:
+    """Whether a payment brings a permit of the payer's, and not only the seller's words."""
+    entry = extensions.get(EXTENSION)
+    info = entry.get("info") if isinstance(entry, Mapping) else None
+    return isinstance(info, Mapping) and "signature" in info
+
+
 def nonce_call(owner: str) -> bytes:
     """Calldata of `nonces(owner)`, the question to the token that a signer must ask."""
     return _NONCES + address_word(owner)
@@ -134,11 +141,6 @@ def read(extensions: Mapping[str, Any], asset: Asset, payer: str, maximum: int) 
     if value != maximum:
         raise RefusedError("permit2_2612_amount_mismatch", f"the permit is for {value} atomic units, not {maximum}")
     return Sponsorship(owner, value, nonce, deadline, bytes.fromhex(signature[2:]))
-
-
-def is_signed(sponsorship: Sponsorship, asset: Asset) -> bool:
-    """Whether its owner made the signature by ECDSA; a wallet with code is asked by the token itself."""
-    return recover(sponsorship.digest(asset), sponsorship.signature) == sponsorship.owner
 
 
 def _digest(owner: str, value: int, nonce: int, deadline: int, asset: Asset) -> bytes:

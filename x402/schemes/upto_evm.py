@@ -48,6 +48,7 @@ _SETTLE_WITH_PERMIT = keccak(f"settleWithPermit((uint256,uint256,bytes32,bytes32
 _HEAD_WORDS = 10
 _WORD = 32
 _NONCE_BITMAP = keccak(b"nonceBitmap(address,uint256)")[:4]
+_APPROVE = keccak(b"approve(address,uint256)")[:4]
 _ALLOWANCE = keccak(b"allowance(address,address)")[:4]
 _INVALIDATION_TOPIC = "0x" + keccak(b"UnorderedNonceInvalidation(address,uint256,uint256)").hex()
 
@@ -308,6 +309,11 @@ def read_payload(value: dict[str, Any], asset: Asset) -> SignedPermit:
 def allowance_call(payer: str) -> bytes:
     """Calldata of `allowance(payer, Permit2)`, a question to the token."""
     return _ALLOWANCE + address_word(payer) + address_word(PERMIT2)
+
+
+def approve_call(units: int) -> bytes:
+    """Calldata of `approve(Permit2, units)`, the payer's own transaction with the token."""
+    return _APPROVE + address_word(PERMIT2) + uint256(units)
 
 
 @lru_cache(maxsize=64)

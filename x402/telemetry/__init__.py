@@ -6,7 +6,8 @@ an observer. An observer that fails is counted and silenced; it changes nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -31,10 +32,12 @@ class Observer(Protocol):
 
 
 class Telemetry:
-    """Passes facts on to every observer. `failures` counts facts that an observer could not take."""
+    """Passes facts on to every observer. `failures` counts facts that an observer could not take, `timer_ns` measures
+    how long steps take."""
 
-    def __init__(self, observers: Sequence[Observer] = ()) -> None:
+    def __init__(self, observers: Sequence[Observer] = (), *, timer_ns: Callable[[], int] | None = None) -> None:
         self._observers = list(observers)
+        self._timer_ns = timer_ns
         self.failures = 0
 
     def observe(self, observer: Observer) -> None:
@@ -49,3 +52,19 @@ class Telemetry:
                 observer(fact)
             except Exception:  # noqa: BLE001 - an observer's defect must never reach a payment (fault A19)
                 self.failures += 1
+
+    @contextmanager
+    def step(self, name: str, **attributes: str | int) -> Iterator[dict[str, str | int]]:
+        """Tell one fact about what the block does, with its `duration_us` where there is a timer. More attributes may
+        be put into what is yielded; an exception is told by its class, as `error`."""
+        began = None if self._timer_ns is None else self._timer_ns()
+        more: dict[str, str | int] = {}
+        try:
+            yield more
+        except BaseException as error:
+            more["error"] = getattr(error, "code", type(error).__name__)
+            raise
+        finally:
+            if began is not None and self._timer_ns is not None:
+                more["duration_us"] = (self._timer_ns() - began) // 1000
+            self.emit(name, **{**attributes, **more})

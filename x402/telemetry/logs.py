@@ -5,7 +5,7 @@ from __future__ import annotations
 from x402.telemetry import Fact, Observer, request_id
 
 _WARNINGS = ("refused", "pending", "reversed", "failed", "unavailable", "_low", "_high")
-_GAUGES = ("signer.balance",)
+_GAUGES = ("signer.balance", "gateway.", "step.")
 """What is told again and again and belongs in the metrics alone."""
 
 
@@ -16,7 +16,7 @@ def log_facts() -> Observer:
     logger = structlog.get_logger("x402")
 
     def observe(fact: Fact) -> None:
-        if fact.name in _GAUGES:
+        if fact.name.startswith(_GAUGES):
             return
         write = logger.warning if fact.name.endswith(_WARNINGS) else logger.info
         asked = request_id.get()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from x402.telemetry import Fact, Observer
@@ -22,8 +23,25 @@ def count_facts(registry: CollectorRegistry) -> Observer:
     balances = Gauge("x402_signer_balance", "Wei or lamports of a key.", ("network", "signer"), registry=registry)
     seconds = Histogram("x402_seconds", "Durations of facts.", ("fact",), registry=registry, buckets=_SECONDS)
 
+    answers = _count_answers(registry)
+    gauges = {
+        "gateway.pending": Gauge("x402_pending_payments", "Payments that are not decided yet.", registry=registry),
+        "gateway.pending_age": Gauge("x402_pending_seconds", "Age of the oldest of them.", registry=registry),
+        "gateway.deliveries": Gauge("x402_webhook_deliveries_due", "Webhook deliveries to come.", registry=registry),
+    }
+    providers = Gauge("x402_provider_up", "Whether a provider's model can be had.", ("provider", "model"),
+                      registry=registry)  # fmt: skip
+
     def observe(fact: Fact) -> None:
         attributes = fact.attributes
+        if fact.name in gauges:
+            gauges[fact.name].set(int(attributes["value"]))
+            return
+        if fact.name == "gateway.provider":
+            providers.labels(attributes["provider"], attributes["model"]).set(int(attributes["up"]))
+            return
+        if fact.name == "answer.sold":
+            answers(attributes)
         if fact.name == "signer.balance":
             balances.labels(attributes["network"], attributes["signer"]).set(int(attributes["balance"]))
             return
@@ -34,6 +52,30 @@ def count_facts(registry: CollectorRegistry) -> Observer:
             seconds.labels(fact.name).observe(int(attributes["duration_us"]) / 1_000_000)
 
     return observe
+
+
+def _count_answers(registry: CollectorRegistry) -> Callable[[Mapping[str, str | int]], None]:
+    """Answers, tokens and revenue by model, and how long they took."""
+    from prometheus_client import Counter, Histogram
+
+    labels = ("model", "provider")
+    answers = Counter("x402_answers", "Answers sold.", (*labels, "paid_by", "outcome"), registry=registry)
+    tokens = Counter("x402_tokens", "Tokens metered.", (*labels, "kind"), registry=registry)
+    revenue = Counter("x402_revenue_units", "Charged, in atomic USDC.", (*labels, "paid_by"), registry=registry)
+    latency = Histogram("x402_answer_seconds", "Until it was whole.", labels, registry=registry, buckets=_SECONDS)
+    first = Histogram("x402_first_token_seconds", "Until its first token.", labels, registry=registry, buckets=_SECONDS)
+
+    def count(told: Mapping[str, str | int]) -> None:
+        whose = (told["model"], told["provider"])
+        answers.labels(*whose, told["paid_by"], told["outcome"]).inc()
+        revenue.labels(*whose, told["paid_by"]).inc(int(told["charged_units"]))
+        for kind in ("input", "output"):
+            tokens.labels(*whose, kind).inc(int(told[f"{kind}_tokens"]))
+        latency.labels(*whose).observe(int(told["latency_ms"]) / 1000)
+        if "first_token_ms" in told:
+            first.labels(*whose).observe(int(told["first_token_ms"]) / 1000)
+
+    return count
 
 
 def exposition(registry: CollectorRegistry) -> tuple[bytes, str]:

@@ -25,7 +25,7 @@ ACCOUNT = f"{EVM}:{Signer().address(EVM)}"
 
 
 def signed_in(shop: Any) -> dict[str, str]:
-    where = {"domain": "gateway.example", "uri": "https://gateway.example/api/v1"}
+    where: Any = {"domain": "gateway.example", "uri": "https://gateway.example/api/v1"}
     return Signer().header(shop.now, **where)
 
 

@@ -17,7 +17,8 @@ class Holder:
     """Who is to be charged for a request that brings no payment.
 
     `account` is CAIP-10 (`eip155:8453:0x…`, `solana:5eykt…:<address>`), or `key:<id>` for a key whose credit the
-    operator has granted. `spend_limit` is what the key may still spend, in atomic USDC; None is no limit of its own.
+    operator has granted. `spend_limit` is what the key may spend in all its life, in atomic USDC: the account's
+    book counts; None is no limit of its own.
     """
 
     account: str

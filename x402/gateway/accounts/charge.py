@@ -44,10 +44,10 @@ def refused(error: TooLittle, account: str) -> RefusedError:
     """The 402 of a balance, or a key's limit, that does not cover what is asked (aimo rows 55, 79)."""
     details = {"account": account, "available": str(error.available), "required": str(error.wanted)}
     if error.scope == "key":
-        words = "this key may not spend that much"
-        return RefusedError("spend_limit_reached", words, mender=Mender.CALLER, details=details)
-    words = "the balance does not cover this request: pay one of the offers, or fill it at session/deposit"
-    return RefusedError(EMPTY, words, mender=Mender.PAYER, details=details)
+        limited = "this key may not spend that much"
+        return RefusedError("spend_limit_reached", limited, mender=Mender.CALLER, details=details)
+    empty = "the balance does not cover this request: pay one of the offers, or fill it at session/deposit"
+    return RefusedError(EMPTY, empty, mender=Mender.PAYER, details=details)
 
 
 def metered_of(sale: Sale, bound: int, *, whole: bool) -> Metered:
@@ -91,10 +91,11 @@ def bill_header(held: Reservation, bill: Bill | None = None) -> tuple[str, str]:
 
 
 def reply_of(answer: Answer, held: Reservation, bill: Bill | None) -> Reply:
+    """A whole answer with its bill; an error is not billed."""
     headers, _ = split_notes(answer)
-    return Reply(
-        answer.status, (*headers, bill_header(held, bill)) if answer.status < 400 else headers, Whole(answer.body)
-    )
+    if answer.status < 400:
+        headers = (*headers, bill_header(held, bill))
+    return Reply(answer.status, headers, Whole(answer.body))
 
 
 def not_billed(error: Exception) -> X402Error:

@@ -40,7 +40,7 @@ _BEARER = re.compile(r"[Bb]earer +([!-~]{1,512})", re.ASCII)
 _SCOPES = (
     (re.compile(r"/(embeddings)$"), Scope.EMBEDDINGS),
     (re.compile(r"/images/[a-z]+$"), Scope.IMAGES),
-    (re.compile(r"/(billing/[a-z]+|session/balance)$"), Scope.BILLING),
+    (re.compile(r"/(billing/(?!budget)[a-z]+|session/balance)$"), Scope.BILLING),
     (re.compile(r"/(keys|session|webhooks|billing/budget)(/.*)?$"), Scope.KEYS),
     (re.compile(r"/(models|providers)(/.*)?$|/estimate$"), None),
 )
@@ -102,6 +102,11 @@ class KeyRing:
         self._seal = seal
         self._network = network
         self._theirs = theirs
+
+    @property
+    def now(self) -> int:
+        """Unix seconds, by this ring's clock."""
+        return self._clock()
 
     async def issue(self, wish: KeyWish, *, actor: str) -> tuple[str, ApiKey]:
         """A new key: its text, which is told this once, and its record. Raises `ApiProblem`."""
@@ -264,7 +269,7 @@ class KeyRing:
             raise unknown_key(f"this key signs its requests ({SCHEME}), it is not sent", code="signature_required")
         if key.addresses and not _inside(request.peer, key.addresses):
             raise _denied("address_refused", f"this key is not used from {request.peer or 'an unknown address'}")
-        scope = scope_of(request.target)
+        scope = scope_of(request.target, request.method)
         if scope is not None and scope not in key.scopes:
             raise _denied("insufficient_scope", f"this key lacks the scope {scope}", details={"scope": str(scope)})
         if 0 < key.usage_limit <= key.uses:
@@ -280,9 +285,11 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def scope_of(target: str) -> Scope | None:
+def scope_of(target: str, method: str = "POST") -> Scope | None:
     """The scope that a path needs; None when any key will do."""
     path = target.partition("?")[0].rstrip("/")
+    if method == "GET" and path.endswith("/billing/budget"):
+        return Scope.BILLING
     return next((scope for ending, scope in _SCOPES if ending.search(path)), Scope.CHAT)
 
 

@@ -41,7 +41,7 @@ _CSP = (
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>x402 gateway: try it</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="stylesheet" href="docs/swagger-ui.css"></head>
+<link rel="icon" href="data:,"><link rel="stylesheet" href="docs/swagger-ui.css"></head>
 <body><div id="page"></div><script src="docs/swagger-ui-bundle.js"></script><script src="docs/start.js"></script>
 </body></html>
 """

@@ -18,38 +18,48 @@ from fastapi.responses import Response
 
 from x402.errors import MalformedError
 from x402.gateway.api.profiles import MOUNTED, Profile
+from x402.gateway.api.ratings import Ratings, rating_json
 from x402.gateway.inference.abilities import CAPABILITIES, capabilities
 from x402.gateway.inference.catalogue import Model, Provider
 from x402.gateway.inference.ranges import out_of_range
 from x402.gateway.inference.router import Router, servable
+from x402.ports import Clock
+from x402.ports.ratings import RatingSum
 from x402.price import exact
 from x402.wire.strict import dump_json
 
 _DIGITS_LIMIT = 12
 
 
-def add_listings(app: FastAPI, router: Router) -> None:
-    """Add `/models`, `/models/{id}` and `/providers` to every profile."""
+def add_listings(app: FastAPI, router: Router, clock: Clock) -> None:
+    """Add `/models`, `/models/{id}`, `/providers` and `/ratings` to every profile."""
+    ratings = Ratings(app, router, clock)
     for profile in MOUNTED:
         tag: list[Any] = [profile.name]
-        app.add_api_route(f"{profile.base}/models", _models(profile, router), methods=["GET"], tags=tag)
-        app.add_api_route(f"{profile.base}/models/{{model:path}}", _model(profile, router), methods=["GET"], tags=tag)
+        app.add_api_route(f"{profile.base}/models", _models(profile, router, ratings), methods=["GET"], tags=tag)
+        app.add_api_route(
+            f"{profile.base}/models/{{model:path}}", _model(profile, router, ratings), methods=["GET"], tags=tag
+        )
         app.add_api_route(f"{profile.base}/providers", _providers(profile, router), methods=["GET"], tags=tag)
+        app.add_api_route(f"{profile.base}/ratings", ratings.rate, methods=["POST"], tags=tag, status_code=201)
 
 
-def _models(profile: Profile, router: Router) -> Any:
+def _models(profile: Profile, router: Router, ratings: Ratings) -> Any:
     async def list_models(request: Request) -> Response:
         """The models on sale, with prices in US dollars per million tokens, or per image or request."""
+        rated = await ratings.of_models()
         chosen = select(router.catalogue.models, request.query_params)
-        return _reply(profile, request, {"object": "list", "data": [entry(model, router) for model in chosen]})
+        entries = [entry(model, router, rated) for model in chosen]
+        return _reply(profile, request, {"object": "list", "data": entries})
 
     return list_models
 
 
-def _model(profile: Profile, router: Router) -> Any:
+def _model(profile: Profile, router: Router, ratings: Ratings) -> Any:
     async def show_model(request: Request) -> Response:
         """One model, by any of its names."""
-        return _reply(profile, request, entry(router.resolve(request.path_params["model"]), router))
+        model = router.resolve(request.path_params["model"])
+        return _reply(profile, request, entry(model, router, await ratings.of_models()))
 
     return show_model
 
@@ -62,11 +72,12 @@ def _providers(profile: Profile, router: Router) -> Any:
     return list_providers
 
 
-def entry(model: Model, router: Router) -> dict[str, Any]:
-    """One model of the list, with the health of its providers. `available` says whether any of them answers now."""
+def entry(model: Model, router: Router, rated: Mapping[str, RatingSum]) -> dict[str, Any]:
+    """One model of the list, with the health of its providers and its ratings. `available` says whether any provider
+    answers now."""
     able = [provider for provider, _ in servable(model) if not router.health.is_out(provider.endpoint)]
     more = {"capabilities": list(capabilities(model)), "available": bool(able)}
-    return model.as_json(router.health.of) | more
+    return model.as_json(router.health.of) | more | {"rating": rating_json(rated.get(model.name))}
 
 
 def providers(router: Router) -> list[dict[str, Any]]:

@@ -20,12 +20,15 @@ from x402.gateway.accounts import Holder
 from x402.gateway.accounts.keys import KeyRing
 from x402.gateway.answers import key_beside
 from x402.gateway.api.asked import SignIn
+from x402.gateway.api.budgets import add_budgets
 from x402.gateway.api.dashboard import add_dashboard
 from x402.gateway.api.keys import add_keys
+from x402.gateway.api.listings import providers
 from x402.gateway.api.profiles import envelope_of
 from x402.gateway.api.signed_keys import add_signed_keys
 from x402.gateway.api.webhooks import add_webhooks
 from x402.gateway.inference.router import Router
+from x402.gateway.operations.budgets import Budgets
 from x402.gateway.operations.limits import Limits, Pace, Paced, tiers_of
 from x402.gateway.operations.peers import networks_of
 from x402.gateway.operations.retention import PURGE_SECONDS, Purge, Retention
@@ -36,6 +39,8 @@ from x402.gateway.problem import ApiProblem
 from x402.gateway.sale import PaidRequest
 from x402.gateway.sealed import Seal
 from x402.ports import Clock, Ledger
+from x402.ports.account_book import SqlAccounts
+from x402.ports.budgets import SqlBudgets
 from x402.ports.courier import Courier, HttpCourier
 from x402.ports.deliveries import SqlDeliveries
 from x402.ports.keys import SqlKeys
@@ -47,6 +52,8 @@ from x402.telemetry import Telemetry
 
 OPERATORS_WEBHOOK = "operator"
 """The webhook that settings name, by its id."""
+MEASURE_SECONDS = 15.0
+"""How often the gauges are read."""
 KEY_BASES = ("/api/v1", "/v1")
 
 
@@ -68,11 +75,12 @@ class Operations:
         courier: Courier | None = None,
     ) -> None:
         self._settings = settings
+        self._place = place
         self._clock = clock
         self._facts = facts
         self._url = url.rstrip("/")
         self._courier = courier or HttpCourier()
-        self._seal = Seal(settings.answer_keys or settings.quote_keys or _beside(place))
+        self._seal = seal_of(settings, place)
         self._network = _solana(receivers, settings)
         self._proxies = networks_of(settings.trusted_proxies, "X402_TRUSTED_PROXIES")
         pace = Pace(
@@ -89,9 +97,11 @@ class Operations:
         )
         self.paywall: Paywall | None = None
         self._glance: SqlGlance | None = None
+        self._router: Router | None = None
         self._keys: KeyRing | None = None
         self._hooks: Webhooks | None = None
         self._purge: Purge | None = None
+        self._budgets: Budgets | None = None
 
     @property
     def turnstile(self) -> dict[str, Any]:
@@ -107,10 +117,12 @@ class Operations:
         """Put the paths on the gateway's app."""
         sign_in = Paced(SignIn(self._open_paywall), self.limits)
         ring = _Later(self)
+        self._router = router
         for base in KEY_BASES:
             add_keys(app, base, self.keys, sign_in, ring)
             add_signed_keys(app, base, self.keys, clock=self._clock)
             add_webhooks(app, base, self.hooks, sign_in, ring)
+            add_budgets(app, base, self.budgets, sign_in, ring)
         add_dashboard(
             app, self._sessions, sign_in, self.glance, router, clock=self._clock, secure=self._url.startswith("https")
         )
@@ -121,13 +133,8 @@ class Operations:
         ledger = paywall.till.register.ledger
         if not isinstance(ledger, SqlLedger):
             return
-        self._keys = KeyRing(
-            SqlKeys(ledger),
-            clock=self._clock,
-            seal=self._seal,
-            gateway=self._url,
-            network=self._network,
-            theirs=self._settings.accept_aimo_keys,
+        self._keys = ring_of(
+            self._settings, ledger, place=self._place, clock=self._clock, url=self._url, network=self._network
         )
         if paywall.members is not None:
             before = [Paced(credential, self.limits) for credential in paywall.members.credentials]
@@ -137,6 +144,8 @@ class Operations:
         self._hooks = Webhooks(book, self._courier, clock=self._clock, seal=self._seal, telemetry=self._facts)
         self._facts.observe(self._hooks.hear)
         await self._name_operator(self._hooks)
+        bills = SqlAccounts(ledger)
+        self._budgets = Budgets(SqlBudgets(ledger), bills, self._clock, self._hooks, self._facts)
         kept = Retention(
             tag_days=self._settings.tag_retention_days, delivery_days=self._settings.delivery_retention_days
         )
@@ -148,7 +157,7 @@ class Operations:
         if self._hooks is None or self._purge is None:
             return
         try:
-            await asyncio.gather(self._hooks.run(), self._forget(self._purge))
+            await asyncio.gather(self._hooks.run(), self._forget(self._purge), self._measure())
         finally:
             if isinstance(self._courier, HttpCourier):
                 await self._courier.aclose()
@@ -164,6 +173,12 @@ class Operations:
         if self._hooks is None:
             raise _off("webhooks")
         return self._hooks
+
+    def budgets(self) -> Budgets:
+        """The accounts' budgets. Raises `ApiProblem` 404 where the ledger is not one of ours."""
+        if self._budgets is None:
+            raise _off("budgets")
+        return self._budgets
 
     def glance(self) -> Glance:
         """What the dashboard asks. Raises `ApiProblem` 404 where the ledger is not one of ours."""
@@ -191,12 +206,56 @@ class Operations:
         while True:
             with suppress(UnavailableError):
                 await purge.step()
+                await self.budgets().step()
             await asyncio.sleep(PURGE_SECONDS)
+
+    async def _measure(self) -> None:
+        while True:
+            with suppress(UnavailableError):
+                await self.measure()
+            await asyncio.sleep(MEASURE_SECONDS)
+
+    async def measure(self) -> None:
+        """Tell how many payments, deliveries and providers wait or fail now. Raises `UnavailableError`."""
+        pending, _, oldest = await self.glance().pending()
+        age = 0 if oldest is None else max(0, self._clock() - oldest)
+        self._facts.emit("gateway.pending", value=pending)
+        self._facts.emit("gateway.pending_age", value=age)
+        self._facts.emit("gateway.deliveries", value=await self.hooks().book.waiting())
+        for provider in providers(self._router) if self._router is not None else ():
+            for model in provider["models"]:
+                up = int(model["health"]["status"] != "outage")
+                self._facts.emit("gateway.provider", provider=provider["id"], model=model["id"], up=up)
 
     def _open_paywall(self) -> Paywall:
         if self.paywall is None:
             raise _off("sign-in")
         return self.paywall
+
+
+def ring_of(
+    settings: GatewaySettings,
+    ledger: SqlLedger,
+    *,
+    place: Ledger | str | Path | None,
+    clock: Clock,
+    url: str = "",
+    network: str = "",
+) -> KeyRing:
+    """The ring of a gateway's keys, also for the operator's own commands beside it."""
+    return KeyRing(
+        SqlKeys(ledger),
+        clock=clock,
+        seal=seal_of(settings, place),
+        gateway=url or settings.public_url,
+        network=network or _solana((), settings),
+        theirs=settings.accept_aimo_keys,
+    )
+
+
+def seal_of(settings: GatewaySettings, place: Ledger | str | Path | None) -> Seal:
+    """What seals secrets at rest: the answers' key, else the quotes', else the one in the file beside the ledger."""
+    return Seal(settings.answer_keys or settings.quote_keys or _beside(place))
 
 
 class _Later:

@@ -20,6 +20,7 @@ from x402.gateway.inference.embeddings import EMBEDDINGS
 from x402.gateway.inference.images import IMAGES
 from x402.gateway.inference.router import Router
 from x402.gateway.inference.selection import REGION
+from x402.gateway.sale import Sale
 from x402.wire.strict import dump_json
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -61,7 +62,9 @@ def add_selling(app: FastAPI, desks: Desks) -> list[Good]:
             app.add_api_route(route, endpoint, methods=["POST"], tags=tag, name=name, response_class=Response)
             goods.append(Good(route, desk.price, body))
         route = f"{profile.base}/batch"
-        app.add_api_route(route, _batch(desks.batch), methods=["POST"], tags=tag, name="batch", response_class=Response)
+        app.add_api_route(
+            route, _batch(profile, desks.batch), methods=["POST"], tags=tag, name="batch", response_class=Response
+        )
         goods.append(Good(route, desks.batch.price, "BatchRequest"))
         app.add_api_route(f"{profile.base}/estimate", _estimate(profile, desks), methods=["POST"], tags=tag)
     return goods
@@ -77,12 +80,15 @@ def _paths(profile: Profile, desks: Desks) -> list[tuple[str, Desk[Any], str]]:
     return [*paths, ("/inference", desks.chat, "ChatRequest")] if profile is LEGACY else paths
 
 
-def _batch(desk: BatchDesk) -> Endpoint:
+def _batch(profile: Profile, desk: BatchDesk) -> Endpoint:
     async def batch_completion(request: Request) -> Response:
         """Many chat completions of one model under one payment, answered in order. Without a payment: 402."""
         sale = request.scope.get("x402")
         batch = desk.order(await request.body(), sale, region=request.headers.get(REGION, ""))
-        return JSONResponse(await desk.complete(batch, sale, request_id=request.state.request_id))
+        body = await desk.complete(batch, sale, request_id=request.state.request_id)
+        if profile.wrapped:
+            body = {"success": True, "data": body, "meta": {"request_id": request.state.request_id}}
+        return JSONResponse(body)
 
     return batch_completion
 
@@ -98,11 +104,18 @@ def _completion(profile: Profile, desk: Desk[Any]) -> Endpoint:
         begun = time.monotonic()
         done = await desk.complete(ordered, sale, request_id=request_id)
         if not profile.wrapped:
-            return Response(done.body, media_type="application/json")
+            return Response(done.body if sale is None else billed(done, sale), media_type="application/json")
         latency_ms = round((time.monotonic() - begun) * 1000)
         return Response(dump_json(wrapped(done, ordered, request_id, latency_ms)), media_type="application/json")
 
     return completion
+
+
+def billed(done: Completion, sale: Sale) -> bytes:
+    """An answer with its bill beside its own members, where nothing of that name is there already (aimo row 81)."""
+    if "x402" in done.members or "charge" not in sale.notes:
+        return done.body
+    return dump_json({**done.members, "x402": {"id": sale.pay_id, "charge": sale.notes["charge"]}}).encode()
 
 
 def wrapped(done: Completion, ordered: Ordered[Any], request_id: str, latency_ms: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ _WORDS = {
     "facilitator": "A facilitator settles payments",
     "reconciled": "Nothing is left open from before the start",
 }
+_WELL = {"up": True, "outage": False}
 
 
 def add_status(app: FastAPI, router: Router) -> None:
@@ -49,13 +50,14 @@ def page(body: dict[str, Any]) -> str:
         _row(_WORDS.get(name, name), "yes" if well else "no", well) for name, well in body["checks"].items()
     )
     offers = "".join(
-        _row(f"{one['display_name']}: {model['id']}", _doing(model["health"]), model["health"]["status"] != "outage")
+        _row(f"{one['display_name']}: {model['id']}", _doing(model["health"]), _WELL.get(model["health"]["status"]))
         for one in body["providers"]
         for model in one["models"]
     )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="refresh" content="{REFRESH_SECONDS}"><title>Gateway: {escape(body["status"])}</title>
+<meta http-equiv="refresh" content="{REFRESH_SECONDS}"><link rel="icon" href="data:,">
+<title>Gateway: {escape(body["status"])}</title>
 <style>{_STYLE}</style></head><body><main>
 <h1 class="{escape(body["status"])}">The gateway is {escape(body["status"])}</h1>
 <h2>Payments</h2><table>{checks}</table>
@@ -64,12 +66,13 @@ def page(body: dict[str, Any]) -> str:
 """
 
 
-def _row(name: str, words: str, well: bool) -> str:
-    return f'<tr><td>{escape(name)}</td><td class="{"up" if well else "down"}">{escape(words)}</td></tr>'
+def _row(name: str, words: str, well: bool | None) -> str:
+    colour = "" if well is None else "up" if well else "down"
+    return f'<tr><td>{escape(name)}</td><td class="{colour}">{escape(words)}</td></tr>'
 
 
 def _doing(health: dict[str, Any]) -> str:
-    words = [health["status"]]
+    words = ["not asked yet" if health["status"] == "unknown" else health["status"]]
     if health["latency_ms"] is not None:
         words.append(f"{health['latency_ms']} ms")
     if health["availability_percent"] is not None:
@@ -77,7 +80,10 @@ def _doing(health: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-_CSP = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_CSP = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1a1d21; --paper: #fbfbfa; --line: #d9dbde; --up: #16713c; --down: #b3261e; }
 @media (prefers-color-scheme: dark) {

@@ -9,7 +9,14 @@ from x402.gateway.inference.abilities import MAKES_CHATS
 from x402.gateway.inference.catalogue import Model
 from x402.gateway.inference.chat_request import ChatRequest, parse_chat
 from x402.gateway.inference.desk import Desk, Ordered, Trade, remember
-from x402.gateway.inference.meter import StreamMeter, begins_with_error, is_empty, receipt_comment, usage_of
+from x402.gateway.inference.meter import (
+    StreamMeter,
+    begins_with_error,
+    bill_comment,
+    is_empty,
+    receipt_comment,
+    usage_of,
+)
 from x402.gateway.inference.ranges import refused
 from x402.gateway.inference.router import Router
 from x402.gateway.inference.tally import Tally, tokens_of
@@ -35,7 +42,9 @@ class ChatDesk(Desk[ChatRequest]):
         tally = self.tally(ordered, answer, sale)
         tally.tell()
         request = ordered.request
-        return _relay(answer, StreamMeter(include_usage=request.include_usage, model=request.model), tally)
+        return _relay(
+            answer, StreamMeter(include_usage=request.include_usage, model=request.model, most=tally.most), tally
+        )
 
 
 def _check(request: ChatRequest, model: Model) -> None:
@@ -75,10 +84,15 @@ async def _relay(answer: UpstreamAnswer, meter: StreamMeter, tally: Tally) -> As
         if meter.failed or not meter.said:
             tally.nothing()
         sale, comment = tally.sale, ""
-        if sale is not None and sale.receipt is not None:
+        receipt = None if sale is None else sale.receipt
+        if sale is not None and sale.settle is not None:
+            receipt = await sale.settle()
+        if sale is not None and receipt is not None:
             charge = tally.as_json()
             sale.note(charge=charge)
-            comment = receipt_comment(sale.receipt, charge)
+            comment = receipt_comment(receipt, charge)
+        elif sale is not None and sale.account and not sale.credits:
+            comment = bill_comment(tally.as_json() | {"id": sale.pay_id})
         ending = meter.finish(comment)
         answer.ended(tally.used.completion_tokens)
         yield ending

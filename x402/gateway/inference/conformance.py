@@ -63,6 +63,7 @@ class Report:
         return "; ".join(f"{one.name}: {one.words}" for one in self.findings if one.needed and not one.passed)
 
     def as_json(self) -> dict[str, Any]:
+        """All of it for programs."""
         findings = [
             {"name": one.name, "passed": one.passed, "needed": one.needed, "words": one.words} for one in self.findings
         ]

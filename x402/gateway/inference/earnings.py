@@ -31,6 +31,7 @@ class Paid:
     transaction: str = ""
 
     def as_json(self) -> dict[str, Any]:
+        """All of it for programs."""
         return earned_json(self.earned) | {"payout": self.withdrawal or None, "transaction": self.transaction or None}
 
 

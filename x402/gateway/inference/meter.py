@@ -21,6 +21,8 @@ from x402.wire.headers import encode_header
 from x402.wire.receipt import Receipt
 
 RECEIPT_COMMENT = "x402-receipt"
+BILL_COMMENT = "x402-bill"
+"""What marks the charge of a stream that a balance pays for: no token moved, so it is no receipt."""
 EVENT_LIMIT = 1024 * 1024
 
 _DONE = b"data: [DONE]\n\n"
@@ -54,10 +56,11 @@ def is_empty(answer: Mapping[str, Any]) -> bool:
 class StreamMeter:
     """Follows one SSE stream: `feed` gives the bytes that go on, `finish` those that end it.
 
-    `model` is what the stream's chunks call the model. `said` counts what was said so far, in tokens (`tally`).
+    `model` is what the stream's chunks call the model. `said` counts what was said so far, in tokens (`tally`); beyond
+    `most` the stream is cut.
     """
 
-    def __init__(self, *, include_usage: bool, model: str = "") -> None:
+    def __init__(self, *, include_usage: bool, model: str = "", most: int | None = None) -> None:
         self.usage: Usage | None = None
         self.said = 0
         self.done = False
@@ -65,6 +68,7 @@ class StreamMeter:
         self._finished = False
         self._include_usage = include_usage
         self._model = model
+        self._most = most
         self._rest = b""
 
     def feed(self, chunk: bytes) -> bytes:
@@ -76,6 +80,9 @@ class StreamMeter:
             if event is None:
                 break
             out.append(self._relayed(event))
+            if self._most is not None and self.said > self._most:
+                # What was paid for is delivered; an upstream that goes on is not listened to (fault G03).
+                out.append(self._cut())
         if len(self._rest) > EVENT_LIMIT:
             raise UpstreamFailed(f"an event is longer than {EVENT_LIMIT} bytes")
         return b"".join(out)
@@ -85,6 +92,13 @@ class StreamMeter:
         if self.failed or not (self.done or self._finished):
             raise UpstreamFailed("the stream ended early")
         return (f": {comment}\n\n".encode() if comment else b"") + _DONE
+
+    def _cut(self) -> bytes:
+        """The event that ends a stream where no more is paid for."""
+        self.done, self._rest = True, b""
+        head = {"id": "cut", "object": "chat.completion.chunk", "created": 0, "model": self._model}
+        chunk = {**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}
+        return f"data: {json.dumps(chunk)}\n\n".encode()
 
     def _relayed(self, event: bytes) -> bytes:
         """What goes on of an event: itself, most often."""
@@ -124,6 +138,11 @@ class StreamMeter:
 def receipt_comment(receipt: Receipt, charge: Mapping[str, Any]) -> str:
     """The comment that carries a receipt with its charge: the marker, and base64 of JSON as in the header."""
     return f"{RECEIPT_COMMENT} {encode_header(receipt.as_json() | {'extra': {'charge': dict(charge)}})}"
+
+
+def bill_comment(charge: Mapping[str, Any]) -> str:
+    """The comment that carries the charge of a stream out of a balance."""
+    return f"{BILL_COMMENT} {encode_header(dict(charge))}"
 
 
 def begins_with_error(data: bytes) -> bool:

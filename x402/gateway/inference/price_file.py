@@ -33,6 +33,7 @@ from dataclasses import fields
 from decimal import Decimal
 from typing import Any
 
+from x402.config_file import TABLES
 from x402.errors import MalformedError, MisconfiguredError
 from x402.gateway.inference.catalogue import CODE, Catalogue, Model, join
 from x402.gateway.inference.price_entry import known_keys, later_prices, model_of, rate
@@ -55,7 +56,7 @@ def read_catalogue(text: str, *, environment: Mapping[str, str], now: int) -> Ca
         content = tomllib.loads(text, parse_float=Decimal)
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise MisconfiguredError(CODE, f"the price list is not TOML: {error}") from error
-    known_keys("the price list", content, _TOP_KEYS)
+    known_keys("the price list", content, _TOP_KEYS | TABLES.keys())
     entries = content.get("models", [])
     if not isinstance(entries, list) or not entries:
         raise MisconfiguredError(CODE, "the price list has no [[models]]")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from x402 import networks
-from x402.errors import MalformedError, UnavailableError
+from x402.errors import MalformedError, Mender, UnavailableError
 from x402.gateway.inference.catalogue import Model
 from x402.gateway.inference.conformance import Report, examine
 from x402.gateway.inference.offer import AGE_LIMIT_SECONDS, CODE, Offer, read_offer, read_signed
@@ -108,9 +108,8 @@ class Registrar:
         if wanted.standing is Standing.PENDING:
             await self._check_room()
         if not await self.book.register(wanted):
-            raise ApiProblem(
-                409, "stale_document", "a newer document is known, or the operator has closed this account"
-            )
+            words = "a document as new as this is known, or the operator has disabled this provider"
+            raise ApiProblem(409, "stale_document", words)
         self._telemetry.emit("provider.registered", provider=signed.id, standing=str(wanted.standing))
         if wanted.standing is Standing.PENDING:
             self._start(self._examine(wanted))
@@ -192,9 +191,8 @@ class Registrar:
 
     async def _check_room(self) -> None:
         if len(await self.book.providers([Standing.PENDING])) >= _PENDING_LIMIT:
-            raise ApiProblem(
-                503, "too_many_pending", "too many registrations wait to be checked", retry_after_seconds=60
-            )
+            words = "too many registrations wait to be checked"
+            raise ApiProblem(503, "too_many_pending", words, mender=Mender.NOBODY, retry_after_seconds=60)
 
     def _models(self, provider: RegisteredProvider) -> Sequence[Model]:
         key = unseal(provider.sealed_key, provider.id, self._house.secrets)

@@ -192,7 +192,8 @@ class Router:
         asked_at = self.health.timer()
         try:
             body = errand.request.forward(upstream.model, errand.output_tokens)
-            answer = await self._client.open(upstream, body, request_id=errand.request_id, path=errand.path)
+            with self._telemetry.step("step.upstream", provider=provider.id, model=upstream.model):
+                answer = await self._client.open(upstream, body, request_id=errand.request_id, path=errand.path)
         except BaseException:
             leave()
             raise

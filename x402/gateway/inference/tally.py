@@ -18,6 +18,7 @@ from x402.price import ModelPrice
 from x402.quote import Charge, Item, Quote, Usage, add_up
 
 BYTES_PER_TOKEN = 4
+SPARE_TOKENS = 16
 
 
 @dataclass(slots=True)
@@ -52,6 +53,15 @@ class Tally:
             return Charge.zero(self.quoted.bound)
         charge = self.quoted.actual(self.used, self.at)
         return charge if self.cut is None else replace(charge, total=self.cut(charge.total))
+
+    @property
+    def most(self) -> int | None:
+        """How much may be said, in tokens as they are counted here, where what is said is what is paid for (scheme
+        `upto`): our count may be twice the model's own."""
+        if self.sale is None or self.sale.settle is None:
+            return None
+        bound = next((line.units for line in self.quoted.lines if line.item is Item.COMPLETION), None)
+        return None if bound is None else 2 * bound + SPARE_TOKENS
 
     def hear(self, said: int = 0, usage: Usage | None = None) -> None:
         """More was said, or the upstream has told its count."""
@@ -105,6 +115,11 @@ class Tally:
             line["cached"] = True
         if charge.over:
             line["over"] = [str(item) for item in charge.over]
+        if self.sale is not None and self.sale.account:
+            # Who is charged; with `credits` what was not needed is there to be spent.
+            line["account"] = self.sale.account
+            if self.sale.credits:
+                line["credited"] = str(charge.unused)
         return line
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from x402.ports.outbox_trigger import statements
+from x402.ports.operator_schema import statements
 
 revision = "0003"
 down_revision = "0002"
@@ -15,13 +15,14 @@ _OPEN = "state IN ('claimed', 'intended', 'owed', 'refunding', 'reversed', 'serv
 
 
 def upgrade() -> None:
-    """Add the tables of accounts, keys, providers and deliveries, and what keeps the ledger quick."""
+    """Add the tables of accounts, keys, providers, deliveries and ratings, and what keeps the ledger quick."""
     _unsettled()
     _accounts()
     _keys()
     _providers()
     _deliveries()
     _bundles()
+    _ratings()
     op.execute("UPDATE schema_version SET version = 3")
 
 
@@ -39,6 +40,19 @@ def _unsettled() -> None:
     columns = ["party", "turn", "created_at", "pay_id"]
     op.create_index("payments_by_turn", "payments", columns, sqlite_where=where, postgresql_where=where)
     op.create_index("answers_by_age", "answers", ["created_at"])
+
+
+def _ratings() -> None:
+    op.create_table(
+        "ratings",
+        sa.Column("bill_id", sa.String(300), primary_key=True),
+        sa.Column("account", sa.String(200), nullable=False),
+        sa.Column("model", sa.String(160), nullable=False),
+        sa.Column("provider", sa.String(160), nullable=False),
+        sa.Column("stars", sa.Integer, nullable=False),
+        sa.Column("paid", sa.BigInteger, nullable=False),
+        sa.Column("at", sa.BigInteger, nullable=False),
+    )
 
 
 def _accounts() -> None:
@@ -266,6 +280,15 @@ def _deliveries() -> None:
     op.create_index("deliveries_by_id", "deliveries", ["delivery_id"], unique=True)
     op.create_index("deliveries_by_state", "deliveries", ["state", "due_at"])
     op.create_index("deliveries_by_subject", "deliveries", ["webhook_id", "subject", "state", "seq"])
+    op.create_table(
+        "budgets",
+        sa.Column("account", sa.String(200), primary_key=True),
+        sa.Column("period", sa.String(8), nullable=False),
+        sa.Column("units", sa.BigInteger, nullable=False),
+        sa.Column("percents", sa.String(64), nullable=False),
+        sa.Column("told_since", sa.BigInteger, nullable=False),
+        sa.Column("told_percent", sa.Integer, nullable=False),
+    )
     for statement in statements(op.get_bind().dialect.name):
         op.execute(statement)
 
