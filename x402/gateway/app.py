@@ -79,18 +79,9 @@ def create_app(
     registry = CollectorRegistry()
     facts = _facts(registry, telemetry, traces=settings.traces)
     client = upstream or UpstreamClient(trusted_hosts=settings.trusted_hosts)
-    router = Router(
-        sold,
-        client,
-        telemetry=facts,
-        hedge_at=settings.hedge_at,
-        cache=cache_of(settings, now),
-        screen=screen,
-        pins=pins,
-    )
-    receivers = dict(pay_to or settings.pay_to)
-    if not settings.mainnet:
-        refuse_mainnet(receivers)
+    cache = cache_of(settings, now)
+    router = Router(sold, client, telemetry=facts, hedge_at=settings.hedge_at, cache=cache, screen=screen, pins=pins)
+    receivers = _receivers(settings, pay_to)
     url = settings.public_url if public_url is None else public_url
 
     @asynccontextmanager
@@ -108,11 +99,7 @@ def create_app(
     options["accounts"] = options["accounts"] and isinstance(place, str | Path | SqlLedger)
     office = office_of(app, router, client, settings, given=catalogue, public_url=url, clock=now, telemetry=facts)
     add_registration(app, OURS.base, office)
-    goods = add_selling(app, Desks.over(router))
-    if options["accounts"]:
-        deposits = add_session(app, OURS.base, options["policy"])
-        goods += [Good(key.partition(" ")[2], price, "DepositRequest") for key, price in deposits.items()]
-        add_billing(app, OURS.base)
+    goods = _goods(app, router, options)
     add_listings(app, router, now)
     add_probes(app, registry)
     add_status(app, router)
@@ -134,12 +121,26 @@ def create_app(
         envelope=envelope_of,
         **options,
     )
-    app.add_middleware(Turnstile, **operations.turnstile)
-    _open_to_browsers(app)
-    app.add_middleware(RequestIds)
-    if settings.traces:
-        app.add_middleware(TracedRequests)
+    _surround(app, operations, traces=settings.traces)
     return app
+
+
+def _receivers(settings: GatewaySettings, pay_to: Mapping[str, str] | None) -> dict[str, str]:
+    """Where the seller is paid, by network. Raises `MisconfiguredError` for real money that nobody has allowed."""
+    receivers = dict(pay_to or settings.pay_to)
+    if not settings.mainnet:
+        refuse_mainnet(receivers)
+    return receivers
+
+
+def _goods(app: FastAPI, router: Router, options: Mapping[str, Any]) -> list[Good]:
+    """Add everything that costs something; returns what is to be priced."""
+    goods = add_selling(app, Desks.over(router))
+    if options["accounts"]:
+        deposits = add_session(app, OURS.base, options["policy"])
+        goods += [Good(key.partition(" ")[2], price, "DepositRequest") for key, price in deposits.items()]
+        add_billing(app, OURS.base)
+    return goods
 
 
 def _refuse_idle(catalogue: Catalogue) -> None:
@@ -151,8 +152,12 @@ def _refuse_idle(catalogue: Catalogue) -> None:
         )
 
 
-def _open_to_browsers(app: FastAPI) -> None:
-    """Any page may call the gateway: it keeps no cookies, and a payment is nobody's but its sender's (fault F16)."""
+def _surround(app: FastAPI, operations: Operations, *, traces: bool) -> None:
+    """Put around the paywall what every request passes: limits, browsers' questions, ids.
+
+    Any page may call the gateway, because a payment is nobody's but its sender's (fault F16).
+    """
+    app.add_middleware(Turnstile, **operations.turnstile)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=["*"],
@@ -160,6 +165,9 @@ def _open_to_browsers(app: FastAPI) -> None:
         allow_headers=["*", *PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID],
         expose_headers=[*EXPOSED_HEADERS, *RATE_HEADERS, "Retry-After"],
     )
+    app.add_middleware(RequestIds)
+    if traces:
+        app.add_middleware(TracedRequests)
 
 
 def _facts(registry: CollectorRegistry, telemetry: Telemetry | None, *, traces: bool) -> Telemetry:
