@@ -94,11 +94,7 @@ def create_app(
     place = ledger if ledger is not None else settings.ledger
     options = _options(settings, receivers, place)
     office = office_of(app, router, client, settings, given=catalogue, public_url=url, clock=now, telemetry=facts)
-    goods = add_selling(app, Desks.over(router))
-    if options["accounts"]:
-        deposits = add_session(app, OURS.base, options["policy"])
-        goods += [Good(key.partition(" ")[2], price, "DepositRequest") for key, price in deposits.items()]
-        add_billing(app, OURS.base)
+    goods = _goods(app, router, options)
     _add_free_paths(app, router, office, registry, now)
     add_signposts(app, sold, [good.path for good in goods], list(receivers), url)
     add_description(app, {good.path: good.body for good in goods})
@@ -117,25 +113,26 @@ def create_app(
         envelope=envelope_of,
         **options,
     )
-    app.add_middleware(Turnstile, **operations.turnstile)
-    _open_to_browsers(app)
-    _name_requests(app, traces=settings.traces)
+    _surround(app, operations, traces=settings.traces)
     return app
 
 
-def _name_requests(app: FastAPI, *, traces: bool) -> None:
-    """Every request has an id, and where traces are wanted a span."""
-    app.add_middleware(RequestIds)
-    if traces:
-        app.add_middleware(TracedRequests)
-
-
 def _receivers(settings: GatewaySettings, pay_to: Mapping[str, str] | None) -> dict[str, str]:
-    """Where the seller is paid. Raises `MisconfiguredError` for real money that nobody has allowed."""
+    """Where the seller is paid, by network. Raises `MisconfiguredError` for real money that nobody has allowed."""
     receivers = dict(pay_to or settings.pay_to)
     if not settings.mainnet:
         refuse_mainnet(receivers)
     return receivers
+
+
+def _goods(app: FastAPI, router: Router, options: Mapping[str, Any]) -> list[Good]:
+    """Add everything that costs something; returns what is to be priced."""
+    goods = add_selling(app, Desks.over(router))
+    if options["accounts"]:
+        deposits = add_session(app, OURS.base, options["policy"])
+        goods += [Good(key.partition(" ")[2], price, "DepositRequest") for key, price in deposits.items()]
+        add_billing(app, OURS.base)
+    return goods
 
 
 def _options(settings: GatewaySettings, receivers: Mapping[str, str], place: Ledger | str | Path) -> dict[str, Any]:
@@ -165,8 +162,12 @@ def _sold(settings: GatewaySettings, catalogue: Catalogue | None, clock: Clock) 
     return sold
 
 
-def _open_to_browsers(app: FastAPI) -> None:
-    """Any page may call the gateway: it keeps no cookies, and a payment is nobody's but its sender's (fault F16)."""
+def _surround(app: FastAPI, operations: Operations, *, traces: bool) -> None:
+    """Put around the paywall what every request passes: limits, browsers' questions, ids.
+
+    Any page may call the gateway, because a payment is nobody's but its sender's (fault F16).
+    """
+    app.add_middleware(Turnstile, **operations.turnstile)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=["*"],
@@ -174,6 +175,9 @@ def _open_to_browsers(app: FastAPI) -> None:
         allow_headers=["*", *PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID],
         expose_headers=[*EXPOSED_HEADERS, *RATE_HEADERS, "Retry-After"],
     )
+    app.add_middleware(RequestIds)
+    if traces:
+        app.add_middleware(TracedRequests)
 
 
 def _facts(registry: CollectorRegistry, telemetry: Telemetry | None, *, traces: bool) -> Telemetry:

@@ -17,8 +17,11 @@ from x402.devnet.model import ECHO, create_app, demo_catalogue
 from x402.gateway.inference.chat import ChatDesk
 from x402.gateway.inference.router import Router
 from x402.gateway.inference.upstream import UpstreamClient
+from x402.gateway.sale import Sale
+from x402.gateway.terms import Flow
 from x402.ports.account_book import SqlAccounts
 from x402.ports.accounts import BillFilter
+from x402.wire.challenge import Requirement
 
 Make = Callable[..., httpx.AsyncClient]
 PATH = "/api/v1/chat/completions"
@@ -93,17 +96,26 @@ async def test_row_086_a_stream_that_ends_in_an_error_is_not_billed(shop: Any, t
     assert await shop.entry(), "the payment is owed: the same request asks again, or it is paid back"
 
 
-async def test_G03_every_chunk_is_metered_as_it_passes() -> None:
+async def test_G03_every_chunk_is_metered_as_it_passes(town: Any) -> None:
     """What a reader who hangs up owes is known at each moment, and never falls."""
     transport = httpx.ASGITransport(create_app())
     router = Router(demo_catalogue("http://model.test/v1"), UpstreamClient(httpx.AsyncClient(transport=transport)))
     desk = ChatDesk(router)
-    sale: Any = type("Sale", (), {"metered": None, "receipt": None, "requirement": type("R", (), {"extra": {}})})()
+    offer = Requirement(
+        scheme="exact", network=town.EVM, amount=1, asset="0x" + "1" * 40, pay_to=town.SELLER_EVM,
+        max_timeout_seconds=300,
+    )  # fmt: skip
+    sale = Sale(
+        pay_id="p", payer="0xpayer", payee=town.SELLER_EVM, network=town.EVM, asset=offer.asset, amount=1,
+        flow=Flow.UPFRONT, requirement=offer,
+    )  # fmt: skip
     ordered = desk.order(json.dumps(ASKED).encode(), sale)
     charged = []
     async for _ in await desk.stream(ordered, sale):
+        assert sale.metered is not None
         charged.append(sale.metered.charged)
     assert charged == sorted(charged)
     assert 0 < charged[-1] <= ordered.quoted.bound
+    assert sale.metered is not None
     assert sale.metered.complete
     assert sale.metered.provider == "demo"
