@@ -38,6 +38,17 @@ def test_row_016_a_balance_is_filled_spent_and_looked_at(live_town: LiveTown) ->
     assert other["caip_account_id"].startswith("solana:"), "the same wallet on another chain is another account"
 
 
+def test_a_balance_pays_for_answers_and_says_what_they_cost(live_town: LiveTown) -> None:
+    named = ("--network", "base-sepolia")
+    assert run("deposit", "0.03", *named, **live_town.environment).exit_code == 0
+    ask = ("chat", "Hello", "--model", "demo/echo-1", "--max-tokens", "9", "--sign-in", *named)
+    told = json.loads(run(*ask, "--json", **live_town.environment).stdout)
+    assert (told["receipt"], 0 < int(told["bill"]["charged"]) <= int(told["bill"]["quoted"])) == (None, True)
+    for more, words in (((), "billed $"), (("--stream",), "billed at most $")):
+        result = run(*ask, *more, **live_town.environment)
+        assert (result.exit_code, words in result.stderr) == (0, True), result.output
+
+
 def test_a_deposit_costs_what_was_typed_and_no_more(live_town: LiveTown) -> None:
     for amount, code in (("0", 2), ("-1", 2), ("a lot", 2)):
         result = run("deposit", amount, **live_town.environment)

@@ -21,7 +21,7 @@ from x402.client.envelope import Envelope
 from x402.client.identity import Identity, identity_of
 from x402.client.profile import BETA_SIWX, DEVNET_KEY, DEVNET_X402, LEGACY, OURS, PROFILES, ModelForm, form_of, profile
 from x402.client.wallet import Wallet
-from x402.errors import ApiError, MalformedError, MisconfiguredError
+from x402.errors import ApiError, DeclinedError, MalformedError, MisconfiguredError
 from x402.schemes import eip712
 from x402.schemes.sign_in import evm_digest, evm_signature
 from x402.wire.sign_in import Dialect, read_header, seconds
@@ -250,6 +250,26 @@ def test_a_chain_without_a_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(MisconfiguredError) as raised:
             identity_of(wallet, wrong)
         assert raised.value.code == "invalid_chain"
+
+
+def test_B04_a_sign_in_that_is_worth_real_money_is_not_sent_over_plain_http(seat: Seat, wallet: Wallet) -> None:
+    for chain, url, sent in (
+        (networks.BASE, "http://a.test/v1", False),
+        ("eip155:424242", "http://a.test/v1", False),
+        (networks.BASE, "https://a.test/v1", True),
+        (networks.BASE, "http://127.0.0.1:4021/v1", True),
+        (networks.BASE_SEPOLIA, "http://a.test/v1", True),
+    ):
+        auth = X402Auth(wallet, journal=":memory:", sign_in=Identity(wallet, chain))
+        for one in (auth, auth.sign_in):
+            seller = Seller(Answer(200))
+            if sent:
+                seat.call(one, seller, url)
+                assert "sign-in-with-x" in seller.seen[0].headers
+            else:
+                with pytest.raises(DeclinedError, match="insecure_transport"):
+                    seat.call(one, seller, url)
+                assert seller.seen == []
 
 
 def test_a_stated_domain_and_the_other_dialect(wallet: Wallet) -> None:

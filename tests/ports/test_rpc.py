@@ -133,6 +133,7 @@ def test_answers_are_never_mixed(plan: list[tuple[int, bool]], chance: Any) -> N
         async def one(number: int, turns: int, fails: bool) -> None:
             for _ in range(turns):
                 await asyncio.sleep(0)
+            said: Any
             (said,) = await asyncio.gather(rpc.call(f"call {number}", fails), return_exceptions=True)
             if fails and isinstance(said, RpcError):
                 assert said.message == f"call {number}"

@@ -223,7 +223,8 @@ def test_a_simulation_that_fails_names_its_reason(revert: str, funds: Funds, cod
 
 def receipt(units: int, **members: Any) -> EvmReceipt:
     log = Log(evm_asset().address, (TRANSFER_TOPIC, topic_of(PERMIT.payer), topic_of(PERMIT.payee)), f"0x{units:064x}")
-    return EvmReceipt(**({"transaction": "0x1", "succeeded": True, "block": 1, "logs": (log,)} | members))
+    shape: dict[str, Any] = {"transaction": "0x1", "succeeded": True, "block": 1, "logs": (log,)}
+    return EvmReceipt(**(shape | members))
 
 
 def test_A15_a_transfer_counts_only_with_the_call_that_names_this_payment() -> None:

@@ -13,6 +13,8 @@ import httpx
 import pytest
 
 from x402.client.chat import Chat
+from x402.client.identity import Identity
+from x402.networks import SOLANA_DEVNET
 from x402.wire.headers import BILL, SIGN_IN_WITH_X, decode_header
 from x402.wire.sign_in import read_header, seconds
 
@@ -135,6 +137,15 @@ def test_row_062_063_064_065_our_client_speaks_every_profile_by_name(
         with chat.stream(model=model, messages=MESSAGES, max_tokens=9) as stream:
             assert "".join(chunk.text for chunk in stream) == "You said: Hello"
         assert "openai/gpt-4o" in [entry.id for entry in chat.models()]
+
+
+def test_row_064_an_empty_balance_is_paid_over_with_the_same_wallet(street: Street) -> None:
+    """Nothing was paid in on Solana, so the account there is empty, and the call is paid for as any other."""
+    auth = street.buyer(SOLANA_DEVNET, sign_in=Identity(street.town.parties.buyer, SOLANA_DEVNET))
+    with Chat(f"{street.url}/api/v1", profile="beta-siwx", auth=auth) as chat:
+        answer = chat.create(model="gpt-4o", messages=MESSAGES, max_tokens=9)
+    assert (answer.text, answer.receipt is not None) == ("You said: Hello", True)
+    assert [record.entry.subject.network for record in auth.journal.history()] == [SOLANA_DEVNET]
 
 
 def test_row_016_a_sign_in_is_used_once_and_for_five_minutes(street: Street) -> None:

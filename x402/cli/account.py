@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from x402.cli.screen import AsJson, err, out, shown, working, write_json
-from x402.cli.spending import BaseUrl, Mainnet, Networks, ProfileName, WalletFile, payer, policy_of
+from x402.cli.spending import BaseUrl, Mainnet, Networks, ProfileName, WalletFile, payer, policy_of, who
 
 if TYPE_CHECKING:
     from x402.client.chat import Chat
@@ -30,7 +30,7 @@ def balance(
         x402 balance --base-url http://127.0.0.1:4021/api/v1
     """
     purse = payer(profile, wallet)
-    opened = _caller(base_url, profile, sign_in=_who(purse, network), **purse)
+    opened = _caller(base_url, profile, sign_in=bool(purse) and who(wallet, network), **purse)
     with opened as caller, working("signing in", quiet=as_json):
         answer = caller.balance().as_json()
     if as_json:
@@ -59,8 +59,8 @@ def deposit(
 
         x402 deposit 0.50 --network base-sepolia
     """
-    purse = payer(profile, wallet) | {"policy": policy_of(amount, network, mainnet)}
-    opened = _caller(base_url, profile, sign_in=_who(purse, network), **purse)
+    purse, policy = payer(profile, wallet), policy_of(amount, network, mainnet)
+    opened = _caller(base_url, profile, sign_in=bool(purse) and who(wallet, network), policy=policy, **purse)
     with opened as caller, working("paying in", quiet=as_json):
         answer = caller.deposit(amount)
         members = caller.balance().as_json()
@@ -88,7 +88,7 @@ def withdraw(
         x402 withdraw 0.25 --network base-sepolia
     """
     purse = payer(profile, wallet)
-    opened = _caller(base_url, profile, sign_in=_who(purse, network), **purse)
+    opened = _caller(base_url, profile, sign_in=bool(purse) and who(wallet, network), **purse)
     with opened as caller, working("asking for it back", quiet=as_json):
         answer = caller.withdraw(amount or None).as_json()
     if as_json:
@@ -128,13 +128,6 @@ def usage(
     out().print(_table(ours))
     if theirs is not None:
         out().print(f"\n[bold]the seller's books[/]\n{shown(_lines(theirs))}", soft_wrap=True)
-
-
-def _who(purse: dict[str, Any], network: list[str] | None) -> Any:
-    """Who signs in: the wallet on the network that was named, or where the environment says."""
-    from x402.client.identity import identity_of
-
-    return identity_of(purse["wallet"], network[0]) if network and "wallet" in purse else "wallet" in purse
 
 
 def _caller(base_url: str, profile: str, **options: Any) -> Chat:

@@ -21,6 +21,7 @@ from x402.cli.spending import (
     payer,
     policy_of,
     unpaid,
+    who,
 )
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def chat(
     max_day: MaxDay = None,
     max_host: MaxHost = None,
     max_payee: MaxPayee = None,
+    sign_in: Annotated[bool, typer.Option("--sign-in", help="Spend your balance with the seller first.")] = False,
     profile: ProfileName = "",
     as_json: AsJson = False,
 ) -> None:
@@ -102,7 +104,8 @@ def chat(
 
     Limits for an hour, a day, a seller or an address count what all your programs paid by the same journal; without a
     flag the environment's hold. The answer goes to standard output, what was paid to standard error. Keys come from
-    the environment or a wallet file, never from the command line; networks with real money need --mainnet.
+    the environment or a wallet file, never from the command line; networks with real money need --mainnet. A balance
+    that --sign-in spends was paid in under these limits, and is not counted twice.
 
     Example:
 
@@ -111,7 +114,7 @@ def chat(
     from x402.client.chat import Chat
 
     policy, limits = policy_of(most, network, mainnet), limits_of(max_hour, max_day, max_host, max_payee)
-    purse = payer(profile, wallet)
+    purse = payer(profile, wallet) | ({"sign_in": who(wallet, network)} if sign_in else {})
     with Chat(base_url or None, profile=profile or None, policy=policy, limits=limits, **purse) as caller:
         question = {"model": model, "messages": _messages(prompt), **_params(max_tokens, False)}
         try:
@@ -126,7 +129,8 @@ def chat(
         return
     if not stream:
         write_answer(answer["text"])
-    err().print(_receipt_line(answer["receipt"], paid, local=_is_local(base_url)), soft_wrap=True)
+    line = _bill_line(answer["bill"]) if answer["bill"] else ""
+    err().print(line or _receipt_line(answer["receipt"], paid, local=_is_local(base_url)), soft_wrap=True)
 
 
 def bill(rows: Any) -> Any:
@@ -164,6 +168,7 @@ def _whole(caller: Chat, question: dict[str, Any], quiet: bool) -> dict[str, Any
         "usage": usage.as_json() if usage else None,
         "requestId": answer.request_id,
         "receipt": answer.receipt,
+        "bill": answer.bill.as_json() if answer.bill else None,
     }
 
 
@@ -174,7 +179,7 @@ def _streamed(caller: Chat, question: dict[str, Any]) -> dict[str, Any]:
         for chunk in stream:
             write_answer(chunk.text, end="")
     typer.echo()
-    return {"text": stream.text, "receipt": stream.receipt}
+    return {"text": stream.text, "receipt": stream.receipt, "bill": stream.bill.as_json() if stream.bill else None}
 
 
 def _paid(caller: Chat, receipt: Receipt | None) -> dict[str, str] | None:
@@ -197,6 +202,17 @@ def _is_local(base_url: str) -> bool:
     from x402.client.choose import is_secure
 
     return is_secure("http", urlsplit(base_url).hostname or "")
+
+
+def _bill_line(bill: dict[str, Any]) -> str:
+    """What an answer out of a balance cost; of a stream, what it may have cost at most."""
+    from x402.money import show_units
+
+    stated = bill.get("charged", bill.get("quoted"))
+    if not isinstance(stated, str) or not stated.isascii() or not stated.isdigit() or len(stated) > 30:
+        return ""
+    words = "[green]billed[/]" if "charged" in bill else "[green]billed[/] at most"
+    return f"{words} ${show_units(int(stated), 6)} to your balance · {shown(str(bill.get('id', '')))}"
 
 
 def _receipt_line(receipt: Receipt | None, paid: dict[str, str] | None, *, local: bool) -> str:

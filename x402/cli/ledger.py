@@ -145,8 +145,29 @@ def export(
             table.writerow([_cell(row[name]) for name in COLUMNS])
 
 
+def grant(
+    ledger: _Place,
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="CAIP-10, such as eip155:8453:0x…, or key:<id>.")],
+    amount: Annotated[str, typer.Argument(metavar="DOLLARS", help="Such as 5.00.")],
+    name: Annotated[str, typer.Option("--name", help="What this gift is called: each name gives once.")],
+) -> None:
+    """Give an account something to spend. It is spent before anything else, and never paid out.
+
+    Writes to the ledger, also while the gateway runs. The same name again gives nothing.
+
+    Example:
+
+        x402 ledger grant x402-gateway.sqlite eip155:8453:0x8ba1… 5.00 --name welcome-42
+    """
+    from x402.cli.ledger_grant import give
+
+    given, units = asyncio.run(give(ledger, account, amount, name))
+    out().print(shown(f"{units} USDC given to {account}" if given else f"{name} was given before; nothing was done"))
+
+
 app.command("audit", help=prose(audit))(audit)
 app.command("export", help=prose(export))(export)
+app.command("grant", help=prose(grant))(grant)
 
 COLUMNS = (
     "created", "updated", "party", "pay_id", "network", "asset", "symbol", "amount_atomic", "amount", "payer", "payee",

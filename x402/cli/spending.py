@@ -78,6 +78,14 @@ def payer(profile: str, wallet: Path | None) -> dict[str, Any]:
         raise
 
 
+def who(wallet: Path | None, network: list[str] | None) -> Any:
+    """Who signs in: the wallet in use, on the network that was named or where the environment says."""
+    from x402.cli.wallet import find
+    from x402.client.identity import identity_of
+
+    return identity_of(find(wallet), network[0]) if network else True
+
+
 def unpaid() -> Any:
     """An HTTP client that asks and never pays."""
     import httpx

@@ -9,7 +9,7 @@ import anyio.to_thread
 import httpx
 import httpx2
 
-from x402.client.answers import Chunk, Fields
+from x402.client.answers import Chunk, Fields, bill_in
 from x402.client.line import Reader, moved_by
 from x402.errors import Moved, UnavailableError
 from x402.wire.receipt import Receipt
@@ -39,6 +39,12 @@ class _Stream:
     def usage(self) -> Fields | None:
         """Token counts, when the seller sends them."""
         return self._reader.usage
+
+    @property
+    def bill(self) -> Fields | None:
+        """Under which id, and for how much at most, a balance is billed, when one pays."""
+        found = bill_in(self._response.headers.multi_items())
+        return None if found is None else Fields(found)
 
     @property
     def request_id(self) -> str | None:

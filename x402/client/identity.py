@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 from solders.signature import Signature
 
 from x402 import networks
+from x402.client.choose import is_secure
 from x402.client.wallet import Wallet
-from x402.errors import MisconfiguredError
+from x402.errors import DeclinedError, MisconfiguredError
 from x402.schemes.sign_in import evm_digest
 from x402.wire.sign_in import Dialect, SignIn, instant, signed
 
@@ -49,10 +50,15 @@ class Identity:
     def header(self, url: str, *, now: int, entropy: bytes) -> str:
         """The value of `SIGN-IN-WITH-X` for a request to `url`. `now` is unix seconds, `entropy` at least 16 bytes.
 
-        Raises `MisconfiguredError("no_key")` when the wallet has no key for the chain.
+        Raises `MisconfiguredError("no_key")` when the wallet has no key for the chain, and
+        `DeclinedError("insecure_transport")` where somebody on the way could take the header and spend a balance of
+        real money with it (fault B04).
         """
         parts = urlsplit(url)
         where = parts.netloc.rpartition("@")[2].lower()
+        chain = networks.find(self.chain_id)
+        if (chain is None or not chain.testnet) and not is_secure(parts.scheme.lower(), parts.hostname or ""):
+            raise DeclinedError("insecure_transport", "nobody signs in over plain http where money is real")
         sign_in = SignIn(
             domain=self.domain or where,
             address=self.address,

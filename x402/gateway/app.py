@@ -29,7 +29,7 @@ from x402.gateway.api.probes import add_probes
 from x402.gateway.api.profiles import OURS, envelope_of
 from x402.gateway.api.registration import add_registration
 from x402.gateway.api.request_ids import RequestIds
-from x402.gateway.api.selling import Desks, add_selling
+from x402.gateway.api.selling import Desks, Good, add_selling
 from x402.gateway.api.session import add_session
 from x402.gateway.api.signposts import add_signposts
 from x402.gateway.api.status import add_status
@@ -70,9 +70,8 @@ def create_app(
 ) -> FastAPI:
     """The gateway's app; run it with any ASGI server, its lifespan on.
 
-    What is given as an object wins over `settings`, which are read from the environment when they are needed and not
-    given. `screen` and `pins` are the operator's own rules (`inference.hooks`). Raises `MisconfiguredError` for what is
-    missing or contradicts itself.
+    What is given as an object wins over `settings`, the environment's unless given; `screen` and `pins` are the
+    operator's own rules (`inference.hooks`). Raises `MisconfiguredError`.
     """
     settings = settings or GatewaySettings.read()
     now = clock or _wall_clock
@@ -96,9 +95,9 @@ def create_app(
     options = _options(settings, receivers, place)
     office = office_of(app, router, client, settings, given=catalogue, public_url=url, clock=now, telemetry=facts)
     goods = add_selling(app, Desks.over(router))
-    prices = {f"POST {good.path}": good.price for good in goods}
     if options["accounts"]:
-        prices |= add_session(app, OURS.base, options["policy"])
+        deposits = add_session(app, OURS.base, options["policy"])
+        goods += [Good(key.partition(" ")[2], price, "DepositRequest") for key, price in deposits.items()]
         add_billing(app, OURS.base)
     _add_free_paths(app, router, office, registry, now)
     add_signposts(app, sold, [good.path for good in goods], list(receivers), url)
@@ -107,7 +106,7 @@ def create_app(
     operations.mount(app, router)
     app.add_middleware(
         Paywall,
-        routes=prices,
+        routes={f"POST {good.path}": good.price for good in goods},
         pay_to=receivers,
         facilitator=facilitator or settings.facilitator_urls,
         ledger=place,
@@ -166,7 +165,7 @@ def _open_to_browsers(app: FastAPI) -> None:
     app.add_middleware(
         CORSMiddleware,
         allow_origins=["*"],
-        allow_methods=["GET", "POST", "DELETE", "OPTIONS"],
+        allow_methods=["GET", "POST", "PUT", "DELETE", "OPTIONS"],
         allow_headers=["*", *PAYMENT_HEADERS, PREFERRED_NETWORK, REQUEST_ID],
         expose_headers=[*EXPOSED_HEADERS, *RATE_HEADERS, "Retry-After"],
     )

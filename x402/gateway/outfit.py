@@ -8,6 +8,7 @@ from typing import Any
 from x402 import networks
 from x402.confirmation import parse_confirmations
 from x402.errors import MisconfiguredError
+from x402.gateway.accounts.promotions import Promotions, parse_steps
 from x402.gateway.inference.catalogue import Catalogue
 from x402.gateway.inference.price_file import read_catalogue
 from x402.gateway.nodes import open_nodes
@@ -77,6 +78,10 @@ def _policy(settings: GatewaySettings) -> Policy:
         withdraw_min=settings.withdraw_min,
         deposit_max=settings.deposit_max,
         sign_in_max_seconds=settings.sign_in_max_seconds,
+        promotions=Promotions(
+            discounts=parse_steps(settings.discounts, "X402_DISCOUNTS"),
+            bonuses=parse_steps(settings.deposit_bonus, "X402_DEPOSIT_BONUS"),
+        ),
     )
 
 

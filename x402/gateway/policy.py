@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from x402.confirmation import Confirmations
 from x402.errors import MisconfiguredError
+from x402.gateway.accounts.promotions import Promotions
 from x402.money import Amount
 from x402.networks import get as network_of
 
@@ -30,7 +31,7 @@ class Policy:
     `refund_after_seconds` is paid back when a refund wallet is there, at most `refund_per_day` on one network (G10);
     else it is credited where accounts are kept. From those the same wallet pays out at most `withdraw_per_day` on one
     network, in withdrawals of at least `withdraw_min`; one deposit is at most `deposit_max`. A sign-in
-    lives at most `sign_in_max_seconds`.
+    lives at most `sign_in_max_seconds`, and `promotions` are what the operator gives.
     """
 
     answer_retention_seconds: int = 600
@@ -44,6 +45,7 @@ class Policy:
     withdraw_min: Decimal = Decimal("0.01")
     deposit_max: Decimal = Decimal(100)
     sign_in_max_seconds: int = 3600
+    promotions: Promotions = field(default_factory=Promotions)
     lease_seconds: int = LEASE_SECONDS
     confirmations: Mapping[str, Confirmations] = field(default_factory=dict)
 

@@ -307,7 +307,8 @@ class Register:
     def _booking(self, job: Job, transaction: str) -> Booking | None:
         if not self.credits:
             return None
-        return credits.delivered(job.entry.subject, job.sale, transaction, moved=job.entry.amount, now=self.clock())
+        moved, now, given = job.entry.amount, self.clock(), self.policy.promotions
+        return credits.delivered(job.entry.subject, job.sale, transaction, moved=moved, now=now, promotions=given)
 
     def note_credit(self, job: Job) -> None:
         """Have the receipt tell what goes to the payer's account."""

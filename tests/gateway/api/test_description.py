@@ -24,7 +24,7 @@ PAID = {
         ("/images/generations", "ImagesRequest"),
         ("/batch", "BatchRequest"),
     )
-} | {"/v1/inference": "ChatRequest"}
+} | {"/v1/inference": "ChatRequest", "/api/v1/session/deposit": "DepositRequest"}
 
 
 async def test_row_011_the_paid_paths_carry_their_402_and_payment_headers(make: Make) -> None:

@@ -41,7 +41,7 @@ async def fill(ledger: SqlLedger, now: int, *, answers: int = 400) -> None:
     await book.post(posting)
     for number in range(24):
         # A ledger takes the time from its clock.
-        ledger._clock = lambda number=number: now - (24 - number) * 700  # type: ignore[misc]
+        ledger._clock = lambda number=number: now - (24 - number) * 700
         await _pay(ledger, number, chance)
     ledger._clock = lambda: now
 

@@ -42,7 +42,7 @@ class Gateway:
         shop.open()
         upstream = UpstreamClient(httpx.AsyncClient(transport=httpx.ASGITransport(create_model())))
         self.app = create_app(
-            GatewaySettings(operators=operators), catalogue=demo_catalogue("http://model.test/v1"),
+            GatewaySettings.read(operators=operators), catalogue=demo_catalogue("http://model.test/v1"),
             facilitator=shop.bank, pay_to=town.PAY_TO, ledger=shop.ledger, public_url=url, upstream=upstream,
             clock=lambda: shop.now,
         )  # fmt: skip
@@ -153,13 +153,11 @@ async def test_the_page_in_a_real_browser(shop: Any, town: Any, tmp_path: Path) 
     gateway.app.state.paywall.reconciled.set()
     async with served(gateway.app, listener), browsing() as browser:
         for look in ("light", "dark"):
-            context = await browser.new_context(color_scheme=look, viewport={"width": 1280, "height": 1100})  # type: ignore[arg-type]
+            context = await browser.new_context(color_scheme=look, viewport={"width": 1280, "height": 1100})
             page = await context.new_page()
             heard: list[str] = []
-            page.on("console", lambda line, heard=heard: heard.append(line.text))
-            page.on("pageerror", lambda error, heard=heard: heard.append(str(error)))
             asked: list[str] = []
-            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            _listen(page, heard, asked)
             await page.expose_function("signText", lambda text: Signer().signature(EVM, text))
             await page.add_init_script(_WALLET % Signer().address(EVM))
             await page.goto(f"{origin}/operator")
@@ -175,6 +173,13 @@ async def test_the_page_in_a_real_browser(shop: Any, town: Any, tmp_path: Path) 
             await page.click("#leave")
             await expect(page.locator("#door")).to_be_visible()
             await context.close()
+
+
+def _listen(page: Page, heard: list[str], asked: list[str]) -> None:
+    """Note what the page says and asks for."""
+    page.on("console", lambda line: heard.append(line.text))
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
 
 
 async def _figures(page: Page) -> None:

@@ -35,7 +35,7 @@ async def gateway(shop: Any, town: Any) -> AsyncIterator[Open]:
         upstream = UpstreamClient(httpx.AsyncClient(transport=httpx.ASGITransport(create_model())))
         given = {"answer_key": "a key that seals secrets"} | settings
         app = create_app(
-            GatewaySettings(**given), catalogue=demo_catalogue("http://model.test/v1"), facilitator=shop.bank,
+            GatewaySettings.read(**given), catalogue=demo_catalogue("http://model.test/v1"), facilitator=shop.bank,
             pay_to=town.PAY_TO, ledger=shop.ledger, public_url="https://shop.example", upstream=upstream,
             clock=lambda: shop.now,
         )  # fmt: skip

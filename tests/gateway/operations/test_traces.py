@@ -36,7 +36,7 @@ class Watched:
         provider.add_span_processor(SimpleSpanProcessor(self.spans))
         upstream = UpstreamClient(httpx.AsyncClient(transport=httpx.ASGITransport(create_model())))
         self.app = create_app(
-            GatewaySettings(), catalogue=demo_catalogue("http://model.test/v1"), facilitator=shop.bank,
+            GatewaySettings.read(), catalogue=demo_catalogue("http://model.test/v1"), facilitator=shop.bank,
             pay_to=town.PAY_TO, ledger=shop.ledger, public_url="https://shop.example", upstream=upstream,
             clock=lambda: shop.now, telemetry=Telemetry([trace_facts(provider, now_ns=time.time_ns)]),
         )  # fmt: skip
@@ -57,7 +57,7 @@ async def test_row_097_a_sale_is_one_trace_with_what_was_used_and_paid(shop: Any
     watched.spans.clear()
     paid = await watched.client.post(CHAT, json=asked(), headers=header | {"traceparent": PARENT})
     assert paid.status_code == 200
-    spans = {span.name: span for span in watched.spans.get_finished_spans()}
+    spans: dict[str, Any] = {span.name: span for span in watched.spans.get_finished_spans()}
     root = spans[f"POST {CHAT}"]
     assert {"step.verify", "step.settle", "step.upstream"} <= set(spans)
     assert {span.context.trace_id for span in spans.values()} == {int(PARENT.split("-")[1], 16)}

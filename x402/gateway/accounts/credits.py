@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from x402 import networks
 from x402.billing import Bill, Booking, EntryKind, Metered, PaidBy, Posting
+from x402.gateway.accounts.promotions import Promotions
 from x402.gateway.sale import Sale
 from x402.lifecycle import Subject
 
@@ -39,7 +40,9 @@ def charged_of(sale: Sale, paid: int) -> Metered:
     return known.within(paid)
 
 
-def delivered(subject: Subject, sale: Sale, transaction: str, *, moved: int, now: int) -> Booking:
+def delivered(
+    subject: Subject, sale: Sale, transaction: str, *, moved: int, now: int, promotions: Promotions
+) -> Booking:
     """What is booked when a payment's answer goes out; `moved` is what was paid, in atomic units of its asset. All
     amounts in the booking are atomic USDC."""
     paid = micro_units(moved, subject.network, subject.asset)
@@ -49,7 +52,9 @@ def delivered(subject: Subject, sale: Sale, transaction: str, *, moved: int, now
     kind = EntryKind.DEPOSIT if deposit else EntryKind.CREDIT
     postings = (Posting(account=account, kind=kind, reference=subject.pay_id, units=unused),) if unused else ()
     if deposit:
-        return Booking(postings=postings)
+        given = promotions.bonus(unused)
+        bonus = Posting(account=account, kind=EntryKind.GRANT, reference=subject.pay_id, units=given)
+        return Booking(postings=(*postings, bonus) if given else postings)
     bill = Bill(
         bill_id=subject.pay_id,
         at=now,

@@ -10,6 +10,10 @@ _FORMAT = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
 _EXAMPLES: Mapping[str, Any] = {
     "ChatRequest": {"model": "demo/echo-1", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 100},
     "EmbeddingsRequest": {"model": "demo/embed-1", "input": "The quick brown fox"},
+    "BatchRequest": {
+        "requests": [{"body": {"model": "demo/echo-1", "messages": [{"role": "user", "content": "Hello!"}]}}]
+    },
+    "DepositRequest": {"amount": "5.00"},
     "ImagesRequest": {"model": "demo/picture-1", "prompt": "A sunset over the sea", "size": "1024x1024"},
 }
 

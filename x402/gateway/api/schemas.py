@@ -49,6 +49,14 @@ _OURS: Schema = {
 _TEXT: Schema = {"type": "string"}
 
 SCHEMAS: Mapping[str, Schema] = {
+    "DepositRequest": _object(
+        [],
+        {
+            "amount": {"type": "string", "example": "5.00", "description": "US dollars."},
+            "amount_micro_usdc": _integer(1, description="The same in atomic USDC; name one of the two."),
+        },
+        "How much is to be paid, and then stands on the payer's balance.",
+    ),
     "ChatRequest": _object(
         ["model", "messages"],
         {

@@ -62,7 +62,9 @@ def add_selling(app: FastAPI, desks: Desks) -> list[Good]:
             app.add_api_route(route, endpoint, methods=["POST"], tags=tag, name=name, response_class=Response)
             goods.append(Good(route, desk.price, body))
         route = f"{profile.base}/batch"
-        app.add_api_route(route, _batch(desks.batch), methods=["POST"], tags=tag, name="batch", response_class=Response)
+        app.add_api_route(
+            route, _batch(profile, desks.batch), methods=["POST"], tags=tag, name="batch", response_class=Response
+        )
         goods.append(Good(route, desks.batch.price, "BatchRequest"))
         app.add_api_route(f"{profile.base}/estimate", _estimate(profile, desks), methods=["POST"], tags=tag)
     return goods
@@ -78,12 +80,15 @@ def _paths(profile: Profile, desks: Desks) -> list[tuple[str, Desk[Any], str]]:
     return [*paths, ("/inference", desks.chat, "ChatRequest")] if profile is LEGACY else paths
 
 
-def _batch(desk: BatchDesk) -> Endpoint:
+def _batch(profile: Profile, desk: BatchDesk) -> Endpoint:
     async def batch_completion(request: Request) -> Response:
         """Many chat completions of one model under one payment, answered in order. Without a payment: 402."""
         sale = request.scope.get("x402")
         batch = desk.order(await request.body(), sale, region=request.headers.get(REGION, ""))
-        return JSONResponse(await desk.complete(batch, sale, request_id=request.state.request_id))
+        body = await desk.complete(batch, sale, request_id=request.state.request_id)
+        if profile.wrapped:
+            body = {"success": True, "data": body, "meta": {"request_id": request.state.request_id}}
+        return JSONResponse(body)
 
     return batch_completion
 
