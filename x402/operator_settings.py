@@ -53,10 +53,12 @@ class OperatorSettings(Settings):
     """Send OpenTelemetry traces, to where the variables OTEL_* say."""
 
 
-class ConfigFile(Settings):
-    """Where a gateway's TOML file is (see `config_file`)."""
-
+class _Place(Settings):
     config: Path | None = Field(None, validation_alias=named("X402_CONFIG"))
+
+
+class ConfigFile(_Place):
+    """Settings that a TOML file may state as well (see `config_file`)."""
 
     @classmethod
     def read(cls, **overrides: Any) -> Self:
@@ -64,7 +66,7 @@ class ConfigFile(Settings):
 
         Raises `MisconfiguredError("invalid_config")` for a file that can't be read.
         """
-        place = overrides.get("config") or ConfigFile.read().config
+        place = overrides.get("config") or _Place.read().config
         if place is None:
             return super().read(**overrides)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from solders.hash import Hash
 from solders.keypair import Keypair
 
+from tests.payments import EvmPayer, upto_requirement
 from x402 import networks
 from x402.cli.explain import explain
 from x402.cli.explanation import Explanation, span
@@ -106,7 +108,7 @@ def test_both_versions_of_a_challenge_are_understood() -> None:
     [
         (evm_offer(asset="0x" + "11" * 20), "is not a known asset"),
         (evm_offer(network="eip155:999999"), "is not known"),
-        (evm_offer(scheme="upto"), "'upto' is not paid by this client"),
+        (evm_offer(scheme="escrow"), "'escrow' is not paid by this client"),
         (evm_offer(extra={"name": "USD Coin", "version": "2"}), "the offer names the token"),
         (evm_offer(extra={"paymentFlow": "someday"}), "is not known"),
         (evm_offer(amount=0, extra={}), "is no amount"),
@@ -242,3 +244,13 @@ def test_broken_payments_raise_nothing_but_malformed(data: st.DataObject) -> Non
 @pytest.mark.parametrize(("seconds", "words"), [(0, "0 s"), (59, "59 s"), (60, "1 min"), (3661, "1 h 1 min")])
 def test_spans(seconds: int, words: str) -> None:
     assert span(seconds) == words
+
+
+def test_a_maximum_is_explained_as_one() -> None:
+    payer, offer = EvmPayer(), upto_requirement("0x" + "fa" * 20)
+    shown = str(explain(payer.pay_up_to(offer).as_header(), now=int(time.time())))
+    assert "pays at most 0.001 USDC" in shown
+    assert "settled by" in shown
+    asked = str(explain(Challenge(accepts=(offer,)).as_header(), now=NOW))
+    assert "at most 0.001 USDC" in asked
+    assert "would not pay" not in asked

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 from x402 import networks, signed_quote
 from x402.cli import tariff
 from x402.cli.explanation import Explanation, Section, compact, deadline, money, span, title_of, usd
+from x402.client.allowance import Allowance
 from x402.client.choose import AUTHORIZATION, UPFRONT, Buyer, Policy, choose
 from x402.errors import DeclinedError, MalformedError
 from x402.signed_quote import SignedQuote
@@ -74,7 +76,7 @@ def _offer(index: int, offer: Requirement, challenge: Challenge, now: int) -> Se
     problems = []
     flow = offer.extra.get("paymentFlow", AUTHORIZATION)
     facts = [
-        ("pay", money(offer.amount, offer.network, offer.asset)),
+        ("pay", ("at most " if offer.scheme == "upto" else "") + money(offer.amount, offer.network, offer.asset)),
         ("on", title_of(offer.network)),
         ("to", offer.pay_to),
         ("scheme", offer.scheme),
@@ -96,11 +98,19 @@ def _offer(index: int, offer: Requirement, challenge: Challenge, now: int) -> Se
         facts += quoted
         problems += wrong
     try:
-        choose(Challenge(accepts=(offer,)), _ANYBODY, Policy(mainnet=True, allow_http=True))
+        choose(Challenge(accepts=(offer,)), _with_allowance(offer), Policy(mainnet=True, allow_http=True))
     except DeclinedError as error:
         said = error.details["offers"][0]
         problems.append(f"our client would not pay it: {said['reason']}")
     return Section(f"Offer {index}", tuple(facts), tuple(problems))
+
+
+def _with_allowance(offer: Requirement) -> Buyer:
+    """Somebody who has allowed Permit2 whatever an offer may ask for."""
+    network = networks.find(offer.network)
+    asset = None if network is None else network.asset(offer.asset)
+    known = {} if asset is None else {(asset.network, asset.address): Allowance(asset.largest)}
+    return replace(_ANYBODY, allowances=known)
 
 
 def _quoted(token: object, offer: Requirement, now: int) -> tuple[list[tuple[str, str]], list[str]]:

@@ -12,8 +12,9 @@ from solders.signature import Signature
 from x402 import networks
 from x402.cli.explanation import Explanation, Section, compact, deadline, money, title_of
 from x402.errors import MalformedError, RefusedError
-from x402.money import Asset
-from x402.schemes import exact_evm, exact_svm_layout, subject
+from x402.schemes import exact_svm_layout, subject, upto_evm
+from x402.schemes.evm_payment import EvmPayment
+from x402.schemes.evm_scheme import evm_scheme
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import parse_facilitation
 from x402.wire.payment import Payment, parse_payment
@@ -81,7 +82,8 @@ def _envelope(payment: Payment) -> Section:
 
 def _signed(payment: Payment, offer: Requirement | None, now: int) -> _Read:
     network = networks.find(payment.network)
-    if network is None or payment.scheme != "exact":
+    metered = payment.scheme == upto_evm.SCHEME
+    if network is None or (payment.scheme != "exact" and not (metered and network.family == networks.EIP155)):
         where = f"{payment.scheme} on {payment.network}"
         return _Read(f"{where}, which cannot be read here.", (("payload", compact(payment.payload)),))
     asset = network.asset(offer.asset) if offer is not None else network.usd if network.assets else None
@@ -89,24 +91,23 @@ def _signed(payment: Payment, offer: Requirement | None, now: int) -> _Read:
         return _Read("in a token that is not known.", (("payload", compact(payment.payload)),), ("unknown asset",))
     try:
         if network.family == networks.EIP155:
-            return _authorization(payment.payload, asset, offer, now)
+            return _authorization(evm_scheme(payment.scheme).read_payload(payment.payload, asset), offer, now)
         return _transaction(payment.payload, network)
     except (RefusedError, MalformedError) as error:
         return _Read("which is broken.", (("payload", compact(payment.payload)),), (error.message,))
 
 
-def _authorization(payload: dict[str, Any], asset: Asset, offer: Requirement | None, now: int) -> _Read:
-    signed = exact_evm.read_payload(payload, asset)
-    auth = signed.authorization
+def _authorization(signed: EvmPayment, offer: Requirement | None, now: int) -> _Read:
+    asset = signed.asset
     problems = []
-    if auth.valid_before <= now:
+    if signed.valid_before <= now:
         problems.append("it has expired: no chain takes it any more")
-    if auth.valid_after > now:
+    if signed.valid_after > now:
         problems.append("it is not valid yet")
-    if offer is not None and (auth.value != offer.amount or auth.payee.lower() != offer.pay_to.lower()):
+    if offer is not None and (signed.amount != offer.amount or signed.payee.lower() != offer.pay_to.lower()):
         problems.append("what was signed is not what `accepted` says")
     recovered = signed.recovered
-    if recovered == auth.payer:
+    if recovered == signed.payer:
         proof = "the payer's own"
     elif len(signed.signature) == 65:
         maker = f"made by {recovered}" if recovered else "made by no key at all"
@@ -114,14 +115,16 @@ def _authorization(payload: dict[str, Any], asset: Asset, offer: Requirement | N
         problems.append("the signature is not the payer's key's")
     else:
         proof = "of a smart wallet: only the chain can check it"
-    amount = money(auth.value, asset.network, asset.address)
+    amount = money(signed.amount, asset.network, asset.address)
+    metered = "at most " if signed.sender else ""
     return _Read(
-        f"{auth.payer} pays {amount} to {auth.payee}.",
+        f"{signed.payer} pays {metered}{amount} to {signed.payee}.",
         (
-            ("from", auth.payer),
-            ("to", auth.payee),
-            ("amount", amount),
-            ("valid until", deadline(auth.valid_before, now)),
+            ("from", signed.payer),
+            ("to", signed.payee),
+            ("amount", metered + amount),
+            *((("settled by", signed.sender),) if signed.sender else ()),
+            ("valid until", deadline(signed.valid_before, now)),
             ("signature", proof),
             ("pay id", signed.pay_id),
         ),

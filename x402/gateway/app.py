@@ -119,10 +119,15 @@ def create_app(
     )
     app.add_middleware(Turnstile, **operations.turnstile)
     _open_to_browsers(app)
-    app.add_middleware(RequestIds)
-    if settings.traces:
-        app.add_middleware(TracedRequests)
+    _name_requests(app, traces=settings.traces)
     return app
+
+
+def _name_requests(app: FastAPI, *, traces: bool) -> None:
+    """Every request has an id, and where traces are wanted a span."""
+    app.add_middleware(RequestIds)
+    if traces:
+        app.add_middleware(TracedRequests)
 
 
 def _receivers(settings: GatewaySettings, pay_to: Mapping[str, str] | None) -> dict[str, str]:

@@ -90,7 +90,7 @@ class Model:
     aliases: tuple[str, ...] = ()
     """Other names for it, such as one without a date: what they mean is pinned here (aimo row 100)."""
     own: bool = True
-    """Whether the operator lists it; a model that others brought never takes a name from one that he lists."""
+    """Whether the operator lists it; a model that only others have brought never takes a name from one of his."""
 
     def narrowed(self, providers: Sequence[Provider]) -> Model:
         """The same model from some of its providers only, priced so that each of those may serve."""
