@@ -91,7 +91,7 @@ async def test_G05_a_stream_that_begins_with_an_error_goes_to_the_next_under_one
 
 
 async def test_G05_a_stream_that_stops_after_its_first_words_is_nobody_elses(shop: Any, town: Any, make: Make) -> None:
-    providers = Providers({"a": lambda asked: events(chunk("hel")), "b": said("hello")})
+    providers = Providers({"a": lambda asked: events(chunk("he")), "b": said("hello")})
     client = make(providers, catalogue=stock({"a": "1", "b": "1"}))
     answer = await paid(shop, town, client, stream=True)
     assert "[DONE]" not in answer.text

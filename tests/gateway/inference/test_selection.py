@@ -152,7 +152,7 @@ def test_the_highest_price_may_be_stated_in_any_spelling(stated: Any) -> None:
         ({"provider": {"order": ["a"] * 33}}, "provider.order"),
         ({"provider": {"regions": [""]}}, "provider.regions"),
         ({"provider": {"allow_fallbacks": "no"}}, "provider.allow_fallbacks"),
-        ({"provider": {"max_price": {"promt": 1}}}, "provider.max_price"),
+        ({"provider": {"max_price": {"prompts": 1}}}, "provider.max_price"),
         ({"provider": {"max_price": {"prompt": -1}}}, "provider.max_price"),
         ({"provider": {"max_price": {"prompt": 1e-30}}}, "provider.max_price"),
         ({"provider": {"max_price": {"prompt": True}}}, "provider.max_price"),
