@@ -16,7 +16,7 @@ ROW_0 = {"errors", "money", "networks"}
 ROW_1 = {
     "chain", "lifecycle", "stages", "confirmation",
     "quote", "price", "signed_quote", "signed_token", "tariff", "chat_order", "prompt_bound", "billing",
-    "telemetry", "settings", "config_file", "wire",
+    "telemetry", "settings", "operator_settings", "environment", "config_file", "wire",
 }  # fmt: skip
 ROW_2 = {"schemes", "ports", "evidence"}
 PARTIES = {"client", "gateway", "facilitator"}
@@ -35,7 +35,8 @@ SAME_ROW = {
     "lifecycle": {"stages"},
     "wire": {"lifecycle", "stages", "chain"},
     "evidence": {"schemes", "ports"},
-    "settings": {"config_file"},
+    "settings": {"operator_settings", "environment"},
+    "operator_settings": {"config_file", "environment"},
     "quote": {"price", "signed_quote", "prompt_bound"},
     "signed_quote": {"quote", "price", "signed_token"},
     "tariff": {"quote", "price", "signed_token"},
@@ -80,6 +81,8 @@ NEVER: dict[int, set[str]] = {
 GRANTED: dict[str, set[str]] = {
     "wire": {"pydantic"},
     "settings": PYDANTIC | {"pathlib"},
+    "operator_settings": PYDANTIC | {"pathlib"},
+    "environment": PYDANTIC,
     "telemetry": OBSERVERS,
     "evidence": {"asyncio"},
     "ports": WEB | CHAIN | STORE | CLOCK | SYSTEM | OBSERVERS,

@@ -138,7 +138,8 @@ def test_control_what_is_not_there_is_noticed(tmp_path: Path) -> None:
 
 
 def test_the_variables_of_pages_are_those_of_the_settings() -> None:
-    source = (ROOT / "x402" / "settings.py").read_text(encoding="utf-8")
+    files = ("settings.py", "operator_settings.py")
+    source = "".join((ROOT / "x402" / name).read_text(encoding="utf-8") for name in files)
     known = set(_VARIABLE.findall(source)) - {"X402_"}
     assert settings.ClientSettings.model_fields
     for page in PAGES:

@@ -85,6 +85,8 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Settling:
+    """`amount` is what the facilitator is asked to take."""
+
     state: ClassVar[State] = State.SETTLING
     amount: int | None = None
 
@@ -129,6 +131,8 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
+    """`transaction` paid."""
+
     state: ClassVar[State] = State.DELIVERED
     transaction: str
     amount: int | None = None
@@ -136,6 +140,8 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Final:
+    """`block` as in `Settled`."""
+
     state: ClassVar[State] = State.FINAL
     transaction: str
     block: int = 0
@@ -144,6 +150,8 @@ class Final:
 
 @dataclass(frozen=True, slots=True)
 class Owed:
+    """`reason` says why nothing was delivered for `transaction`."""
+
     state: ClassVar[State] = State.OWED
     transaction: str
     reason: str

@@ -326,6 +326,13 @@ async def test_what_would_be_too_old_waits_for_nobody(evm: EvmShop, ledger: SqlL
     assert receipts[0].transaction == receipts[2].transaction != receipts[1].transaction
 
 
+async def test_whoever_wants_none_gets_none(evm: EvmShop, ledger: SqlLedger) -> None:
+    party = facilitator([evm.rail(ledger, arriving(evm, 5), gas=Gas(bundle=0))], ledger)
+    receipts = await settled(party, evm, [evm.pay() for _ in range(5)])
+    assert all(receipt.success for receipt in receipts)
+    assert len({receipt.transaction for receipt in receipts}) == await evm.sent() == 5
+
+
 async def test_D11_each_payer_is_charged_its_share(evm: EvmShop, ledger: SqlLedger) -> None:
     budget = Allowance(ledger, {BASE_SEPOLIA: Caps(total=10**18, payer=10**17)}, unix_now)
     party = LocalFacilitator([evm.rail(ledger, afford=budget.afford)], ledger, allowance=budget)

@@ -19,6 +19,7 @@ from tests.simulation.wire import Exchange
 from x402.confirmation import parse_confirmations
 from x402.gateway.offers import identity_of
 from x402.lifecycle import Party
+from x402.ports.account_audit import audit_accounts
 from x402.ports.audit import audit
 from x402.ports.ledger_reading import LedgerSnapshot
 from x402.ports.unsettled import UNSETTLED
@@ -26,9 +27,9 @@ from x402.schemes import exact_svm_layout
 from x402.stages import State
 from x402.wire.payment import read_payment
 
-_PAID = {State.SETTLED, State.DELIVERED, State.OWED, State.FINAL, State.REFUNDING, State.REFUNDED}
+_PAID = {State.SETTLED, State.DELIVERED, State.OWED, State.FINAL, State.REFUNDING, State.REFUNDED, State.CREDITED}
 _QUIET_GATEWAY = {
-    State.DELIVERED, State.OWED, State.REFUSED, State.RELEASED, State.REFUNDED, State.REVERSED,
+    State.DELIVERED, State.OWED, State.REFUSED, State.RELEASED, State.REFUNDED, State.CREDITED, State.REVERSED,
 }  # fmt: skip
 _QUIET_FACILITATOR = {State.FINAL, State.REFUSED}
 _SETTLED_FOR_GOOD = {*_QUIET_FACILITATOR, State.SETTLED}
@@ -122,7 +123,11 @@ class Watchman:
     def _unanswered(self) -> Counter[int]:
         """By purchase, how many payments are paid and were never answered. A program that dies with its answer in hand
         buys again, and that is another call."""
-        refunded = {pay_id for pay_id, (state, _) in self.rows(Party.GATEWAY).items() if state is State.REFUNDED}
+        refunded = {
+            pay_id
+            for pay_id, (state, _) in self.rows(Party.GATEWAY).items()
+            if state in (State.REFUNDED, State.CREDITED)
+        }
         return Counter(
             self.signed[one].purchase
             for one in self.paid_now()
@@ -227,16 +232,19 @@ class Watchman:
             self._fail(words)
 
     def _books(self) -> Iterator[str]:
-        """I1, I4, I5, I10, I12 by the ledger's own audit: the events make the rows, by the law."""
+        """I1, I4, I5, I10, I12, I13 by the ledger's own audit: the events make the rows, by the law, and the entries
+        make the balances."""
         for disk in self.cast.disks.values():
             if not disk.commits:
                 continue
             snapshot = LedgerSnapshot(disk.database.connection)
             found = audit(snapshot.histories(), now=self.cast.world.clock())
+            audit_accounts(snapshot.accounts(), found)
             disk.database.connection.rollback()
             for one in found.violations:
                 yield f"{one.invariant} {one.party} {one.pay_id[-12:]}: {one.words}"
             yield from _unsettled(disk.database.raw)
+            yield from _uncredited(disk.database.raw)
 
     def _payments(self) -> Iterator[str]:
         """I3, I4, I5: each party's rows and the chain tell the same."""
@@ -325,3 +333,20 @@ def _following(raw: sqlite3.Connection, signer: str, chain: int) -> int:
     (lowest,) = raw.execute(query, (signer, chain)).fetchone()
     row = raw.execute("SELECT next FROM nonces WHERE signer = ?", (signer,)).fetchone()
     return max(chain, (row[0] if row else 0) if lowest is None else lowest)
+
+
+def _uncredited(raw: sqlite3.Connection) -> Iterator[str]:
+    """I13: whatever was delivered is billed, and what was not used of it is credited, each in full and once."""
+    query = """
+        SELECT payments.pay_id, payments.amount, bills.charged, bills.credited, sum(account_entries.units)
+        FROM payments LEFT JOIN bills ON bills.bill_id = payments.pay_id
+        LEFT JOIN account_entries ON account_entries.reference = payments.pay_id AND account_entries.kind = 'credit'
+        WHERE payments.party = 'gateway' AND payments.state = ? GROUP BY payments.pay_id
+    """
+    for pay_id, amount, charged, credited, entered in raw.execute(query, ("delivered",)):
+        used = int(amount) // 2
+        if (charged, credited, entered) != (used, int(amount) - used, int(amount) - used):
+            yield f"I13 {pay_id[-12:]} paid {amount}, is billed {charged}, and {entered} of {credited} are credited"
+    for pay_id, amount, _, _, entered in raw.execute(query, ("credited",)):
+        if entered != int(amount):
+            yield f"I13 {pay_id[-12:]} paid {amount} for nothing, and {entered} are credited"

@@ -20,6 +20,7 @@ from tests.simulation.svm_chain import SimulatedSvm
 from tests.simulation.svm_node import SimulatedSvmNode
 from tests.simulation.wire import Door, Network, SimulatedTransport
 from tests.simulation.world import World
+from x402.billing import Metered
 from x402.client.auth import X402Auth
 from x402.client.breaker import Breaker
 from x402.client.budget import Limits
@@ -179,6 +180,7 @@ class Cast:
             max_timeout_seconds=scenario.timeout_seconds,
             quote_keys=(bytes(32),),
             policy=Risk(refund_after_seconds=_REFUND_SECONDS),
+            accounts=True,
             nodes=self._nodes(),
             purse=mine.purses[scenario.network] if scenario.refunds else None,
             reconcile_seconds=_RECONCILE_SECONDS,
@@ -225,6 +227,8 @@ class Cast:
         sale: Sale = scope["x402"]
         made = self.handled.setdefault(sale.pay_id, [])
         made.append(scope["path"])
+        # Half of the price is used, and the other half is the buyer's.
+        sale.metered = Metered(model="goods", charged=sale.amount // 2, complete=True)
         await self.world.boundary(f"handler {scope['path']}", "before")
         await asyncio.sleep(self.world.chance.uniform(0, self.scenario.seconds))
         if len(made) <= self.scenario.failures:

@@ -22,9 +22,13 @@ from x402.stages import Refused, Released, Settled, State
 
 AT_ONCE = 16
 """How many payments are asked about at the same time."""
-_PAID_OTHERWISE = ("post_settlement_transfer_not_confirmed", "invalid_exact_evm_transfer_event_mismatch")
+_PAID_OTHERWISE = (
+    "post_settlement_transfer_not_confirmed",
+    "invalid_exact_evm_transfer_event_mismatch",
+    "invalid_upto_evm_transfer_event_mismatch",
+)
 """What landed and moved something else than it should have: nothing that a machine gives back."""
-_CANCELLED = "invalid_exact_evm_nonce_already_used"
+_CANCELLED = ("invalid_exact_evm_nonce_already_used", "permit2_invalid_nonce")
 
 CHAIN_ERRORS = (UnavailableError, MisconfiguredError, MalformedError, RefusedError, DeclinedError)
 """Why a chain can't be asked about a payment, or what was presented can't be read any more."""
@@ -104,7 +108,7 @@ def _proof_of(verdict: Verdict) -> tuple[Proof | None, str]:
 def _dead(refused: Refused) -> tuple[Proof | None, str]:
     if refused.reason in _PAID_OTHERWISE:
         return None, f"its transaction {refused.transaction} landed and moved something else; look at it"
-    if refused.reason == _CANCELLED:
+    if refused.reason in _CANCELLED:
         return Released("cancelled"), "its authorization was cancelled on chain"
     if refused.transaction:
         return Released("failed on chain"), f"its transaction {refused.transaction} failed"

@@ -21,7 +21,9 @@ from x402.wire.headers import Pairs, values
 from x402.wire.receipt import PENDING, Receipt, read_receipt
 
 _CODE = re.compile(r"[a-z][a-z0-9_]{2,99}", re.ASCII)
-_SEEN_BEFORE = frozenset({"duplicate_settlement", "invalid_exact_evm_nonce_already_used"})
+_SEEN_BEFORE = frozenset(
+    {"duplicate_settlement", "invalid_exact_evm_nonce_already_used", "permit2_invalid_nonce"}
+)
 """Refusals that say that this very payment was taken before: they prove nothing about the money (fault A10)."""
 _RETRY_AFTER_MAX_SECONDS = 3600
 _BODILESS = (204, 205)

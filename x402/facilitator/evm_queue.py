@@ -1,4 +1,4 @@
-"""Which settlements on an EVM network leave together (design D8, ADR 12).
+"""Which settlements on an EVM network leave together (design D8, ADR 17).
 
 A payment that finds a key idle leaves at once and alone. While that transaction is in the air the next ones gather, and
 leave as one: when it has landed, when four times as many wait as left last, or when they fill a transaction. So light
@@ -64,7 +64,7 @@ class EvmQueue:
 
     async def place(self, subject: Subject, signed: EvmPayment, ledger: Ledger, *, together: bool) -> Outcome:
         """Write down what settles a payment, as `Ledger.intend` does, with others where it may go `together`."""
-        if not together or signed.valid_before < self.clock() + _OLD_SECONDS:
+        if not together or self.gas.shares_max < 2 or signed.valid_before < self.clock() + _OLD_SECONDS:
             return await self._intend_alone(signed.sender or self.sender.next(), subject, signed, ledger)
         loop = asyncio.get_running_loop()
         waiting = _Waiting(subject, signed, ledger, loop.create_future())

@@ -35,6 +35,7 @@ from x402.facilitator.callers import Caller
 from x402.facilitator.door import Door
 from x402.facilitator.evm_again import Afford
 from x402.facilitator.evm_rail import EvmRail
+from x402.facilitator.evm_sender import Gas
 from x402.facilitator.outfit import build_allowance, build_ceilings, build_door, read_origins
 from x402.facilitator.rail import Rail
 from x402.facilitator.settle import LocalFacilitator
@@ -94,7 +95,8 @@ def build_rails(settings: FacilitatorSettings, afford: Afford | None = None) -> 
             chain = RpcEvmChain(settings.evm_rpc_url or _public_node(network), network.chain_id)
             keys = [EvmSigner(key.strip()) for key in secret(settings.evm_private_key).split(",")]
             deep = parse_confirmations(settings.evm_confirmations)
-            rails.append(EvmRail(network.id, chain, keys, unix_now, afford=afford, confirmations=deep))
+            gas = Gas(bundle=settings.evm_bundle_gas)
+            rails.append(EvmRail(network.id, chain, keys, unix_now, gas=gas, afford=afford, confirmations=deep))
         else:
             cluster = RpcSvmChain(settings.svm_rpc_url or _public_node(network))
             text = secret(settings.svm_private_key)

@@ -19,7 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from x402 import __version__
 from x402.errors import MisconfiguredError
-from x402.gateway.api.back_office import at_work, cache_of, office_of
+from x402.gateway.api.back_office import at_work, office_of, routing_options
 from x402.gateway.api.billing import add_billing
 from x402.gateway.api.description import add_description
 from x402.gateway.api.failures import add_failures
@@ -79,8 +79,7 @@ def create_app(
     registry = CollectorRegistry()
     facts = _facts(registry, telemetry, traces=settings.traces)
     client = upstream or UpstreamClient(trusted_hosts=settings.trusted_hosts)
-    cache = cache_of(settings, now)
-    router = Router(sold, client, telemetry=facts, hedge_at=settings.hedge_at, cache=cache, screen=screen, pins=pins)
+    router = Router(sold, client, telemetry=facts, **routing_options(settings, now), screen=screen, pins=pins)
     receivers = _receivers(settings, pay_to)
     url = settings.public_url if public_url is None else public_url
 
@@ -94,18 +93,13 @@ def create_app(
     app = FastAPI(title="x402 gateway", version=__version__, lifespan=lifespan, **_OWN_PAGES)
     app.state.router = router
     place = ledger if ledger is not None else settings.ledger
-    options = till_options(settings, receivers)
-    # Accounts stand beside the payments, in a ledger of ours.
-    options["accounts"] = options["accounts"] and isinstance(place, str | Path | SqlLedger)
+    options = _options(settings, receivers, place)
     office = office_of(app, router, client, settings, given=catalogue, public_url=url, clock=now, telemetry=facts)
     add_registration(app, OURS.base, office)
     goods = _goods(app, router, options)
-    add_listings(app, router, now)
-    add_probes(app, registry)
-    add_status(app, router)
+    _add_free_paths(app, router, registry, now)
     add_signposts(app, sold, [good.path for good in goods], list(receivers), url)
     add_description(app, {good.path: good.body for good in goods})
-    add_failures(app)
     operations = Operations(settings, place=place, receivers=list(receivers), url=url, clock=now, facts=facts)
     operations.mount(app, router)
     app.add_middleware(
@@ -126,7 +120,7 @@ def create_app(
 
 
 def _receivers(settings: GatewaySettings, pay_to: Mapping[str, str] | None) -> dict[str, str]:
-    """Where the seller is paid, by network. Raises `MisconfiguredError` for real money that nobody has allowed."""
+    """Where the seller is paid. Raises `MisconfiguredError` for real money that nobody has allowed."""
     receivers = dict(pay_to or settings.pay_to)
     if not settings.mainnet:
         refuse_mainnet(receivers)
@@ -141,6 +135,20 @@ def _goods(app: FastAPI, router: Router, options: Mapping[str, Any]) -> list[Goo
         goods += [Good(key.partition(" ")[2], price, "DepositRequest") for key, price in deposits.items()]
         add_billing(app, OURS.base)
     return goods
+
+
+def _options(settings: GatewaySettings, receivers: Mapping[str, str], place: Ledger | str | Path) -> dict[str, Any]:
+    options = till_options(settings, receivers)
+    # Accounts stand beside the payments, in a ledger of ours.
+    options["accounts"] = options["accounts"] and isinstance(place, str | Path | SqlLedger)
+    return options
+
+
+def _add_free_paths(app: FastAPI, router: Router, registry: CollectorRegistry, clock: Clock) -> None:
+    add_listings(app, router, clock)
+    add_probes(app, registry)
+    add_status(app, router)
+    add_failures(app)
 
 
 def _refuse_idle(catalogue: Catalogue) -> None:

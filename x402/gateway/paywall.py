@@ -125,20 +125,17 @@ class Paywall:
         telemetry: Telemetry | None = None,
     ) -> None:
         self.app = app
+        keys = tuple(quote_keys) or (secrets.token_bytes(32),)
         seller = Seller(
-            pay_to=addresses_of(pay_to, network),
-            max_timeout_seconds=max_timeout_seconds,
-            schemes=tuple(schemes),
-            pay_ahead_seconds=pay_ahead_seconds,
-            quote_keys=tuple(quote_keys) or (secrets.token_bytes(32),),
-        )
-        self._owned: list[Any] = []
+            pay_to=addresses_of(pay_to, network), max_timeout_seconds=max_timeout_seconds, schemes=tuple(schemes),
+            pay_ahead_seconds=pay_ahead_seconds, quote_keys=keys,
+        )  # fmt: skip
+        nodes = nodes or Nodes()
+        self._owned: list[Any] = [nodes]
         self._companion = companion
         known = self._facilitators(facilitator, facilitator_api_key, clock, telemetry)
         offers = Offers(known, seller, clock=clock)
         known.on_change = offers.kinds.forget
-        nodes = nodes or Nodes()
-        self._owned.append(nodes)
         register = Register(
             known,
             self._ledger(ledger),

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, Row, delete, select, update
 
 from x402.ports.ledger import SqlLedger
-from x402.ports.schema import budgets, upsert
+from x402.ports.operator_schema import budgets
+from x402.ports.schema import upsert
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
 """What is to be told to whom, in the ledger's database: written with the change that it tells of, never lost.
 
-A trigger notes each event of a payment in the transaction that writes it (`outbox_trigger`). `fan_out` turns such notes
-into one delivery for each webhook that wants it. A delivery is tried until it has arrived or is given up; those about
-one payment go to one webhook in order, one after the other.
+A trigger notes each event of a payment in the transaction that writes it (`operator_schema`). `fan_out` turns such
+notes into one delivery for each webhook that wants it. A delivery is tried until it has arrived or is given up; those
+about one payment go to one webhook in order, one after the other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any, Protocol
 from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, insert, select, update
 
 from x402.ports.ledger import SqlLedger
-from x402.ports.schema import deliveries, events, outbox, payments, upsert, webhooks
+from x402.ports.operator_schema import deliveries, outbox, webhooks
+from x402.ports.schema import events, payments, upsert
 
 
 class DeliveryState(StrEnum):

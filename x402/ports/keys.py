@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, update
 
 from x402.ports.ledger import SqlLedger
-from x402.ports.schema import api_keys, key_events, signed_requests, upsert
+from x402.ports.operator_schema import api_keys, key_events, signed_requests
+from x402.ports.schema import upsert
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

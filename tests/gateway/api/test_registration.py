@@ -49,20 +49,25 @@ def gateway(shop: Any, town: Any) -> Open:
     return build
 
 
+async def listed(client: httpx.AsyncClient) -> bool:
+    """Whether the provider is on sale, once its check is over."""
+    for _ in range(200):
+        known = (await client.get("/api/v1/providers")).json()["data"]
+        if EVM_ADDRESS in [provider["id"] for provider in known]:
+            return True
+        await asyncio.sleep(0.01)
+    return False
+
+
 async def test_row_087_a_provider_registers_and_sells(shop: Any, town: Any, gateway: Open) -> None:
     client = gateway()
     await client.get("/health")
     taken = await client.post("/api/v1/providers", content=envelope(document()))
     assert (taken.status_code, taken.json()["status"]) == (202, "pending"), taken.text
-    for _ in range(100):
-        shown = (await client.get(f"/api/v1/providers/{EVM_ADDRESS}")).json()
-        if shown["status"] != "pending":
-            break
-        await asyncio.sleep(0.01)
+    assert await listed(client)
+    shown = (await client.get(f"/api/v1/providers/{EVM_ADDRESS}")).json()
     assert (shown["status"], shown["reason"]) == ("active", None)
     assert "sk-two" not in str(shown)
-    listed = (await client.get("/api/v1/providers")).json()["data"]
-    assert EVM_ADDRESS in [provider["id"] for provider in listed]
     body = {"model": f"{EVM_ADDRESS}:m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 50}
     challenge = town.challenge_of(await client.post("/api/v1/chat/completions", json=body))
     answer = await client.post("/api/v1/chat/completions", json=body, headers=shop.payer.pay(challenge))
@@ -73,11 +78,7 @@ async def test_row_090_new_rates_hold_at_once(gateway: Open) -> None:
     client = gateway()
     await client.get("/health")
     await client.post("/api/v1/providers", content=envelope(document()))
-    for _ in range(100):
-        shown = (await client.get(f"/api/v1/providers/{EVM_ADDRESS}")).json()["status"]
-        if shown == "active":
-            break
-        await asyncio.sleep(0.01)
+    assert await listed(client)
     changed = document(issued_at=1_800_000_001)
     changed["models"][0]["pricing"] = {"prompt": "3", "completion": "4"}
     assert (await client.post("/api/v1/providers", content=envelope(changed))).status_code == 200

@@ -199,6 +199,7 @@ async def test_whom_the_operator_has_to_let_in(office: Office) -> None:
         ({"models": [{"name": "m", "pricing": {"prompt": 1, "completion": 1}, "params": {}}]}, "models[0]"),
         ({"models": [{"name": "m", "input_price": 1}]}, "input_price and output_price together"),
         ({"models": [{"name": "m", "input_price": 1, "output_price": 1}] * 2}, "two of one name"),
+        ({"models": [{"name": f"{SVM_ADDRESS}:m", "input_price": 1, "output_price": 1}]}, "that provider's"),
         ({"format": "soap"}, "format is one of"),
         ({"surprise": 1}, "unknown member surprise"),
         ({"withdrawn": "no"}, "withdrawn"),

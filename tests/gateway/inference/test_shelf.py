@@ -169,3 +169,20 @@ def test_nobody_makes_a_name_dearer_for_all() -> None:
                             [offer("one", "1"), offer("three", "3"), offer("four", "4")])  # fmt: skip
     assert [provider.id for provider in strangers.resolve("m").providers] == ["one", "three"]
     assert strangers.resolve("four:m").price.prompt.value == 4
+
+
+def test_nobody_takes_a_name_that_means_something_already() -> None:
+    own = read_catalogue(
+        text("2").replace('"m"', '"openai/gpt-4o"\naliases = ["best"]\nprovider_name = "house"'), environment={}, now=0
+    )
+
+    def stranger(name: str, provider: str = "evil") -> Model:
+        listed = text("1").replace('"m"', f'"{name}"\nprovider_name = "{provider}"')
+        return read_catalogue(listed, environment={}, now=0).models[0]
+
+    names = ("gpt-4o", "best", "house:openai/gpt-4o", "evil/gpt-4o", "evil/new")
+    sold = with_offers(own, [stranger(name) for name in names])
+    for name in ("gpt-4o", "best", "openai/gpt-4o", "house:openai/gpt-4o", "house:gpt-4o"):
+        assert [provider.id for provider in sold.resolve(name).providers] == ["house"], name
+    for name in ("evil:best", "evil:evil/gpt-4o", "evil/gpt-4o", "evil/new", "new"):
+        assert [provider.id for provider in sold.resolve(name).providers] == ["evil"], name

@@ -23,7 +23,7 @@ from x402.lifecycle import Event, Party, begin
 from x402.ports.courier import Undelivered
 from x402.ports.deliveries import DeliveryState, SqlDeliveries
 from x402.ports.ledger import SqlLedger
-from x402.ports.schema import outbox
+from x402.ports.operator_schema import outbox
 from x402.stages import Claimed, Delivered, Held, Settled, Settling
 
 SHOP = Party.GATEWAY

@@ -58,11 +58,10 @@ def office_of(
     )
 
 
-def cache_of(settings: GatewaySettings, clock: Clock) -> AnswerCache | None:
-    """The answers that are given again; None unless the operator wants that."""
-    if not settings.cache_seconds:
-        return None
-    return AnswerCache(settings.cache_seconds, clock=clock, shared=settings.cache_shared)
+def routing_options(settings: GatewaySettings, clock: Clock) -> dict[str, Any]:
+    """How requests are routed, as far as settings alone say so."""
+    cache = AnswerCache(settings.cache_seconds, clock=clock, shared=settings.cache_shared)
+    return {"hedge_at": settings.hedge_at, "cache": cache if settings.cache_seconds else None}
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from x402.gateway.inference.batch import REQUESTS_LIMIT
 from x402.gateway.inference.chat_request import CHOICES_LIMIT, TOOLS_LIMIT
 from x402.gateway.inference.embeddings_request import DIMENSIONS_LIMIT
 from x402.gateway.inference.images_request import IMAGES_LIMIT, PROMPT_LIMIT
@@ -42,7 +43,8 @@ _OURS: Schema = {
     "metadata": {"type": "object", "description": "Stays here, with the bill."},
     "user": {"type": "string", "description": "Whoever asks, in your own words; kept with the bill."},
     "sort": _words("price", "throughput", "latency"),
-    "provider": {"type": "object", "description": "order, allow_fallbacks, regions, max_price, sort"},
+    "provider": {"type": "object", "description": "order, allow_fallbacks, regions, max_price, sort, cache"},
+    "service_tier": _words("auto", "default", "flex", "priority"),
 }
 _TEXT: Schema = {"type": "string"}
 
@@ -54,25 +56,6 @@ SCHEMAS: Mapping[str, Schema] = {
             "amount_micro_usdc": _integer(1, description="The same in atomic USDC; name one of the two."),
         },
         "How much is to be paid, and then stands on the payer's balance.",
-    ),
-    "BatchRequest": _object(
-        ["requests"],
-        {
-            "requests": {
-                "type": "array",
-                "minItems": 1,
-                "description": "Chat requests of one model, answered in this order under one payment.",
-                "items": {
-                    "type": "object",
-                    "required": ["body"],
-                    "properties": {
-                        "custom_id": {"type": "string"},
-                        "body": {"$ref": "#/components/schemas/ChatRequest"},
-                    },
-                },
-            }
-        },
-        "Many chat requests under one payment.",
     ),
     "ChatRequest": _object(
         ["model", "messages"],
@@ -107,6 +90,25 @@ SCHEMAS: Mapping[str, Schema] = {
             **_OURS,
         },
         "Embeddings as OpenAI asks for them, priced on their prompt tokens.",
+    ),
+    "BatchRequest": _object(
+        ["requests"],
+        {
+            "requests": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": REQUESTS_LIMIT,
+                "items": _object(
+                    ["body"],
+                    {
+                        "custom_id": {"type": "string", "minLength": 1, "maxLength": 64},
+                        "body": {"$ref": "#/components/schemas/ChatRequest"},
+                    },
+                    "One request, with a name of its own.",
+                ),
+            },
+        },
+        "Chat requests to one model, answered in order under one payment.",
     ),
     "ImagesRequest": _object(
         ["model", "prompt"],

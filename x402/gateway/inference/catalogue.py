@@ -89,6 +89,8 @@ class Model:
     output_modalities: tuple[str, ...] = ("text",)
     aliases: tuple[str, ...] = ()
     """Other names for it, such as one without a date: what they mean is pinned here (aimo row 100)."""
+    own: bool = True
+    """Whether the operator lists it; a model that others brought never takes a name from one that he lists."""
 
     def narrowed(self, providers: Sequence[Provider]) -> Model:
         """The same model from some of its providers only, priced so that each of those may serve."""
@@ -150,6 +152,8 @@ class Catalogue:
             others = set() if model.id in self._direct else {bare(model.id), *model.aliases} - {model.id}
             for alias in others:
                 self._by_alias.setdefault(alias, []).append(model)
+        for alias, found in self._by_alias.items():
+            self._by_alias[alias] = [model for model in found if model.own] or found
         directly = [model.price for id, model in self._direct.items() if id not in self._by_id]
         try:
             self.prices = PriceList(version, (*(model.price for model in self.models), *directly), fee_percent)
@@ -173,7 +177,8 @@ class Catalogue:
         Raises `MalformedError("model_not_found")` with the nearest names, or `MalformedError("ambiguous_model")` with
         the candidates; both in `details["suggestions"]`.
         """
-        exact = self._by_id.get(name) or self._direct.get(name)
+        # A provider's own name comes first: nobody else can call a model by it.
+        exact = self._direct.get(name) or self._by_id.get(name)
         if exact is not None:
             return exact
         provider, rest = self._split(name)
@@ -212,6 +217,10 @@ class Catalogue:
         own = [id for id, model in self._direct.items() if model.providers[0].id == provider]
         near = difflib.get_close_matches(f"{provider}:{rest}"[:128], own, n=3, cutoff=0.5)
         return (same or near or own)[:3]
+
+    def means(self, name: str) -> bool:
+        """Whether a name means anything here, be it several models."""
+        return name in self._by_id or name in self._direct or name in self._by_alias
 
     def suggestions(self, name: str) -> list[str]:
         """Up to three ids that look like `name`, the nearest first."""

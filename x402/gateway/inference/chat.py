@@ -42,7 +42,9 @@ class ChatDesk(Desk[ChatRequest]):
         tally = self.tally(ordered, answer, sale)
         tally.tell()
         request = ordered.request
-        return _relay(answer, StreamMeter(include_usage=request.include_usage, model=request.model), tally)
+        return _relay(
+            answer, StreamMeter(include_usage=request.include_usage, model=request.model, most=tally.most), tally
+        )
 
 
 def _check(request: ChatRequest, model: Model) -> None:
@@ -78,10 +80,6 @@ async def _relay(answer: UpstreamAnswer, meter: StreamMeter, tally: Tally) -> As
             if events:
                 yield events
             if meter.done:
-                break
-            if tally.exhausted:
-                # What was paid for is delivered; an upstream that goes on is not listened to (fault G03).
-                yield meter.cut()
                 break
         if meter.failed or not meter.said:
             tally.nothing()

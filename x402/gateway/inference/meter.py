@@ -56,10 +56,11 @@ def is_empty(answer: Mapping[str, Any]) -> bool:
 class StreamMeter:
     """Follows one SSE stream: `feed` gives the bytes that go on, `finish` those that end it.
 
-    `model` is what the stream's chunks call the model. `said` counts what was said so far, in tokens (`tally`).
+    `model` is what the stream's chunks call the model. `said` counts what was said so far, in tokens (`tally`); beyond
+    `most` the stream is cut.
     """
 
-    def __init__(self, *, include_usage: bool, model: str = "") -> None:
+    def __init__(self, *, include_usage: bool, model: str = "", most: int | None = None) -> None:
         self.usage: Usage | None = None
         self.said = 0
         self.done = False
@@ -67,6 +68,7 @@ class StreamMeter:
         self._finished = False
         self._include_usage = include_usage
         self._model = model
+        self._most = most
         self._rest = b""
 
     def feed(self, chunk: bytes) -> bytes:
@@ -78,6 +80,9 @@ class StreamMeter:
             if event is None:
                 break
             out.append(self._relayed(event))
+            if self._most is not None and self.said > self._most:
+                # What was paid for is delivered; an upstream that goes on is not listened to (fault G03).
+                out.append(self._cut())
         if len(self._rest) > EVENT_LIMIT:
             raise UpstreamFailed(f"an event is longer than {EVENT_LIMIT} bytes")
         return b"".join(out)
@@ -88,9 +93,9 @@ class StreamMeter:
             raise UpstreamFailed("the stream ended early")
         return (f": {comment}\n\n".encode() if comment else b"") + _DONE
 
-    def cut(self) -> bytes:
+    def _cut(self) -> bytes:
         """The event that ends a stream where no more is paid for."""
-        self._finished, self._rest = True, b""
+        self.done, self._rest = True, b""
         head = {"id": "cut", "object": "chat.completion.chunk", "created": 0, "model": self._model}
         chunk = {**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}
         return f"data: {json.dumps(chunk)}\n\n".encode()

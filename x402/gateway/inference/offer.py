@@ -19,6 +19,7 @@ from typing import Any
 from x402 import networks
 from x402.errors import MalformedError, MisconfiguredError
 from x402.gateway.inference.catalogue import Model
+from x402.gateway.inference.model_name import split_name
 from x402.gateway.inference.price_entry import model_of
 from x402.ports.public_web import check_url
 from x402.schemes.sign_in import signer
@@ -160,6 +161,8 @@ def _model(entry: Any, offer: Mapping[str, Any], provider: str, api_key: str, wh
         model = model_of(listed, where, {}, now)
     except (MisconfiguredError, MalformedError, TypeError) as error:
         raise MalformedError(CODE, str(getattr(error, "message", error))) from error
+    if split_name(model.id)[0]:
+        raise MalformedError(CODE, f"{where}: a name that begins with a provider's key is that provider's")
     seller = model.providers[0]
     if seller.upstream is None or seller.price.free:
         raise MalformedError(CODE, f"{where}: a price of more than 0 is required")

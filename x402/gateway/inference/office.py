@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from x402.errors import UnavailableError
+from x402.errors import UnavailableError, X402Error
 from x402.gateway.inference.catalogue import Catalogue, Model
 from x402.gateway.inference.registrar import House, Registrar
 from x402.gateway.inference.router import Router
@@ -90,7 +90,7 @@ class Office:
             if self._house is not None:
                 await (await self.registrar()).refresh()
             await self.write_down()
-        except UnavailableError as error:
+        except X402Error as error:
             self._telemetry.emit("providers.unavailable", reason=error.code)
 
     async def write_down(self) -> None:

@@ -25,7 +25,10 @@ def unseal(sealed: str, provider: str, secrets_: Sequence[bytes]) -> str | None:
     """The key again, or None when none of the secrets opens it."""
     if not sealed:
         return ""
-    data = base64.b64decode(sealed)
+    try:
+        data = base64.b64decode(sealed, validate=True)
+    except ValueError:
+        return None
     nonce, tag, body = data[:_NONCE_BYTES], data[_NONCE_BYTES:][:_TAG_BYTES], data[_NONCE_BYTES + _TAG_BYTES :]
     for secret in secrets_:
         try:

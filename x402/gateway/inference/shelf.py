@@ -88,22 +88,24 @@ def with_offers(listed: Catalogue, offers: Iterable[Model]) -> Catalogue:
     """The operator's own list with the offers of others beside it.
 
     A name that several share is priced so that any of them may serve, so nobody is let into a name whose price, or
-    whose limits, it would worsen: such an offer is bought by its direct name only.
+    whose limits, it would worsen, and nobody takes a name that means something else here: such an offer is bought by
+    its direct name only.
     """
     shared = {model.id: model for model in listed.models}
     alone: list[Model] = []
     for offer in sorted(offers, key=lambda model: (cost(model.price), model.providers[0].id)):
         known = shared.get(offer.id)
-        if known is None:
-            shared[offer.id] = offer
+        if known is None and not listed.means(offer.id):
+            shared[offer.id] = replace(offer, own=False)
+        elif known is None:
+            alone.append(_directly(offer))
         elif offer.providers[0].id in {provider.id for provider in known.providers}:
             # The operator's own word about a provider comes first.
             continue
         elif _harmless(known, offer.providers[0], own=offer.id in {model.id for model in listed.models}):
             shared[offer.id] = join(known, offer)
         else:
-            endpoint = offer.providers[0].endpoint
-            alone.append(replace(offer, id=endpoint, price=replace(offer.price, model=endpoint)))
+            alone.append(_directly(offer))
     return Catalogue(
         [*shared.values(), *alone],
         version=listed.prices.version,
@@ -111,6 +113,12 @@ def with_offers(listed: Catalogue, offers: Iterable[Model]) -> Catalogue:
         rules=listed.rules,
         changes_at=listed.changes_at,
     )
+
+
+def _directly(offer: Model) -> Model:
+    """An offer that is bought by its direct name only."""
+    endpoint = offer.providers[0].endpoint
+    return replace(offer, id=endpoint, own=False, price=replace(offer.price, model=endpoint))
 
 
 def _harmless(known: Model, offer: Provider, *, own: bool) -> bool:

@@ -55,12 +55,13 @@ class Tally:
         return charge if self.cut is None else replace(charge, total=self.cut(charge.total))
 
     @property
-    def exhausted(self) -> bool:
-        """Whether more is said than is paid for, where what is said is. Our count may be twice the model's own."""
+    def most(self) -> int | None:
+        """How much may be said, in tokens as they are counted here, where what is said is what is paid for (scheme
+        `upto`): our count may be twice the model's own."""
         if self.sale is None or self.sale.settle is None:
-            return False
+            return None
         bound = next((line.units for line in self.quoted.lines if line.item is Item.COMPLETION), None)
-        return bound is not None and self.usage is None and self.said > 2 * bound + SPARE_TOKENS
+        return None if bound is None else 2 * bound + SPARE_TOKENS
 
     def hear(self, said: int = 0, usage: Usage | None = None) -> None:
         """More was said, or the upstream has told its count."""

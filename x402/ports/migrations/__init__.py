@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, insert, inspect, select, text
 
 from x402.errors import MisconfiguredError
 from x402.ports import rating_table  # noqa: F401 - it belongs to the schema that is made here
-from x402.ports.outbox_trigger import statements
+from x402.ports.operator_schema import statements
 from x402.ports.schema import SCHEMA_VERSION, metadata, revisions
 from x402.ports.schema import versions as version_rows
 

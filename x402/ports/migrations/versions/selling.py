@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from x402.ports.outbox_trigger import statements
+from x402.ports.operator_schema import statements
 
 revision = "0003"
 down_revision = "0002"
