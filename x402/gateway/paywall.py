@@ -25,7 +25,7 @@ from starlette.requests import Request
 
 from x402.errors import MisconfiguredError, UnavailableError, X402Error
 from x402.gateway import asgi
-from x402.gateway.accounts.members import members_of
+from x402.gateway.accounts.members import Members, members_of
 from x402.gateway.answers import key_beside
 from x402.gateway.asgi import App, Message, Receive, Scope, Send
 from x402.gateway.counter import Counter, Free, PriceRule
@@ -36,7 +36,7 @@ from x402.gateway.nodes import Nodes
 from x402.gateway.offers import Offers
 from x402.gateway.policy import Policy
 from x402.gateway.purse import Purse
-from x402.gateway.refund import refunds_of
+from x402.gateway.refund import Refunds, refunds_of
 from x402.gateway.register import Register
 from x402.gateway.replies import PREFLIGHT, error_reply, is_preflight
 from x402.gateway.route_keys import RouteKey
@@ -148,12 +148,7 @@ class Paywall:
         )
         refunds = None if purse is None else refunds_of(register, purse, offers.kinds, nodes.blockhashes)
         self.till = Till(register, handler_timeout_seconds=handler_timeout_seconds, refunds=refunds)
-        book = self._accounts(register, accounts)
-        payments = None if refunds is None else refunds.payments
-        seconds = handler_timeout_seconds
-        self.members = (
-            None if book is None else members_of(register, seller, book, timeout_seconds=seconds, payments=payments)
-        )
+        self.members = self._members(seller, accounts, refunds, handler_timeout_seconds)
         self.counter = Counter(
             self.till, offers, flow=Flow(flow), any_origin=not public_url, members=self.members, envelope=envelope
         )
@@ -168,6 +163,17 @@ class Paywall:
         self._on_routes, self._loops = False, list[asyncio.Task[None]]()
         self.reconciled = asyncio.Event()
         """Set when everything that an earlier process left open was looked at once."""
+
+    def _members(
+        self, seller: Seller, accounts: bool | Accounts, refunds: Refunds | None, timeout_seconds: float
+    ) -> Members | None:
+        """Who is known by an account; None where no accounts are kept."""
+        register = self.till.register
+        book = self._accounts(register, accounts)
+        if book is None:
+            return None
+        payments = None if refunds is None else refunds.payments
+        return members_of(register, seller, book, timeout_seconds=timeout_seconds, payments=payments)
 
     def _facilitators(
         self,
