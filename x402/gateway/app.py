@@ -40,6 +40,7 @@ from x402.gateway.inference.upstream import UpstreamClient
 from x402.gateway.operations.turnstile import RATE_HEADERS, Turnstile
 from x402.gateway.outfit import catalogue_of, refuse_mainnet, till_options
 from x402.gateway.paywall import Paywall
+from x402.gateway.policy import Policy
 from x402.ports import Clock, Ledger
 from x402.ports.ledger import SqlLedger
 from x402.settings import GatewaySettings
@@ -98,9 +99,7 @@ def create_app(
     add_registration(app, OURS.base, office)
     goods = add_selling(app, Desks.over(router))
     if options["accounts"]:
-        deposits = add_session(app, OURS.base, options["policy"])
-        goods += [Good(key.partition(" ")[2], price, "DepositRequest") for key, price in deposits.items()]
-        add_billing(app, OURS.base)
+        goods += _add_accounts(app, options["policy"])
     _add_free_paths(app, router, registry, now)
     add_signposts(app, sold, [good.path for good in goods], list(receivers), url)
     add_description(app, {good.path: good.body for good in goods})
@@ -125,6 +124,13 @@ def create_app(
     if settings.traces:
         app.add_middleware(TracedRequests)
     return app
+
+
+def _add_accounts(app: FastAPI, policy: Policy) -> list[Good]:
+    """Add what account holders ask for; returns what of it is paid."""
+    add_billing(app, OURS.base)
+    deposits = add_session(app, OURS.base, policy)
+    return [Good(key.partition(" ")[2], price, "DepositRequest") for key, price in deposits.items()]
 
 
 def _receivers(settings: GatewaySettings, pay_to: Mapping[str, str] | None) -> dict[str, str]:

@@ -25,7 +25,7 @@ from starlette.requests import Request
 
 from x402.errors import MisconfiguredError, UnavailableError, X402Error
 from x402.gateway import asgi
-from x402.gateway.accounts.members import members_of
+from x402.gateway.accounts.members import Members, members_of
 from x402.gateway.answers import key_beside
 from x402.gateway.asgi import App, Message, Receive, Scope, Send
 from x402.gateway.counter import Counter, Free, PriceRule
@@ -36,7 +36,7 @@ from x402.gateway.nodes import Nodes
 from x402.gateway.offers import Offers
 from x402.gateway.policy import Policy
 from x402.gateway.purse import Purse
-from x402.gateway.refund import refunds_of
+from x402.gateway.refund import Refunds, refunds_of
 from x402.gateway.register import Register
 from x402.gateway.replies import PREFLIGHT, error_reply, is_preflight
 from x402.gateway.route_keys import RouteKey
@@ -148,12 +148,7 @@ class Paywall:
         )
         refunds = None if purse is None else refunds_of(register, purse, offers.kinds, nodes.blockhashes)
         self.till = Till(register, handler_timeout_seconds=handler_timeout_seconds, refunds=refunds)
-        book = self._accounts(register, accounts)
-        payments = None if refunds is None else refunds.payments
-        seconds = handler_timeout_seconds
-        self.members = (
-            None if book is None else members_of(register, seller, book, timeout_seconds=seconds, payments=payments)
-        )
+        self.members = _members(register, seller, accounts, refunds, seconds=handler_timeout_seconds)
         self.counter = Counter(
             self.till, offers, flow=Flow(flow), any_origin=not public_url, members=self.members, envelope=envelope
         )
@@ -198,19 +193,6 @@ class Paywall:
         opened = SqlLedger(place if "://" in place else f"sqlite:///{place}")
         self._owned.append(opened)
         return opened
-
-    @staticmethod
-    def _accounts(register: Register, accounts: bool | Accounts) -> Accounts | None:
-        if not isinstance(accounts, bool):
-            return accounts
-        if not accounts:
-            return None
-        from x402.ports.account_book import SqlAccounts
-        from x402.ports.ledger import SqlLedger
-
-        if not isinstance(register.ledger, SqlLedger):
-            raise MisconfiguredError("no_accounts", "accounts are kept in a ledger of ours only; give their book")
-        return SqlAccounts(register.ledger)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -348,6 +330,24 @@ class Paywall:
         host, port = scope.get("server") or ("localhost", None)
         where = f"[{host}]" if ":" in host else host
         return f"{scope.get('scheme', 'http')}://{where}{f':{port}' if port else ''}{path}"
+
+
+def _members(
+    register: Register, seller: Seller, accounts: bool | Accounts, refunds: Refunds | None, *, seconds: float
+) -> Members | None:
+    """Those whom a seller knows, with their accounts in his ledger or in a book of their own; None without accounts."""
+    payments = None if refunds is None else refunds.payments
+    if accounts is False:
+        return None
+    if accounts is not True:
+        return members_of(register, seller, accounts, timeout_seconds=seconds, payments=payments)
+    from x402.ports.account_book import SqlAccounts
+    from x402.ports.ledger import SqlLedger
+
+    if not isinstance(register.ledger, SqlLedger):
+        raise MisconfiguredError("no_accounts", "accounts are kept in a ledger of ours only; give their book")
+    book = SqlAccounts(register.ledger)
+    return members_of(register, seller, book, timeout_seconds=seconds, payments=payments)
 
 
 def _policy(policy: Policy | None, answer_retention_seconds: int | None) -> Policy:
