@@ -148,7 +148,11 @@ class Paywall:
         )
         refunds = None if purse is None else refunds_of(register, purse, offers.kinds, nodes.blockhashes)
         self.till = Till(register, handler_timeout_seconds=handler_timeout_seconds, refunds=refunds)
+<<<<<<< HEAD
         self.members = self._members(seller, accounts, refunds, handler_timeout_seconds)
+=======
+        self.members = _members(register, seller, accounts, refunds, seconds=handler_timeout_seconds)
+>>>>>>> h-acct
         self.counter = Counter(
             self.till, offers, flow=Flow(flow), any_origin=not public_url, members=self.members, envelope=envelope
         )
@@ -204,19 +208,6 @@ class Paywall:
         opened = SqlLedger(place if "://" in place else f"sqlite:///{place}")
         self._owned.append(opened)
         return opened
-
-    @staticmethod
-    def _accounts(register: Register, accounts: bool | Accounts) -> Accounts | None:
-        if not isinstance(accounts, bool):
-            return accounts
-        if not accounts:
-            return None
-        from x402.ports.account_book import SqlAccounts
-        from x402.ports.ledger import SqlLedger
-
-        if not isinstance(register.ledger, SqlLedger):
-            raise MisconfiguredError("no_accounts", "accounts are kept in a ledger of ours only; give their book")
-        return SqlAccounts(register.ledger)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -354,6 +345,24 @@ class Paywall:
         host, port = scope.get("server") or ("localhost", None)
         where = f"[{host}]" if ":" in host else host
         return f"{scope.get('scheme', 'http')}://{where}{f':{port}' if port else ''}{path}"
+
+
+def _members(
+    register: Register, seller: Seller, accounts: bool | Accounts, refunds: Refunds | None, *, seconds: float
+) -> Members | None:
+    """Those whom a seller knows, with their accounts in his ledger or in a book of their own; None without accounts."""
+    payments = None if refunds is None else refunds.payments
+    if accounts is False:
+        return None
+    if accounts is not True:
+        return members_of(register, seller, accounts, timeout_seconds=seconds, payments=payments)
+    from x402.ports.account_book import SqlAccounts
+    from x402.ports.ledger import SqlLedger
+
+    if not isinstance(register.ledger, SqlLedger):
+        raise MisconfiguredError("no_accounts", "accounts are kept in a ledger of ours only; give their book")
+    book = SqlAccounts(register.ledger)
+    return members_of(register, seller, book, timeout_seconds=seconds, payments=payments)
 
 
 def _policy(policy: Policy | None, answer_retention_seconds: int | None) -> Policy:
