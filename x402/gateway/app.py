@@ -41,7 +41,6 @@ from x402.gateway.inference.upstream import UpstreamClient
 from x402.gateway.operations.turnstile import RATE_HEADERS, Turnstile
 from x402.gateway.outfit import catalogue_of, refuse_mainnet, till_options
 from x402.gateway.paywall import Paywall
-from x402.gateway.policy import Policy
 from x402.ports import Clock, Ledger
 from x402.ports.ledger import SqlLedger
 from x402.settings import GatewaySettings
@@ -95,16 +94,8 @@ def create_app(
     place = ledger if ledger is not None else settings.ledger
     options = _options(settings, receivers, place)
     office = office_of(app, router, client, settings, given=catalogue, public_url=url, clock=now, telemetry=facts)
-<<<<<<< HEAD
     goods = _goods(app, router, options)
     _add_free_paths(app, router, office, registry, now)
-=======
-    add_registration(app, OURS.base, office)
-    goods = add_selling(app, Desks.over(router))
-    if options["accounts"]:
-        goods += _add_accounts(app, options["policy"])
-    _add_free_paths(app, router, registry, now)
->>>>>>> h-acct
     add_signposts(app, sold, [good.path for good in goods], list(receivers), url)
     add_description(app, {good.path: good.body for good in goods})
     operations = Operations(settings, place=place, receivers=list(receivers), url=url, clock=now, facts=facts)
@@ -124,13 +115,6 @@ def create_app(
     )
     _surround(app, operations, traces=settings.traces)
     return app
-
-
-def _add_accounts(app: FastAPI, policy: Policy) -> list[Good]:
-    """Add what account holders ask for; returns what of it is paid."""
-    add_billing(app, OURS.base)
-    deposits = add_session(app, OURS.base, policy)
-    return [Good(key.partition(" ")[2], price, "DepositRequest") for key, price in deposits.items()]
 
 
 def _receivers(settings: GatewaySettings, pay_to: Mapping[str, str] | None) -> dict[str, str]:

@@ -148,11 +148,7 @@ class Paywall:
         )
         refunds = None if purse is None else refunds_of(register, purse, offers.kinds, nodes.blockhashes)
         self.till = Till(register, handler_timeout_seconds=handler_timeout_seconds, refunds=refunds)
-<<<<<<< HEAD
-        self.members = self._members(seller, accounts, refunds, handler_timeout_seconds)
-=======
         self.members = _members(register, seller, accounts, refunds, seconds=handler_timeout_seconds)
->>>>>>> h-acct
         self.counter = Counter(
             self.till, offers, flow=Flow(flow), any_origin=not public_url, members=self.members, envelope=envelope
         )
@@ -167,17 +163,6 @@ class Paywall:
         self._on_routes, self._loops = False, list[asyncio.Task[None]]()
         self.reconciled = asyncio.Event()
         """Set when everything that an earlier process left open was looked at once."""
-
-    def _members(
-        self, seller: Seller, accounts: bool | Accounts, refunds: Refunds | None, timeout_seconds: float
-    ) -> Members | None:
-        """Who is known by an account; None where no accounts are kept."""
-        register = self.till.register
-        book = self._accounts(register, accounts)
-        if book is None:
-            return None
-        payments = None if refunds is None else refunds.payments
-        return members_of(register, seller, book, timeout_seconds=timeout_seconds, payments=payments)
 
     def _facilitators(
         self,
