@@ -166,10 +166,8 @@ class Paywall:
         self._rest()
 
     def _rest(self) -> None:
-        """As before the first start."""
         self._starting = asyncio.Lock()
-        self._started = False
-        self._on_routes = False
+        self._started = self._on_routes = False
         self._loops: list[asyncio.Task[None]] = []
         self.reconciled = asyncio.Event()
         """Set when everything that an earlier process left open was looked at once."""
