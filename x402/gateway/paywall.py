@@ -158,9 +158,12 @@ class Paywall:
         self._public_url = public_url.rstrip("/")
         self._body_limit = body_limit
         self._reconcile_seconds = reconcile_seconds
+        self._rest()
+
+    def _rest(self) -> None:
         self._starting = asyncio.Lock()
-        self._started = False
-        self._on_routes, self._loops = False, list[asyncio.Task[None]]()
+        self._started = self._on_routes = False
+        self._loops: list[asyncio.Task[None]] = []
         self.reconciled = asyncio.Event()
         """Set when everything that an earlier process left open was looked at once."""
 
