@@ -88,6 +88,7 @@ class Town:
             evm_signer=EvmSigner(ours.evm_key),
             svm_signer=SvmSigner(ours.svm_key),
             buyer_keys=(self.buyer.evm_key, self.buyer.svm_key),
+            seller_keys=(self.seller.evm_key, self.seller.svm_key),
         )
         self._services = Elsewhere(Services(parties, evm.url, svm.url))
 

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from fastapi import FastAPI
 
 from x402.client.auth import X402Auth
 from x402.client.budget import Limits
@@ -30,7 +31,7 @@ from x402.devnet.evm import EngineName, EvmDevnet
 from x402.devnet.svm import SvmDevnet
 from x402.devnet.town_books import Balances, Sums
 from x402.devnet.town_parties import NETWORKS, Parties, Role
-from x402.devnet.town_services import facilitator_app, gateway_app, model_app
+from x402.devnet.town_services import facilitator_app, gateway_app, model_app, purse_settings
 from x402.devnet.town_serving import listen, serving
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.lifecycle import Party
@@ -94,7 +95,8 @@ class Town:
 
     `state` is a directory for the ledgers and the buyer's wallet file, which then stay when the town has gone; without
     it they live in a temporary directory. `observers` hear every fact of facilitator and gateway. `engine` chooses the
-    EVM (`EvmDevnet`), `model_delay_seconds` is how slowly the demo model streams.
+    EVM (`EvmDevnet`), `model_delay_seconds` is how slowly the demo model streams. With `pays_out` the gateway holds the
+    seller's keys, so that balances can be withdrawn and providers be paid.
 
     Starting raises `UnavailableError` for a port that is taken and for a town that does not get ready in time,
     `MisconfiguredError("state_in_use")` for a directory with an earlier town's ledgers.
@@ -108,16 +110,20 @@ class Town:
         observers: Sequence[Observer] = (),
         engine: EngineName = "auto",
         model_delay_seconds: float = 0.0,
+        pays_out: bool = False,
     ) -> None:
         self._ports = ports or Ports()
         self._state = state
         self._delay = model_delay_seconds
+        self._pays_out = pays_out
         self._telemetry = Telemetry(observers)
         self._exit = AsyncExitStack()
         self._urls: Urls | None = None
         self.evm = EvmDevnet(engine=engine)
         self.svm = SvmDevnet()
         self.parties = Parties.fresh()
+        self.shop = FastAPI()
+        """The gateway's app; `start` puts it together."""
         self.directory = Path()
         """Where ledgers and wallet file are; set by `start`."""
 
@@ -162,8 +168,11 @@ class Town:
         await _ready(facilitator)
         listener = listen(self._ports.gateway)
         own_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        app = gateway_app(self.parties, own_url, facilitator, model, self.gateway_ledger, self._telemetry)
-        gateway = await self._exit.enter_async_context(serving(app, listener))
+        settings = purse_settings(self.parties, self.evm.url, self.svm.url) if self._pays_out else None
+        self.shop = gateway_app(
+            self.parties, own_url, facilitator, model, self.gateway_ledger, self._telemetry, settings=settings
+        )
+        gateway = await self._exit.enter_async_context(serving(self.shop, listener))
         await _ready(gateway)
         self._urls = Urls(gateway, facilitator, model, self.evm.url, self.svm.url, self.svm.ws_url)
 

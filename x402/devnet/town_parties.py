@@ -28,7 +28,8 @@ class Role(StrEnum):
 class Parties:
     """Fresh keys for everybody. They control play money on chains that end with the town.
 
-    `buyer_keys` are the buyer's keys in clear, EVM hex and Solana base58, for a person to try out.
+    `buyer_keys` are the buyer's keys in clear, EVM hex and Solana base58, for a person to try out; `seller_keys` the
+    seller's, for a gateway that pays out.
     """
 
     buyer: Wallet
@@ -36,17 +37,19 @@ class Parties:
     evm_signer: EvmSigner
     svm_signer: SvmSigner
     buyer_keys: tuple[str, str] = field(repr=False)
+    seller_keys: tuple[str, str] = field(repr=False)
 
     @classmethod
     def fresh(cls) -> Parties:
         """New random keys for every party."""
-        evm, svm = "0x" + secrets.token_hex(32), str(Keypair())
+        buyer, seller = (("0x" + secrets.token_hex(32), str(Keypair())) for _ in range(2))
         return cls(
-            buyer=Wallet(evm=evm, svm=svm, testnet_only=True),
-            seller=Wallet.new(testnet_only=True),
+            buyer=Wallet(evm=buyer[0], svm=buyer[1], testnet_only=True),
+            seller=Wallet(evm=seller[0], svm=seller[1], testnet_only=True),
             evm_signer=EvmSigner(secrets.token_hex(32)),
             svm_signer=SvmSigner(Keypair()),
-            buyer_keys=(evm, svm),
+            buyer_keys=buyer,
+            seller_keys=seller,
         )
 
     @property

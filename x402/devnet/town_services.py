@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from pydantic import SecretStr
 from starlette.applications import Starlette
 
 from x402.devnet.model import create_app as create_model
@@ -39,15 +40,35 @@ def model_app(delay_seconds: float) -> Starlette:
 
 
 def gateway_app(
-    parties: Parties, own_url: str, facilitator: str, model: str, ledger: Ledger, telemetry: Telemetry
+    parties: Parties,
+    own_url: str,
+    facilitator: str,
+    model: str,
+    ledger: Ledger,
+    telemetry: Telemetry,
+    *,
+    settings: GatewaySettings | None = None,
 ) -> FastAPI:
     """The gateway: sells the demo model's answers, and settles through the facilitator by its URL."""
     return create_gateway(
-        GatewaySettings.model_construct(),
+        settings or GatewaySettings.model_construct(),
         catalogue=demo_catalogue(f"{model}/v1"),
         facilitator=facilitator,
         pay_to=parties.pay_to,
         ledger=ledger,
         public_url=own_url,
         telemetry=telemetry,
+    )
+
+
+def purse_settings(parties: Parties, evm_rpc: str, svm_rpc: str) -> GatewaySettings:
+    """Settings of a gateway that pays out of the seller's own wallet, and asks the town's nodes."""
+    evm, svm = parties.seller_keys
+    return GatewaySettings.model_construct(
+        evm_network=BASE_SEPOLIA,
+        svm_network=SOLANA_DEVNET,
+        evm_rpc_url=evm_rpc,
+        svm_rpc_url=svm_rpc,
+        refund_evm_private_key=SecretStr(evm),
+        refund_svm_private_key=SecretStr(svm),
     )
