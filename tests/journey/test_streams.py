@@ -160,7 +160,7 @@ async def _under_way(customers: Customers) -> int:
     return unresolved["gateway"] + unresolved["facilitator"]
 
 
-async def test_I05_I13_streams_paid_in_every_way_at_once_leave_chain_and_books_equal(customers: Customers) -> None:
+async def test_I5_I13_streams_paid_in_every_way_at_once_leave_chain_and_books_equal(customers: Customers) -> None:
     """What the seller got on chain is what was billed and what accounts still hold, to the unit."""
     town = customers.town
     before = await town.balances()
