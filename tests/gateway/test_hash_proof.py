@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
@@ -137,6 +138,26 @@ async def test_B03_too_low_and_too_much(stall: Stall, family: str) -> None:
     assert (await stall.client.get("/report", headers=buyer.headers(much))).status_code == 200
     payer = buyer.payer.address if family == "evm" else str(buyer.keypair.pubkey())
     assert await stall.balance(family, payer) == 500
+
+
+@pytest.mark.parametrize(("used", "credited"), [(400, PRICE - 400 + 50), (10**9, 50)])
+async def test_B17_what_was_not_used_is_credited_and_never_less_than_was_paid_too_much(
+    stall: Stall, used: int, credited: int
+) -> None:
+    target = f"/report?q={used}"
+    headers = stall.evm.headers(await stall.evm.transfer(PRICE + 50), target)
+    assert (await stall.client.get(target, headers=headers)).status_code == 200
+    assert await stall.balance("evm", stall.evm.payer.address) == credited
+
+
+async def test_A07_one_of_many_requests_at_once_gets_what_a_transfer_pays(stall: Stall) -> None:
+    transaction = await stall.evm.transfer()
+    targets = [f"/report?q=a{number}" for number in range(8)]
+    replies = await asyncio.gather(
+        *(stall.client.get(target, headers=stall.evm.headers(transaction, target)) for target in targets)
+    )
+    assert sorted(reply.status_code for reply in replies) == [200] + [409] * 7
+    assert len(stall.runs) == 1
 
 
 @FAMILIES

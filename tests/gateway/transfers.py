@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from solders.hash import Hash
 from solders.instruction import AccountMeta, Instruction
 from solders.keypair import Keypair
@@ -19,6 +19,7 @@ from solders.transaction import VersionedTransaction
 from tests.facilitator.world import EvmShop, SvmShop
 from tests.payments import EvmPayer
 from x402 import networks
+from x402.billing import Metered
 from x402.gateway.paywall import Paywall
 from x402.gateway.policy import Policy
 from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET
@@ -145,8 +146,10 @@ class Stall:
         app = FastAPI()
 
         @app.get("/report")
-        async def report(q: str = "") -> dict[str, str]:
+        async def report(request: Request, q: str = "") -> dict[str, str]:
             self.runs.append(q)
+            if q.isdigit():
+                request.scope["x402"].metered = Metered(model="m", charged=int(q), complete=True)
             if q == "fail":
                 raise ValueError("broken")
             return {"report": f"secret {len(self.runs)}"}
