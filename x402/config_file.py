@@ -21,7 +21,8 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     "gateway": {
         "public_url": "public_url", "host": "host", "port": "port", "ledger": "ledger", "mainnet": "mainnet",
         "quote_key": "quote_key", "answer_key": "answer_key", "max_timeout_seconds": "max_timeout_seconds",
-        "traces": "traces",
+        "traces": "traces", "schemes": "scheme_names", "pay_ahead_seconds": "pay_ahead_seconds",
+        "body_limit": "body_limit",
     },
     "pay_to": {
         "evm": "evm_pay_to", "svm": "svm_pay_to", "evm_network": "evm_network", "svm_network": "svm_network",
@@ -36,6 +37,18 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "refund_per_day": "refund_per_day", "refund_evm_private_key": "refund_evm_private_key",
         "refund_svm_private_key": "refund_svm_private_key",
     },
+    "accounts": {
+        "open": "accounts", "sign_in_max_seconds": "sign_in_max_seconds", "deposit_max": "deposit_max",
+        "discounts": "discounts", "deposit_bonus": "deposit_bonus", "withdraw_per_day": "withdraw_per_day",
+        "withdraw_min": "withdraw_min",
+    },
+    "routing": {
+        "hedge_percent": "hedge_percent", "cache_seconds": "cache_seconds", "cache_shared": "cache_shared",
+    },
+    "providers": {
+        "admission": "provider_admission", "hosts": "provider_hosts", "bonus_percent": "bonus_percent",
+        "payout_after_seconds": "payout_after_seconds",
+    },
     "limits": {
         "tiers": "tiers", "open_quotes": "open_quotes", "quotes_per_hour": "quotes_per_hour", "exempt": "rate_exempt",
         "trusted_proxies": "trusted_proxies", "store": "rate_store",
@@ -49,7 +62,10 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     },
 }  # fmt: skip
 """From a table's entries to the settings' field names."""
-PRICES = frozenset({"version", "fee_percent", "models", "router"})
+PRICES = frozenset(
+    {"version", "fee_percent", "models", "router"}
+    | {"priority_percent", "flex_discount_percent", "batch_discount_percent", "cache_discount_percent"}
+)
 """What belongs to the price list, which may stand in the same file."""
 
 _ENVIRONMENT = re.compile(r"std::env::([A-Za-z_][A-Za-z0-9_]*)", re.ASCII)

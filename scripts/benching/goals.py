@@ -25,7 +25,7 @@ GOALS = (
     Goal("end-to-end", "paid requests with facilitator and chain, 16 at once", times=BOTH),
     Goal("round-trips", "HTTP round trips of a paid call more than of a free one", more=False, most=0),
     Goal("first-token-balance", "first token paid from a balance, later than free", more=False, most=10),
-    Goal("first-token-upto", "first token of an upto stream, later than free", more=False, most=10),
+    Goal("first-token-upto", "first token of an upto stream, later than free and a verify", more=False, most=10),
     Goal("ready", "facilitator ready after its start", more=False, most=0.8),
     Goal("memory", "its memory after the load", more=False, most=120),
     Goal("import", "import x402, more than bare Python", more=False, most=60),

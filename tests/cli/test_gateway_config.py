@@ -10,8 +10,9 @@ import pytest
 
 from tests.cli.conftest import LiveTown, run
 from x402.cli.gateway_config import TEMPLATE
-from x402.config_file import TABLES, read_config
+from x402.config_file import PRICES, TABLES, read_config
 from x402.errors import MisconfiguredError
+from x402.gateway.inference.price_file import read_catalogue
 from x402.settings import GatewaySettings
 
 ADDRESS = "0x" + "5e" * 20
@@ -128,3 +129,18 @@ def test_a_gateway_runs_from_its_file_alone(live_town: LiveTown, tmp_path: Path)
     with TestClient(create_app(GatewaySettings.read(config=Path("shop.toml")))) as client:
         body = {"model": "demo/echo-1", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
         assert client.post("/api/v1/chat/completions", json=body).status_code == 402
+
+
+def test_the_file_knows_every_setting_and_every_rule_of_the_price_list() -> None:
+    """What belongs to one upstream alone is said by the price list's models."""
+    stated = {field for names in TABLES.values() for field in names.values()}
+    elsewhere = {"config", "model_names", "price_file", "upstream_api_key", "upstream_url"}
+    assert set(GatewaySettings.model_fields) == stated | elsewhere
+    read_catalogue(
+        "\n".join(f"{name} = 1" for name in sorted(PRICES) if name.endswith("_percent"))
+        + '\n[[models]]\nname = "a"\npricing = { prompt = 1, completion = 1 }\n',
+        environment={},
+        now=0,
+    )
+    with pytest.raises(MisconfiguredError):
+        read_catalogue('surprise_percent = 1\n[[models]]\nname = "a"\n', environment={}, now=0)

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 HOUR = 3600
 MAY_READ_THE_WALL_CLOCK = {
     "x402/facilitator/service.py", "x402/gateway/app.py", "x402/gateway/paywall.py", "x402/ports/ledger.py",
-    "x402/client/auth.py", "x402/client/journal.py",
+    "x402/client/auth.py", "x402/client/journal.py", "x402/client/sign_in.py",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Which settlements on an EVM network leave together (design D8, ADR 17).
+"""Which settlements on an EVM network leave together (design D8, ADR 13).
 
 A payment that finds a key idle leaves at once and alone. While that transaction is in the air the next ones gather, and
 leave as one: when it has landed, when four times as many wait as left last, or when they fill a transaction. So light

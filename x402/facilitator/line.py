@@ -39,7 +39,7 @@ class Line(Protocol):
 
 
 class PooledLine:
-    """Connections of its own, opened with the first request. The library was chosen by measurement (ADR 18)."""
+    """Connections of its own, opened with the first request. The library was chosen by measurement (ADR 14)."""
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None

@@ -1,6 +1,6 @@
 """The line to one node: HTTP POST over connections that stay open, and silence as `UnavailableError`.
 
-The library underneath was chosen by measurement (ADR 16). The URL may hold an API key, so it appears in no message and
+The library underneath was chosen by measurement (ADR 12). The URL may hold an API key, so it appears in no message and
 in no redirect's wake (fault E03).
 """
 

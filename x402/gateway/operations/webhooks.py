@@ -36,8 +36,6 @@ SECRET_PREFIX = "whsec_"
 TOPICS = (
     *(f"payment.{str(state).lower()}" for state in State),
     "budget.threshold",
-    "key.created",
-    "key.revoked",
     "webhook.test",
 )
 _IDLE_SECONDS = 5.0
