@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -27,7 +28,9 @@ from x402.gateway.policy import Policy
 from x402.lifecycle import Party
 from x402.money import Asset
 from x402.networks import BASE_SEPOLIA
+from x402.ports.audit import audit
 from x402.ports.ledger import SqlLedger
+from x402.ports.ledger_reading import read_ledger
 from x402.schemes.subject import recall
 from x402.settings import GatewaySettings
 from x402.stages import Delivered, Reversed, Settling
@@ -148,6 +151,20 @@ async def test_B17_what_was_not_used_is_credited_and_never_less_than_was_paid_to
     headers = stall.evm.headers(await stall.evm.transfer(PRICE + 50), target)
     assert (await stall.client.get(target, headers=headers)).status_code == 200
     assert await stall.balance("evm", stall.evm.payer.address) == credited
+
+
+async def test_the_books_of_transfers_pass_an_audit(stall: Stall, tmp_path: Path) -> None:
+    file = tmp_path / "ledger.sqlite"
+    async with SqlLedger(f"sqlite:///{file}") as ledger:
+        stall.reopen(ledger=ledger)
+        for family in ("evm", "svm"):
+            buyer = stall.buyer(family)
+            headers = buyer.headers(await buyer.transfer(PRICE + 7))
+            assert (await stall.client.get("/report", headers=headers)).status_code == 200
+        await stall.paywall.till.drain(5)
+    with read_ledger(str(file)) as snapshot:
+        found = audit(snapshot.histories(), now=int(time.time()))
+    assert (found.payments, found.violations) == (2, [])
 
 
 async def test_A07_one_of_many_requests_at_once_gets_what_a_transfer_pays(stall: Stall) -> None:
