@@ -164,6 +164,18 @@ def test_the_chain_knows_best_what_moved() -> None:
     assert advance(entry, Event.SETTLE, Settled("0xtx", 5, 41)).amount == 41
 
 
+def test_A23_what_is_signed_over_remembers_every_header_that_left() -> None:
+    entry = advance(begin(Party.CLIENT, SUBJECT, Held()), Event.EXPOSE, Exposed("one"))
+    second = advance(entry, Event.REPLACE, Exposed("two", ("one",)))
+    third = advance(second, Event.REPLACE, Exposed("three", ("one", "two")))
+    assert third.stage == Exposed("three", ("one", "two"))
+    for wrong in (Exposed("three"), Exposed("three", ("two",)), Exposed("three", ("two", "one"))):
+        with pytest.raises(UnlawfulEvent):
+            advance(second, Event.REPLACE, wrong)
+    with pytest.raises(UnlawfulEvent):
+        advance(entry, Event.REPLACE, Exposed("two"))
+
+
 def test_a_replacement_is_the_next_attempt_and_forgets_none() -> None:
     first = Intended("0x1", b"one", 9)
     entry = begin(Party.FACILITATOR, SUBJECT, first)

@@ -244,7 +244,7 @@ def targets(peers: Peers) -> list[Target]:
     """The ports, one question a case."""
 
     def make_evm(tape: Tape) -> bytes:
-        return json.dumps([tape.below(14), wounded_answers(tape, EVM_SAYS)]).encode()
+        return json.dumps([tape.below(13), wounded_answers(tape, EVM_SAYS)]).encode()
 
     async def run_evm(data: bytes) -> bool:
         question, peers.evm.nonsense = json.loads(data)

@@ -18,6 +18,7 @@ from tests.facilitator.world import BRIEF, EvmShop, Meddled, facilitator, ledger
 from x402.chain import EvmFees
 from x402.facilitator import reconcile
 from x402.facilitator.evm_rail import EvmRail
+from x402.facilitator.evm_sender import Gas
 from x402.facilitator.service import unix_now
 from x402.facilitator.settle import LocalFacilitator
 from x402.lifecycle import Entry, Outcome, Party
@@ -166,7 +167,9 @@ async def test_A16_a_node_that_is_behind_reverses_nothing(evm: EvmShop, ledger: 
 
 async def test_E11_two_processes_with_one_key_never_share_a_nonce(evm: EvmShop, tmp_path: Path) -> None:
     async with ledger_at(tmp_path) as one, ledger_at(tmp_path) as two:
-        parties = [facilitator([evm.rail(one)], one), facilitator([evm.rail(two)], two)]
+        # Each payment in a transaction of its own, so that sixteen nonces are fought for.
+        alone = Gas(bundle=0)
+        parties = [facilitator([evm.rail(book, gas=alone)], book) for book in (one, two)]
         payments = [evm.pay() for _ in range(16)]
         settling = [parties[at % 2].settle(payment, evm.offer) for at, payment in enumerate(payments)]
         receipts = await asyncio.gather(*settling)

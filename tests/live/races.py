@@ -186,12 +186,12 @@ async def settles(played: Field, count: int) -> list[str]:
     if moved != UNIT * count:
         wrong.append(f"{moved} units moved, {UNIT * count} were signed")
     signed = await asyncio.to_thread(played.chains.signed, village.signers)
-    if sum(one.mined - mined[one.signer] for one in signed) != count:
-        wrong.append(f"{count} payments took {[one.mined - mined[one.signer] for one in signed]} transactions")
+    sent, named = sum(one.mined - mined[one.signer] for one in signed), {receipt.transaction for receipt in receipts}
+    if sent != len(named):
+        # Payments share transactions, and each of those is somebody's receipt.
+        wrong.append(f"{sent} transactions were mined, and receipts name {len(named)}")
     if any(one.mined != one.with_waiting for one in signed):
         wrong.append(f"transactions are left waiting: {signed}")
-    if len(signed) > 1 and not all(one.mined - mined[one.signer] for one in signed) and count >= 10 * len(signed):
-        wrong.append(f"a key has done nothing: {[one.mined - mined[one.signer] for one in signed]}")
     return wrong
 
 

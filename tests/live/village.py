@@ -210,6 +210,8 @@ class Village:
             "X402_GATEWAY_LEDGER": self.ledgers["gateway"],
             "X402_QUOTE_KEY": self._quote_key,
             "X402_PUBLIC_URL": customer.SHOP,
+            # The oracle knows each payment by its authorization and its amount; `upto` has neither.
+            "X402_SCHEMES": "exact",
         }
 
     def _facilitator(self) -> dict[str, str]:
