@@ -106,6 +106,16 @@ class SvmTransaction:
 
 
 @dataclass(frozen=True, slots=True)
+class SvmLanded:
+    """A landed Solana transaction with its bytes; `time` is the block's unix second, None when the node has none."""
+
+    slot: int
+    error: str | None
+    time: int | None
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class SvmListed:
     """A transaction as a list of an account's transactions names it.
 

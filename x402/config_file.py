@@ -22,6 +22,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "public_url": "public_url", "host": "host", "port": "port", "ledger": "ledger", "mainnet": "mainnet",
         "quote_key": "quote_key", "answer_key": "answer_key", "max_timeout_seconds": "max_timeout_seconds",
         "traces": "traces", "schemes": "scheme_names", "pay_ahead_seconds": "pay_ahead_seconds",
+        "hash_proof": "hash_proof", "hash_proof_seconds": "hash_proof_seconds",
         "body_limit": "body_limit",
     },
     "pay_to": {

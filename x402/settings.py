@@ -205,6 +205,10 @@ class GatewaySettings(OperatorSettings, ConfigFile):
     scheme_names: str = Field("exact,upto", validation_alias=named("X402_SCHEMES"))
     """Separated by commas, the preferred one first: `exact` takes the quoted bound, `upto` (EVM networks) what was
     used of it."""
+    hash_proof: bool = Field(False, validation_alias=named("X402_HASH_PROOF"))
+    """Take transfers that were made before they are presented, as `X-PAYMENT: <network>:<transaction>`."""
+    hash_proof_seconds: int = Field(300, ge=1, le=3600, validation_alias=named("X402_HASH_PROOF_SECONDS"))
+    """How long after its block such a transfer is taken."""
     pay_ahead_seconds: int = Field(300, ge=0, le=3600, validation_alias=named("X402_PAY_AHEAD_SECONDS"))
     """How long an announced price holds, so that the next payment comes with the first request; 0 announces none."""
     body_limit: int = Field(8 * 1024 * 1024, ge=1024, le=16 * 1024 * 1024, validation_alias=named("X402_BODY_LIMIT"))

@@ -13,13 +13,13 @@ from x402.errors import ConflictError, Mender, RefusedError, UnavailableError
 from x402.evidence import Witnesses
 from x402.gateway.belief import is_account
 from x402.gateway.facilitators import Facilitators
+from x402.gateway.hash_proof import subject_of
 from x402.gateway.offers import flow_of, shortfall
 from x402.gateway.policy import Policy, units_of
 from x402.gateway.terms import Flow
 from x402.lifecycle import Entry, Event, Party, Subject, begin
 from x402.ports import Clock, IdentifierTaken, Ledger, NoRoom, Room
 from x402.schemes import gas_sponsoring
-from x402.schemes.subject import subject_of
 from x402.stages import Claimed, Settling
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement

@@ -12,11 +12,14 @@ from x402.gateway.accounts.members import Members
 from x402.gateway.accounts.tab import Tab
 from x402.gateway.envelope import EnvelopeRule, plain_envelope
 from x402.gateway.flow import Till
+from x402.gateway.hash_proof import HashProofs, is_hash_proof
 from x402.gateway.offers import UNPAID, Offers
 from x402.gateway.replies import Plain, challenge_reply, error_reply
+from x402.gateway.running import Offer
 from x402.gateway.sale import Handler, PaidRequest, Refusal, Reply
 from x402.gateway.terms import Flow, Price, Terms, asset_on, terms_of
 from x402.wire.challenge import Requirement, Resource
+from x402.wire.hash_proof import HashProof, read_hash_proof
 from x402.wire.headers import PREFERRED_NETWORK
 from x402.wire.payment import Payment, read_payment
 from x402.wire.receipt import Receipt
@@ -53,6 +56,8 @@ class Counter:
         self._any_origin = any_origin
         self._fixed: dict[tuple[type, Price], Terms | None] = {}
         self._members = members
+        self.proofs: HashProofs | None = None
+        """Takes transfers that were made before, where the seller does."""
         self.envelope = envelope
 
     def check(self, rule: PriceRule) -> None:
@@ -74,7 +79,12 @@ class Counter:
         no `X402Error`. A payment that cannot be read is 400, never treated as absent.
         """
         try:
+            proof = None if self.proofs is None else read_hash_proof(request.headers)
+            if proof is not None and self.proofs is not None:
+                return await self._proven(proof, self.proofs, request, rule, url, handler)
             payment = read_payment(request.headers)
+            if payment is not None and is_hash_proof(payment):
+                raise MalformedError("invalid_payload", f"{payment.scheme} is no scheme that travels as JSON")
             if payment is not None:
                 return await self._paid(payment, request, rule, url, handler)
             holder = None if self._members is None else await self._members.holder(request)
@@ -95,6 +105,25 @@ class Counter:
                 route=request.route,
             )  # fmt: skip
 
+        return await self._taken(payment, request, rule, url, offer, handler)
+
+    async def _proven(
+        self, proof: HashProof, proofs: HashProofs, request: PaidRequest, rule: PriceRule, url: str, handler: Handler
+    ) -> Reply | Plain:
+        """The answer to a transfer that was made before. A price function may still say that nothing is asked."""
+        try:
+            payment = await proofs.present(proof, request.digest)
+        except RefusedError as error:
+            return await self._challenge(request, rule, url, error)
+
+        async def offer() -> Requirement:
+            return proofs.requirement(payment, await self._terms(request, rule))
+
+        return await self._taken(payment, request, rule, url, offer, handler)
+
+    async def _taken(
+        self, payment: Payment, request: PaidRequest, rule: PriceRule, url: str, offer: Offer, handler: Handler
+    ) -> Reply | Plain:
         try:
             return await self.till.take(payment, request.digest, offer, handler)
         except Refusal as refusal:

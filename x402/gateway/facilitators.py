@@ -19,6 +19,7 @@ from x402.ports import Clock
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Facilitator, Supported, Verification
+from x402.wire.hash_proof import SCHEME
 from x402.wire.payment import Payment
 
 REST_SECONDS = 20
@@ -58,10 +59,14 @@ class Facilitators:
         self._seats = [Seat(name, one) for name, one in zip(names, facilitators, strict=True)]
         self._clock = clock
         self._telemetry = telemetry or Telemetry()
+        self.proofs: Facilitator | None = None
+        """Stands for the chain, where payments are taken that were made before (`gateway.hash_proof`)."""
         self.on_change: Callable[[], None] = lambda: None
 
     def named(self, name: str) -> Facilitator:
         """The facilitator to which a payment belongs. Raises `UnavailableError` when it is none of ours any more."""
+        if self.proofs is not None and name == SCHEME:
+            return self.proofs
         return self._seat(name).facilitator
 
     def of(self, requirement: Requirement) -> Facilitator:
@@ -74,6 +79,8 @@ class Facilitators:
 
         Raises `UnavailableError` when none of those that may be asked answers.
         """
+        if self.proofs is not None and payment.scheme == SCHEME:
+            return await self.proofs.verify(payment, requirement), SCHEME
         bound = self._bound(requirement)
         seats = [bound] if bound else self._preferred()
         failure: UnavailableError | None = None
@@ -92,6 +99,8 @@ class Facilitators:
 
     def note_settlement(self, name: str, *, settled: bool) -> None:
         """What came of a payment that a facilitator had verified."""
+        if name == SCHEME:
+            return
         seat = self._seat(name)
         seat.unsettled = 0 if settled else seat.unsettled + 1
         if seat.unsettled >= FAILURES_IN_A_ROW:

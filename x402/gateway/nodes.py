@@ -13,6 +13,7 @@ from x402.errors import MisconfiguredError, UnavailableError
 from x402.evidence import Standing, Verdict, Witness
 from x402.evidence.evm import EvmWitness
 from x402.evidence.svm import SvmWitness
+from x402.evidence.transfers import EvmTransfers, SvmTransfers, Transfers
 from x402.gateway.disbursement import Blockhash
 from x402.lifecycle import Subject
 from x402.ports.evm import RpcEvmChain
@@ -26,6 +27,7 @@ class Nodes:
 
     witnesses: Mapping[str, Witness] = field(default_factory=dict)
     blockhashes: Mapping[str, Blockhash] = field(default_factory=dict)
+    transfers: Mapping[str, Transfers] = field(default_factory=dict)
     closing: Sequence[Callable[[], Awaitable[None]]] = ()
 
     async def aclose(self) -> None:
@@ -46,6 +48,7 @@ def open_nodes(urls: Mapping[str, str]) -> Nodes:
     return Nodes(
         {network: witness for node in nodes for network, witness in node.witnesses.items()},
         {network: blockhash for node in nodes for network, blockhash in node.blockhashes.items()},
+        {network: transfers for node in nodes for network, transfers in node.transfers.items()},
         [close for node in nodes for close in node.closing],
     )
 
@@ -53,7 +56,7 @@ def open_nodes(urls: Mapping[str, str]) -> Nodes:
 def _evm_node(network: networks.Network, url: str) -> Nodes:
     chain = RpcEvmChain(url, network.chain_id)
     witness = Proven(EvmWitness(network.id, chain), chain.check_chain_id)
-    return Nodes({network.id: witness}, {}, [chain.aclose])
+    return Nodes({network.id: witness}, {}, {network.id: EvmTransfers(chain, witness.prove)}, [chain.aclose])
 
 
 def _svm_node(network: str, url: str) -> Nodes:
@@ -67,7 +70,8 @@ def _svm_node(network: str, url: str) -> Nodes:
         return (await chain.blockhash()).hash
 
     witness = Proven(SvmWitness(network, chain), prove)
-    return Nodes({network: witness}, {network: blockhash}, [chain.aclose])
+    transfers = SvmTransfers(chain, witness.prove)
+    return Nodes({network: witness}, {network: blockhash}, {network: transfers}, [chain.aclose])
 
 
 class Proven:

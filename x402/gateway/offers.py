@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from x402 import networks, signed_quote, tariff
 from x402.errors import MalformedError, Mender, MisconfiguredError, RefusedError, UnavailableError
+from x402.gateway.hash_proof import identity_of_transfer, is_hash_proof
 from x402.gateway.kinds import HINTS, KINDS_TTL_SECONDS, Kinds, Supports
 from x402.gateway.terms import Flow, Seller, Terms, asset_on
 from x402.money import Amount, Asset
@@ -253,6 +254,8 @@ def identity_of(payment: Payment) -> str:
 
     Raises `RefusedError` for what is no payment of a scheme and network that are known here.
     """
+    if is_hash_proof(payment):
+        return identity_of_transfer(payment)
     network = networks.find(payment.network)
     metered = payment.scheme == upto_evm.SCHEME and payment.accepted is not None
     if network is None or (payment.scheme != SCHEME and not (metered and network.family == networks.EIP155)):

@@ -78,6 +78,7 @@ def _policy(settings: GatewaySettings) -> Policy:
         withdraw_min=settings.withdraw_min,
         deposit_max=settings.deposit_max,
         sign_in_max_seconds=settings.sign_in_max_seconds,
+        hash_proof_seconds=settings.hash_proof_seconds if settings.hash_proof else 0,
         promotions=Promotions(
             discounts=parse_steps(settings.discounts, "X402_DISCOUNTS"),
             bonuses=parse_steps(settings.deposit_bonus, "X402_DEPOSIT_BONUS"),

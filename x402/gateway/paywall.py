@@ -32,6 +32,7 @@ from x402.gateway.counter import Counter, Free, PriceRule
 from x402.gateway.envelope import EnvelopeRule, plain_envelope
 from x402.gateway.facilitators import Facilitators
 from x402.gateway.flow import Till
+from x402.gateway.hash_proof import hash_proofs_of
 from x402.gateway.nodes import Nodes
 from x402.gateway.offers import Offers
 from x402.gateway.policy import Policy
@@ -152,6 +153,8 @@ class Paywall:
         self.counter = Counter(
             self.till, offers, flow=Flow(flow), any_origin=not public_url, members=self.members, envelope=envelope
         )
+        proofs = hash_proofs_of(nodes.transfers, seller, register.policy, clock, credits=register.credits)
+        self.counter.proofs = register.facilitators.proofs = register.watch.proofs = proofs
         self._routes = {RouteKey.parse(key): rule for key, rule in (routes or {}).items()}
         for rule in self._routes.values():
             self.counter.check(rule)
@@ -202,8 +205,7 @@ class Paywall:
             await self._lifespan(scope, receive, send)
             return
         await self.start(scope)
-        rule = None if self._on_routes else self._rule_for(scope)
-        if rule is None:
+        if self._on_routes or (rule := self._rule_for(scope)) is None:
             await self.app(scope, receive, send)
         else:
             await self._guard(self.app, rule, scope, receive, send)
@@ -354,10 +356,8 @@ def _members(
 
 
 def _policy(policy: Policy | None, answer_retention_seconds: int | None) -> Policy:
-    known = policy or Policy()
-    if answer_retention_seconds is None:
-        return known
-    return replace(known, answer_retention_seconds=answer_retention_seconds)
+    known, kept = policy or Policy(), answer_retention_seconds
+    return known if kept is None else replace(known, answer_retention_seconds=kept)
 
 
 def _keys_beside(ledger: Ledger | str | Path | None) -> Sequence[bytes]:

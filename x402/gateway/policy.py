@@ -31,7 +31,8 @@ class Policy:
     `refund_after_seconds` is paid back when a refund wallet is there, at most `refund_per_day` on one network (G10);
     else it is credited where accounts are kept. From those the same wallet pays out at most `withdraw_per_day` on one
     network, in withdrawals of at least `withdraw_min`; one deposit is at most `deposit_max`. A sign-in
-    lives at most `sign_in_max_seconds`, and `promotions` are what the operator gives.
+    lives at most `sign_in_max_seconds`, and `promotions` are what the operator gives. A transfer that was made before
+    it is presented is taken for `hash_proof_seconds` after its block; 0 takes none (`gateway.hash_proof`).
     """
 
     answer_retention_seconds: int = 600
@@ -45,12 +46,18 @@ class Policy:
     withdraw_min: Decimal = Decimal("0.01")
     deposit_max: Decimal = Decimal(100)
     sign_in_max_seconds: int = 3600
+    hash_proof_seconds: int = 0
     promotions: Promotions = field(default_factory=Promotions)
     lease_seconds: int = LEASE_SECONDS
     confirmations: Mapping[str, Confirmations] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("answer_retention_seconds", "failure_memory_seconds", "refund_after_seconds"):
+        for name in (
+            "answer_retention_seconds",
+            "failure_memory_seconds",
+            "refund_after_seconds",
+            "hash_proof_seconds",
+        ):
             if getattr(self, name) < 0:
                 raise MisconfiguredError("invalid_settings", f"{name}: at least 0")
         for name in (

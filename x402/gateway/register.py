@@ -18,6 +18,7 @@ from x402.gateway.answers import Answers
 from x402.gateway.belief import Belief
 from x402.gateway.claim import FACILITATOR, FLOW, Claims
 from x402.gateway.facilitators import Facilitators
+from x402.gateway.hash_proof import subject_of
 from x402.gateway.lease import Leases
 from x402.gateway.offers import flow_of
 from x402.gateway.policy import Policy
@@ -27,7 +28,7 @@ from x402.gateway.terms import Flow
 from x402.gateway.watch import Watch
 from x402.lifecycle import Entry, Event, Party, Subject, open_states
 from x402.ports import Answer, Arrow, Clock, Ledger
-from x402.schemes.subject import is_same_payment, recall, subject_of
+from x402.schemes.subject import is_same_payment, recall
 from x402.stages import (
     NOTHING_DUE,
     Credited,

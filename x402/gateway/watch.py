@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from x402.errors import UnavailableError
 from x402.evidence import Witnesses
+from x402.gateway.hash_proof import HashProofs, is_of_hash_proof
 from x402.lifecycle import Event, Party, Subject, UnlawfulEvent
 from x402.ports import Ledger
 from x402.stages import Reversed, Settled
@@ -25,6 +26,8 @@ class Watch:
         self._ledger = ledger
         self._witnesses = witnesses
         self._telemetry = telemetry
+        self.proofs: HashProofs | None = None
+        """Looks after payments that were made of transfers."""
         self._watched: dict[str, tuple[Subject, Settled]] = {}
 
     def add(self, subject: Subject, settled: Settled) -> None:
@@ -45,7 +48,7 @@ class Watch:
         return len(self._watched)
 
     async def _look_at(self, pay_id: str, subject: Subject, settled: Settled) -> None:
-        witness = self._witnesses[subject.network]
+        witness = self.proofs if self.proofs and is_of_hash_proof(subject) else self._witnesses[subject.network]
         if not settled.block:
             # Only with its block is the silence of a node that lags behind told from a transfer that is gone (E01).
             shown = await witness.judge(subject, (settled.transaction,))

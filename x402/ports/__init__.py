@@ -18,6 +18,7 @@ from x402.chain import (
     EvmReceipt,
     Log,
     SvmAccount,
+    SvmLanded,
     SvmListed,
     SvmSimulation,
     SvmStatus,
@@ -358,6 +359,10 @@ class SvmChain(Protocol):
         ...
 
     async def transaction(self, signature: str) -> SvmTransaction | None: ...
+
+    async def landed(self, signature: str) -> SvmLanded | None:
+        """A transaction's own bytes, once it is confirmed."""
+        ...
 
     async def finalized(self) -> int:
         """The highest slot that no fork replaces any more."""

@@ -8,7 +8,16 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from x402.chain import Blockhash, SvmAccount, SvmListed, SvmSimulation, SvmStatus, SvmTransaction, TokenBalance
+from x402.chain import (
+    Blockhash,
+    SvmAccount,
+    SvmLanded,
+    SvmListed,
+    SvmSimulation,
+    SvmStatus,
+    SvmTransaction,
+    TokenBalance,
+)
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.ports import NotSent
 from x402.ports.rpc import JsonRpc, RpcError
@@ -87,6 +96,18 @@ class RpcSvmChain:
         config = {"encoding": "json", "maxSupportedTransactionVersion": 0, **_COMMITMENT}
         value = await self._ask("getTransaction", signature, config)
         return None if value is None else _transaction(signature, value)
+
+    async def landed(self, signature: str) -> SvmLanded | None:
+        config = {"encoding": "base64", "maxSupportedTransactionVersion": 0, **_COMMITMENT}
+        value = await self._ask("getTransaction", signature, config)
+        if value is None:
+            return None
+        time, error = _optional(value, "blockTime", None), _error(_member(_member(value, "meta"), "err"))
+        try:
+            raw = base64.b64decode(_member(value, "transaction")[0], validate=True)
+        except (binascii.Error, ValueError, TypeError, IndexError, KeyError):
+            raise UnavailableError("rpc_unavailable", "the node sent a transaction without base64 data") from None
+        return SvmLanded(_integer(_member(value, "slot")), error, None if time is None else _integer(time), raw)
 
     async def finalized(self) -> int:
         return _integer(await self._ask("getSlot", {"commitment": "finalized"}))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from x402 import networks
 from x402.billing import Bill, Booking, EntryKind, Metered, PaidBy, Posting
 from x402.gateway.accounts.promotions import Promotions
+from x402.gateway.hash_proof import asked_of
 from x402.gateway.sale import Sale
 from x402.lifecycle import Subject
 
@@ -34,10 +35,11 @@ def micro_units(units: int, network: str, asset: str) -> int:
 
 def charged_of(sale: Sale, paid: int) -> Metered:
     """What a sale is charged, never more than was paid. A handler that meters nothing sells at a fixed price."""
-    known = sale.metered
+    known, asked = sale.metered, asked_of(sale.requirement)
+    bound = paid if asked is None else min(paid, micro_units(asked, sale.network, sale.asset))
     if known is None:
-        return Metered(model="", endpoint="", charged=paid, complete=True)
-    return known.within(paid)
+        return Metered(model="", endpoint="", charged=bound, complete=True)
+    return known.within(bound)
 
 
 def delivered(
