@@ -18,8 +18,8 @@ from tests.simulation.svm_chain import (
     read_payment,
 )
 from tests.simulation.world import EPOCH
-from x402.chain import Blockhash, SvmAccount, SvmListed, SvmSimulation, SvmStatus, SvmTransaction
-from x402.errors import MisconfiguredError
+from x402.chain import Blockhash, SvmAccount, SvmLanded, SvmListed, SvmSimulation, SvmStatus, SvmTransaction
+from x402.errors import MisconfiguredError, UnavailableError
 from x402.ports import NotSent
 from x402.schemes import exact_svm_layout as layout
 
@@ -118,6 +118,10 @@ class SimulatedSvmNode:
             return SvmTransaction(signature, landed.slot, landed.error, balances, landed.payment.signatures)
 
         return await self._read("transaction", work)
+
+    async def landed(self, signature: str) -> SvmLanded | None:
+        # Nobody in the simulation presents a transfer that was made before, so no bytes are kept.
+        raise UnavailableError("rpc_unavailable", "this node keeps no transactions")
 
     async def signatures_of(self, address: str, *, limit: int = 1000, before: str = "") -> Sequence[SvmListed]:
         def work(slot: int) -> Sequence[SvmListed]:
