@@ -72,7 +72,8 @@ def asked(cell: Cell, url: str, body: dict[str, Any]) -> int:
     else:
         challenge = json.loads(base64.b64decode(response.headers["PAYMENT-REQUIRED"]))
         network, name, offers = cell.network, "amount", challenge["accepts"]
-    prices = [int(offer[name]) for offer in offers if offer["network"] == network]
+    # On Base the gateway offers `upto` as well; what the cells buy is `exact`.
+    prices = [int(offer[name]) for offer in offers if (offer["network"], offer["scheme"]) == (network, "exact")]
     if len(prices) != 1:
         raise ValueError(f"{len(prices)} offers on {network} in version {cell.version}")
     return prices[0]
