@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -104,11 +105,11 @@ async def test_calls_gather_while_the_node_is_busy_and_no_longer_than_a_millisec
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=60), st.randoms(use_true_random=False)
-)
-def test_answers_are_never_mixed(plan: list[tuple[int, bool]], chance: Any) -> None:
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=60), st.integers(0, 2**32))
+def test_answers_are_never_mixed(plan: list[tuple[int, bool]], seed: int) -> None:
     """Whatever leaves together, in whatever order it is answered, and whichever requests get no answer at all."""
+    # Hypothesis ends a draw that overruns by an exception, which a task of the loop would swallow.
+    chance = random.Random(seed)
 
     async def node(content: bytes) -> tuple[int, bytes]:
         calls = json.loads(content)
