@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import pytest
 from solders.keypair import Keypair
 
@@ -114,6 +116,7 @@ def _entry(**members: str) -> str:
         (_entry() + "\n" + _entry(keys=f'["{OTHER_DIGEST}"]'), "no other caller"),
         (_entry() + "\n" + _entry(name='"b"'), "no other caller"),
     ],
+    ids=count(),
 )
 def test_a_file_that_cannot_be_used_says_why(text: str, words: str) -> None:
     with pytest.raises(MisconfiguredError, match="(?s)" + words) as refused:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.chains import EvmWorld
 from tests.facilitator.world import EvmShop, Meddled, absent, facilitator
-from tests.payments import EvmPayer, address, evm_asset, with_payload
+from tests.payments import EvmPayer, evm_asset, with_payload
 from x402.errors import UnavailableError
 from x402.evidence.evm import EvmWitness
 from x402.facilitator import reconcile
@@ -26,7 +26,7 @@ from x402.wire.challenge import Requirement
 from x402.wire.payment import Payment
 
 MAXIMUM = 1000
-STRANGER = address()
+STRANGER = eip712.checksum("0x" + "57" * 20)
 
 
 def taking(offer: Requirement, units: int) -> Requirement:
