@@ -38,6 +38,7 @@ _EXPIRY_MARGIN_BLOCKS = 32
 _PAGE = 1000
 _PAGES_MAX = 20
 _FINAL_DEPTH = 32
+_FEES_KEPT = 1024
 
 
 class SvmWitness:
@@ -46,6 +47,12 @@ class SvmWitness:
     def __init__(self, network: str, chain: SvmChain) -> None:
         self.network = network
         self._chain = chain
+        self._fees: dict[str, int] = {}
+
+    def fee_of(self, transaction: str) -> int:
+        """Lamports that a transaction took which was judged a moment ago; 0 for any other. It never changes, on
+        whatever fork the transaction lands, so nobody needs to ask for it again."""
+        return self._fees.get(transaction, 0)
 
     async def judge(
         self,
@@ -77,7 +84,12 @@ class SvmWitness:
             reason, message = exact_svm_settlement.explain(status.error, landed=True)
             return Refused(reason, message, transaction)
         landed = await self._chain.transaction(transaction)
-        return None if landed is None else judge_landed(landed, signed)
+        if landed is None:
+            return None
+        self._fees[transaction] = landed.fee
+        if len(self._fees) > _FEES_KEPT:
+            del self._fees[next(iter(self._fees))]
+        return judge_landed(landed, signed)
 
     async def spent_by(self, subject: Subject, *, since: int = 0) -> Verdict:
         signed = transfer_of(subject)
