@@ -133,6 +133,7 @@ class SvmRail:
         # The blockhash was there before the height was asked for, so nothing can land above this one.
         last_valid = height + _BLOCKHASH_LIFETIME_BLOCKS
         intended = Intended(transaction, raw, last_valid, signed.transfer.fee_payer, signed_at=self._clock())
+        self._witness.expect(checked.subject, signed)
         return await ledger.begin(begin(Party.FACILITATOR, checked.subject, intended))
 
     async def submit(self, intended: Intended) -> None:

@@ -58,10 +58,7 @@ class RpcSvmChain:
         return Blockhash(str(_member(value, "blockhash")), _integer(_member(value, "lastValidBlockHeight")))
 
     async def block_height(self) -> int:
-        try:
-            return _integer(await self.rpc.share("getBlockHeight", _COMMITMENT))
-        except RpcError as error:
-            raise _unavailable(error) from error
+        return _integer(await self._share("getBlockHeight", _COMMITMENT))
 
     async def is_blockhash_valid(self, blockhash: str) -> bool:
         return _value(await self._ask("isBlockhashValid", blockhash, _COMMITMENT)) is True
@@ -113,7 +110,7 @@ class RpcSvmChain:
         return SvmLanded(_integer(_member(value, "slot")), error, None if time is None else _integer(time), raw)
 
     async def finalized(self) -> int:
-        return _integer(await self._ask("getSlot", {"commitment": "finalized"}))
+        return _integer(await self._share("getSlot", {"commitment": "finalized"}))
 
     async def signatures_of(self, address: str, *, limit: int = 1000, before: str = "") -> Sequence[SvmListed]:
         page = {"before": before} if before else {}
@@ -125,6 +122,12 @@ class RpcSvmChain:
     async def _ask(self, method: str, *params: Any) -> Any:
         try:
             return await self.rpc.call(method, *params)
+        except RpcError as error:
+            raise _unavailable(error) from error
+
+    async def _share(self, method: str, *params: Any) -> Any:
+        try:
+            return await self.rpc.share(method, *params)
         except RpcError as error:
             raise _unavailable(error) from error
 
