@@ -1,15 +1,19 @@
-"""The nodes that an audit of the books asks: those that are named, else the public ones."""
+"""The nodes that an audit of the books asks, named ones or else the public ones, and the wallets that it looks at."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from x402 import networks
 from x402.errors import MalformedError, MisconfiguredError
 from x402.evidence.books import EvmIncome, IncomeReader, SvmIncome
+from x402.evidence.holdings import Cover, Debts
 from x402.ports.evm import RpcEvmChain
 from x402.ports.svm import RpcSvmChain
+from x402.schemes.eip712 import parse_address
+from x402.schemes.exact_svm_layout import parse_key
 from x402.settings import FacilitatorSettings
 
 
@@ -39,6 +43,28 @@ async def readers_of(
                 await cluster.check_cluster(network)
                 readers[network] = SvmIncome(network, cluster)
         yield readers
+
+
+async def covers_of(
+    read: Callable[[], Debts], readers: Mapping[str, IncomeReader], wallets: Mapping[str, Sequence[str]]
+) -> Sequence[Cover]:
+    """What is owed and what is held. A gateway at work pays out between the two looks, so who seems short is looked at
+    once more: `read` reads the ledger anew."""
+    covers = await read().compare(readers, wallets)
+    return await read().compare(readers, wallets) if any(cover.short for cover in covers) else covers
+
+
+def wallets_of(stated: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    """Wallets stated as `NETWORK=ADDRESS`, by network. Raises `MalformedError("invalid_address")`."""
+    wallets: defaultdict[str, list[str]] = defaultdict(list)
+    for one in stated:
+        name, _, address = one.partition("=")
+        known = networks.find(name)
+        if known is None:
+            raise MalformedError("invalid_address", "--wallet takes NETWORK=ADDRESS, such as base=0x8ba1…")
+        read = parse_address(address) if known.family == networks.EIP155 else str(parse_key(address, "--wallet"))
+        wallets[known.id].append(read)
+    return wallets
 
 
 def _stated(stated: Sequence[str]) -> dict[str, str]:
