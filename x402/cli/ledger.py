@@ -85,9 +85,8 @@ def audit(
 
         x402 ledger audit x402-gateway.sqlite --rpc-url eip155:8453=https://node.example.com
     """
-    from x402.cli.ledger_chain import covers_of, readers_of, wallets_of
+    from x402.cli.ledger_chain import Compared, compare, wallets_of
     from x402.evidence.books import Books
-    from x402.evidence.holdings import Debts
     from x402.ports.account_audit import audit_accounts
     from x402.ports.audit import audit as check
     from x402.ports.ledger_reading import read_ledger
@@ -98,36 +97,21 @@ def audit(
             found = check(histories, now=int(time.time()), overdue_seconds=overdue, batched=batched)
             return audit_accounts(snapshot.accounts(), found)
 
-    def debts() -> Debts:
-        with read_ledger(ledger) as snapshot:
-            return Debts().read(snapshot.payments(), snapshot.accounts())
-
-    async def against_chain() -> tuple[Audit, Sequence[Account], Sequence[Cover]]:
-        with read_ledger(ledger) as snapshot:
-            networks = {str(row.constants["network"]) for row in snapshot.payments()}
-        async with readers_of(networks | debts().networks, rpc_url or [], everywhere=chain) as readers:
-            # The chain is marked before the ledger is read, so that nothing paid meanwhile looks unaccounted for.
-            for reader in readers.values():
-                await reader.mark()
-            found = against_itself()
-            return found, await books.compare(readers), await covers_of(debts, readers, wallets)
-
     books, wallets = Books(), wallets_of(wallet or [])
-    accounts: Sequence[Account] = ()
-    covers: Sequence[Cover] = ()
+    told = Compared()
     if chain or rpc_url:
         with working("reading the chain", quiet=as_json):
-            found, accounts, covers = asyncio.run(against_chain())
-        found.violations += [wrong for account in accounts for wrong in account.violations]
-        found.violations += [wrong for cover in covers for wrong in cover.violations]
+            found, told = asyncio.run(
+                compare(ledger, books, against_itself, rpc_url or [], wallets=wallets, everywhere=chain)
+            )
+        found.violations += told.violations
     else:
         found = against_itself()
     if as_json:
-        chains = {"chain": [asdict(account) for account in accounts], "cover": [asdict(cover) for cover in covers]}
-        write_json(_as_json(found) | chains)
+        write_json(_as_json(found) | told.as_json())
     else:
-        _show_chain(accounts)
-        _show_cover(covers)
+        _show_chain(told.accounts)
+        _show_cover(told.covers)
         _show(found)
     if found.violations:
         raise typer.Exit(BOOKS_DISAGREE)

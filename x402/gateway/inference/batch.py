@@ -23,7 +23,7 @@ from x402.gateway.inference.chat_request import ChatRequest
 from x402.gateway.inference.desk import Completion, Ordered, empty_completion
 from x402.gateway.inference.ranges import refused
 from x402.gateway.inference.selection import REGION, Wishes
-from x402.gateway.inference.tally import Tally
+from x402.gateway.inference.tally import Tally, charge_json
 from x402.gateway.problem import ApiProblem
 from x402.gateway.sale import PaidRequest, Sale
 from x402.gateway.terms import FREE, Flow, Price, Terms
@@ -121,13 +121,8 @@ class BatchDesk:
             failure = next(one for one in done if isinstance(one, ApiProblem))
             raise ApiProblem(503, "batch_failed", f"none of the batch was answered: {failure.message}")
         metered = metered_of(batch.quoted, [tally for _, tally in served], provider)
-        charge = {
-            "model": batch.quoted.model,
-            "quoted": str(batch.quoted.bound),
-            "actual": str(metered.charged),
-            "unused": str(batch.quoted.bound - metered.charged),
-            "prices": batch.quoted.price_list,
-        }
+        charged = metered if sale is None else sale.reduced(metered)
+        charge = charge_json(batch.quoted, charged.charged, sale)
         if sale is not None:
             sale.metered, sale.request_id = metered, request_id
             sale.note(charge=charge)
