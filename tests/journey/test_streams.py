@@ -127,7 +127,7 @@ class Customers:
 
 @pytest.fixture
 async def customers() -> AsyncIterator[Customers]:
-    async with Town(engine="py-evm", pays_out=True) as town:
+    async with Town(engine="py-evm") as town:
         customers = Customers(town)
         async with customers.exit:
             await customers.open()
