@@ -117,9 +117,7 @@ class SvmWitness:
         return Standing(0) if await self._chain.transaction(settled.transaction) is None else None
 
     async def balance(self, owner: str, asset: str) -> int:
-        token = exact_svm_layout.token_account(owner, asset, pinned(self.network, asset).token_program)
-        (account,) = await self._chain.accounts([token])
-        return held(account, asset)
+        return await balance_of(self._chain, self.network, asset, owner)
 
     async def _judge_unknown(self, signed: SignedTransfer, since: int) -> Verdict:
         # Whether it is dead is asked before it is looked for: what is absent afterwards was and will be.
@@ -184,6 +182,13 @@ def pinned(network: str, mint: str) -> Asset:
     if known is None:
         raise UnavailableError("unknown_asset", f"{mint} on {network} is not a known asset")
     return known
+
+
+async def balance_of(chain: SvmChain, network: str, mint: str, owner: str) -> int:
+    """What an owner's associated account holds of a token, in atomic units. Raises `UnavailableError`."""
+    token = exact_svm_layout.token_account(owner, mint, pinned(network, mint).token_program)
+    (account,) = await chain.accounts([token])
+    return held(account, mint)
 
 
 def held(account: SvmAccount | None, mint: str) -> int:
