@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 from solders.pubkey import Pubkey
 from solders.signature import Signature
@@ -38,6 +39,8 @@ _EXPIRY_MARGIN_BLOCKS = 32
 _PAGE = 1000
 _PAGES_MAX = 20
 _FINAL_DEPTH = 32
+_KEPT = 1024
+"""How many payments are kept in mind, the newest: more than are ever on their way at once."""
 
 
 class SvmWitness:
@@ -46,6 +49,18 @@ class SvmWitness:
     def __init__(self, network: str, chain: SvmChain) -> None:
         self.network = network
         self._chain = chain
+        self._fees: dict[str, int] = {}
+        self._expected: dict[str, tuple[Subject, SignedTransfer]] = {}
+
+    def expect(self, subject: Subject, signed: SignedTransfer) -> None:
+        """Keep in mind of which transfer this very subject was made, so that it isn't read from its record again."""
+        self._expected[subject.pay_id] = subject, signed
+        _forget_oldest(self._expected)
+
+    def fee_of(self, transaction: str) -> int:
+        """Lamports that a transaction took which was judged a moment ago; 0 for any other. It never changes, on
+        whatever fork the transaction lands, so nobody needs to ask for it again."""
+        return self._fees.get(transaction, 0)
 
     async def judge(
         self,
@@ -60,7 +75,8 @@ class SvmWitness:
 
         `last_valid` is the block height above which its blockhash is dead; without it, `since` tells its age.
         """
-        signed = transfer_of(subject)
+        expected = self._expected.pop(subject.pay_id, None)
+        signed = expected[1] if expected is not None and expected[0] is subject else transfer_of(subject)
         # Whoever names a transaction of somebody else, however much that pays, has said nothing about this payment.
         transaction = next((one for one in transactions if exact_svm_settlement.is_id_of(one, signed)), "")
         if not transaction:
@@ -77,7 +93,11 @@ class SvmWitness:
             reason, message = exact_svm_settlement.explain(status.error, landed=True)
             return Refused(reason, message, transaction)
         landed = await self._chain.transaction(transaction)
-        return None if landed is None else judge_landed(landed, signed)
+        if landed is None:
+            return None
+        self._fees[transaction] = landed.fee
+        _forget_oldest(self._fees)
+        return judge_landed(landed, signed)
 
     async def spent_by(self, subject: Subject, *, since: int = 0) -> Verdict:
         signed = transfer_of(subject)
@@ -138,6 +158,11 @@ class SvmWitness:
         if account is None or len(account.data) < _CLOCK_TIME_AT + 8:
             raise UnavailableError("rpc_unavailable", "the node does not show the cluster's clock")
         return int(struct.unpack_from("<q", account.data, _CLOCK_TIME_AT)[0])
+
+
+def _forget_oldest(kept: dict[str, Any]) -> None:
+    if len(kept) > _KEPT:
+        del kept[next(iter(kept))]
 
 
 def transfer_of(subject: Subject) -> SignedTransfer:
