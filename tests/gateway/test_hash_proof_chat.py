@@ -1,5 +1,7 @@
-"""A chat completion bought by a transfer that was made before, through the whole gateway, on both real chains: priced by
-its tokens, metered, credited, billed and audited as any other (aimo §2.2, dialect 2)."""
+"""A chat completion paid by a transfer before it was asked for, through the whole gateway, on both real chains.
+
+It is priced by its tokens, metered, credited, billed and audited as any other (aimo §2.2, dialect 2).
+"""
 
 from __future__ import annotations
 
