@@ -90,7 +90,8 @@ class Job:
     @property
     def paid(self) -> Subject:
         """The payment with what moves of it, or has moved."""
-        return replace(self.entry.subject, amount=self.entry.amount)
+        subject, units = self.entry.subject, self.entry.amount
+        return subject if units == subject.amount else replace(subject, amount=units)
 
     def receipt(self, transaction: str) -> Receipt:
         """The receipt of a settled payment, or of one for which nothing was due, with what its handler noted."""
@@ -253,7 +254,9 @@ class Register:
 
     async def _hand_over(self, job: Job) -> tuple[str, Verdict]:
         subject, facilitator = job.entry.subject, self.facilitator_of(job.entry)
-        wanted = job.taken.requirement.model_copy(update={"amount": job.entry.amount})
+        wanted = job.taken.requirement
+        if wanted.amount != job.entry.amount:
+            wanted = wanted.model_copy(update={"amount": job.entry.amount})
         try:
             with self.telemetry.step("step.settle", network=subject.network, amount_units=job.entry.amount):
                 receipt = await facilitator.settle(job.taken.payment, wanted)
