@@ -202,7 +202,7 @@ class GatewaySettings(OperatorSettings, ConfigFile):
     """`sqlite:///file` or `postgresql://user:password@host/database`."""
     quote_key: SecretStr | None = Field(None, validation_alias=named("X402_QUOTE_KEY"))
     """Signs quotes: at least 16 characters; several separated by commas, the first signs and all are read. Without it
-    a fresh key is made, and quotes do not outlive the process."""
+    the key file beside the SQLite ledger serves; on PostgreSQL quotes do not outlive the process."""
     public_url: str = Field("", validation_alias=named("X402_PUBLIC_URL"))
     """How clients reach the gateway, such as `https://api.example.com`."""
     max_timeout_seconds: int = Field(300, ge=30, le=3600, validation_alias=named("X402_MAX_TIMEOUT_SECONDS"))
@@ -258,6 +258,8 @@ class GatewaySettings(OperatorSettings, ConfigFile):
     """Networks that carry real money are refused unless this is set (design promise 8)."""
     host: str = Field("127.0.0.1", validation_alias=named("X402_HOST", "HOST"))
     port: int = Field(4021, ge=0, le=65535, validation_alias=named("X402_GATEWAY_PORT", "PORT"))
+    workers: int = Field(1, ge=1, le=64, validation_alias=named("X402_WORKERS"))
+    """Processes that serve the port, all on one ledger."""
 
     @property
     def pay_to(self) -> Mapping[str, str]:

@@ -24,11 +24,14 @@ from x402.schemes.evm_scheme import evm_scheme
 from x402.schemes.exact_svm_layout import identify
 from x402.tariff import Tariff
 from x402.wire.challenge import Challenge, Requirement, Resource
+from x402.wire.facilitation import Kind
 from x402.wire.payment import Payment
 
 SCHEME = "exact"
 """The scheme of v1, and of refunds."""
 UNPAID = "PAYMENT-SIGNATURE header is required"
+_FIXED_MAX = 256
+"""Offers that are remembered; a price function may name any number of prices."""
 _MISMATCH = "invalid_payment_requirements"
 _TARIFF = "tariff"
 _DYNAMIC = HINTS | {"feePayer", "facilitatorAddress", "quote"}
@@ -43,6 +46,7 @@ class Offers:
         self.seller = seller
         self._clock = clock
         self.kinds = Kinds(facilitator, clock=clock, ttl_seconds=kinds_ttl_seconds)
+        self._fixed: dict[tuple[Any, ...], tuple[Kind, Requirement]] = {}
 
     async def requirements(self, terms: Terms, *, request_digest: str, preferred: str = "") -> tuple[Requirement, ...]:
         """One requirement per scheme and network that the facilitator settles, those on the preferred network first.
@@ -143,6 +147,21 @@ class Offers:
         kind = await self.kinds.find(scheme, network)
         if kind is None:
             return None
+        if token is not None:
+            return self._composed(kind, scheme, network, terms, token)
+        # Without a quote an offer says the same to everybody, until the facilitator says something else.
+        key = scheme, network, terms.flow, type(terms.price), terms.price
+        made = self._fixed.get(key)
+        if made is not None and made[0] is kind:
+            return made[1]
+        if len(self._fixed) >= _FIXED_MAX:
+            self._fixed.clear()
+        offer = self._composed(kind, scheme, network, terms, None)
+        if offer is not None:
+            self._fixed[key] = kind, offer
+        return offer
+
+    def _composed(self, kind: Kind, scheme: str, network: str, terms: Terms, token: str | None) -> Requirement | None:
         if networks.get(network).family == networks.SOLANA and not kind.extra.get("feePayer"):
             return None
         asset = asset_on(network)
@@ -283,6 +302,8 @@ def _domain(asset: Asset) -> dict[str, str]:
 
 
 def _without(requirement: Requirement, names: frozenset[str]) -> Requirement:
+    if names.isdisjoint(requirement.extra):
+        return requirement
     extra = {name: value for name, value in requirement.extra.items() if name not in names}
     return requirement.model_copy(update={"extra": extra})
 

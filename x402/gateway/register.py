@@ -95,7 +95,8 @@ class Job:
     @property
     def paid(self) -> Subject:
         """The payment with what moves of it, or has moved."""
-        return replace(self.entry.subject, amount=self.entry.amount)
+        subject, units = self.entry.subject, self.entry.amount
+        return subject if units == subject.amount else replace(subject, amount=units)
 
     def receipt(self, transaction: str) -> Receipt:
         """The receipt of a settled payment, or of one for which nothing was due, with what its handler noted."""
