@@ -35,6 +35,7 @@ from x402.ports import (
     unsettled,
 )
 from x402.ports.leases import Lease
+from x402.ports.ledger_ahead import Look
 from x402.ports.ledger_thread import LedgerThread
 from x402.ports.prepared import Prepared
 from x402.ports.schema import SCHEMA_VERSION, versions
@@ -98,8 +99,11 @@ class SqlLedger:
             locks.append(unsettled.LOCK)
         if identifier:
             locks.append(("identifier", subject.payer, identifier))
+        claims = {"subject": subject, "room": room} if entry.party is Party.GATEWAY else {}
         return await self._do(
-            lambda connection: ledger_rows.open_row(connection, entry, lease, room, identifier, arrows), *locks
+            lambda connection: ledger_rows.open_row(connection, entry, lease, room, identifier, arrows),
+            *locks,
+            look=Look(entry.party, subject.pay_id, to_write=True, **claims),
         )
 
     async def intend(
@@ -110,6 +114,7 @@ class SqlLedger:
             lambda connection: ledger_rows.intend(connection, subject, signer, chain_nonce, sign, lease),
             _row(Party.FACILITATOR, subject.pay_id),
             _book(signer),
+            look=Look(Party.FACILITATOR, subject.pay_id, to_write=True),
         )
 
     async def intend_together(
@@ -146,6 +151,7 @@ class SqlLedger:
             ),
             _row(Party.FACILITATOR, pay_id),
             _book(signer),
+            look=Look(Party.FACILITATOR, pay_id, to_write=True),
         )
 
     async def advance(
@@ -180,7 +186,7 @@ class SqlLedger:
         names = [_row(party, pay_id), *(of_account(account) for account in (booking.accounts if booking else ()))]
         if party is Party.GATEWAY:
             names.append(unsettled.LOCK)
-        return await self._do(follow, *names)
+        return await self._do(follow, *names, look=Look(party, pay_id, to_write=True))
 
     async def lease(self, party: Party, pay_id: str, seconds: int) -> bool:
         lease = self._lease(seconds)
@@ -202,7 +208,7 @@ class SqlLedger:
     # Questions.
 
     async def find(self, party: Party, pay_id: str) -> Entry | None:
-        return await self._do(lambda connection: ledger_rows.find(connection, party, pay_id))
+        return await self._do(lambda connection: ledger_rows.find(connection, party, pay_id), look=Look(party, pay_id))
 
     async def held_elsewhere(self, party: Party) -> int:
         now = self._clock()
@@ -271,8 +277,8 @@ class SqlLedger:
         now = self._clock()
         return Lease(self.holder, now, now + seconds)
 
-    async def _do(self, work: Callable[[Connection], T], *locks: tuple[str, ...]) -> T:
-        return await self._thread.do(work, *locks)
+    async def _do(self, work: Callable[[Connection], T], *locks: tuple[str, ...], look: Look | None = None) -> T:
+        return await self._thread.do(work, *locks, look=look)
 
 
 def of_account(account: str) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Engine, bindparam, create_engine, event, text
@@ -21,7 +20,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool, StaticPool
 
 from x402.errors import MisconfiguredError
-from x402.ports.prepared import settle
+from x402.ports.prepared import give_up, settle
 
 DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, UnicodeError)
 """What a statement may raise: Python's sqlite3 can't even say what is wrong with a schema whose bytes are no text."""
@@ -100,7 +99,7 @@ class LedgerDatabase:
                 event.listen(self._engine, "begin", _begin_at_once)
             else:
                 event.listen(self._engine, "before_cursor_execute", lambda connection, *_: settle(connection))
-                event.listen(self._engine, "rollback", _give_up)
+                event.listen(self._engine, "rollback", give_up)
         if self._connection is None:
             self._connection = self._engine.connect()
         return self._connection
@@ -152,12 +151,6 @@ def _configure_sqlite(raw: Any, _: object) -> None:
     raw.isolation_level = None
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
         raw.execute(f"PRAGMA {pragma}")
-
-
-def _give_up(connection: Connection) -> None:
-    # Whatever went wrong was told already, or is undone with the rest.
-    with suppress(DBAPIError):
-        settle(connection)
 
 
 def _begin_at_once(connection: Connection) -> None:
