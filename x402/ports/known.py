@@ -42,6 +42,8 @@ class Known:
 
 def known(connection: Connection) -> Known | None:
     """What this transaction knows, if it knows anything."""
+    if connection.dialect.name == "sqlite":
+        return None
     found: Known | None = connection.info.get(_KNOWN)
     return found
 

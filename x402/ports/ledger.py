@@ -36,6 +36,7 @@ from x402.ports import (
 )
 from x402.ports.leases import Lease
 from x402.ports.ledger_ahead import Look
+from x402.ports.ledger_entry import entry_of
 from x402.ports.ledger_thread import LedgerThread
 from x402.ports.prepared import Prepared
 from x402.ports.schema import SCHEMA_VERSION, versions
@@ -99,11 +100,11 @@ class SqlLedger:
             locks.append(unsettled.LOCK)
         if identifier:
             locks.append(("identifier", subject.payer, identifier))
-        claims = {"subject": subject, "room": room} if entry.party is Party.GATEWAY else {}
+        claimed = subject if entry.party is Party.GATEWAY else None
         return await self._do(
             lambda connection: ledger_rows.open_row(connection, entry, lease, room, identifier, arrows),
             *locks,
-            look=Look(entry.party, subject.pay_id, to_write=True, **claims),
+            look=Look(entry.party, subject.pay_id, to_write=True, subject=claimed, room=room),
         )
 
     async def intend(
@@ -201,7 +202,7 @@ class SqlLedger:
         lease = self._lease(seconds)
 
         def take(connection: Connection) -> Sequence[Entry]:
-            return [ledger_rows.entry_of(row) for row in leases.take_open(connection, party, lease, limit, states)]
+            return [entry_of(row) for row in leases.take_open(connection, party, lease, limit, states)]
 
         return await self._do(take)
 

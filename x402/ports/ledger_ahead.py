@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ARRAY, Connection, String, any_, bindparam, func, select
+from sqlalchemy import ARRAY, ColumnElement, Connection, Select, String, bindparam, func, select, true
 
 from x402.errors import UnavailableError
 from x402.lifecycle import Party, Subject
@@ -34,25 +34,34 @@ class Look:
     room: Room | None = None
 
 
-def _one_of(name: str) -> Any:
-    return any_(bindparam(name, type_=ARRAY(String), required=False))
+def _each(name: str, found: Select[Any], mine: ColumnElement[Any]) -> Select[Any]:
+    """A search for each of the values that are given for `name`, where a column of the search is `mine`.
+
+    A search with an offset is one that PostgreSQL makes by itself: by an index, whatever it believes of the table's
+    size. Of `mine = ANY(...)` it may believe that a scan is cheaper, and keep to that while the table grows.
+    """
+    values = func.unnest(bindparam(name, type_=ARRAY(String), required=False))
+    wanted = values.table_valued("value").render_derived(name="wanted")
+    search = found.where(mine == wanted.c.value).correlate(wanted).offset(0).lateral("found")
+    return select(search).select_from(wanted.join(search, true()))
 
 
 _of_asset = (unsettled.c.network == value("network")) & (unsettled.c.asset == value("asset"))
-_ROWS = whole_payments.where(payments.c.party == value("party"), payments.c.pay_id == _one_of("pay_ids"))
-_FIND = Prepared(_ROWS)
-_FIND_TO_WRITE = Prepared(_ROWS.order_by(payments.c.pay_id).with_for_update(of=payments))
-_SUMS = Prepared(select(unsettled.c.payer, unsettled.c.units).where(_of_asset, unsettled.c.payer == _one_of("payers")))
+_of_party = whole_payments.where(payments.c.party == value("party"))
+_FIND = Prepared(_each("pay_ids", _of_party, payments.c.pay_id))
+_FIND_TO_WRITE = Prepared(_each("pay_ids", _of_party.with_for_update(of=payments), payments.c.pay_id))
+_SUMS = Prepared(_each("payers", select(unsettled.c.payer, unsettled.c.units).where(_of_asset), unsettled.c.payer))
+_conduct = select(
+    payments.c.network, payments.c.asset, payments.c.payer, payments.c.updated_at, payments.c.amount
+).where(payments.c.updated_at >= value("since"))
 _FAILED = Prepared(
-    select(payments.c.payer, func.max(payments.c.updated_at).label("at"))
-    .where(payments.c.payer == _one_of("payers"), payments.c.updated_at >= value("since"), has_failed)
-    .group_by(payments.c.payer)
-)
-_PAID = Prepared(
-    select(payments.c.network, payments.c.asset, payments.c.payer, payments.c.updated_at, payments.c.amount).where(
-        payments.c.payer == _one_of("payers"), payments.c.updated_at >= value("since"), has_paid
+    _each(
+        "payers",
+        _conduct.where(has_failed).order_by(payments.c.updated_at.desc()).limit(1),
+        payments.c.payer,
     )
 )
+_PAID = Prepared(_each("payers", _conduct.where(has_paid), payments.c.payer))
 
 
 def read_ahead(connection: Connection, looks: Sequence[Look]) -> None:
@@ -102,7 +111,7 @@ def _read_conduct(connection: Connection, here: Known, claims: Sequence[Look]) -
         since = min(room.since for _, room in rooms if room.since is not None)
         paid = _PAID.ask(connection, payers=sorted({payer for _, _, payer in paying}), since=since)
     if failed is not None:
-        here.failed = {**dict.fromkeys(failing), **{row.payer: row.at for row in failed.rows()}}
+        here.failed = {**dict.fromkeys(failing), **{row.payer: row.updated_at for row in failed.rows()}}
     if paid is not None:
         here.paid = {key: [] for key in paying}
         for row in paid.rows():

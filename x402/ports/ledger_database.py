@@ -31,11 +31,13 @@ _PATIENCE = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval":
 """How a lost network is noticed, seconds and milliseconds; libpq's names."""
 
 _SESSION = ("SET lock_timeout = '20s'", "SET statement_timeout = '30s'",
-            "SET idle_in_transaction_session_timeout = '20s'")  # fmt: skip
-"""A replica that stops in the middle of a transaction loses it, and the others go on."""
+            "SET idle_in_transaction_session_timeout = '20s'", "SET plan_cache_mode = force_custom_plan")  # fmt: skip
+"""A replica that stops in the middle of a transaction loses it, and the others go on. A statement is planned for the
+tables as they are: a plan that is kept from when they were empty reads all of them when they have grown."""
 
-_CONFLICTS = frozenset({"40001", "40P01"})
-"""SQLSTATE of serialization failures and deadlocks: nothing was written, and the same work may succeed now."""
+_CONFLICTS = frozenset({"40001", "40P01", "53200"})
+"""SQLSTATE of serialization failures, deadlocks, and no memory left for locks, which fewer jobs need less of: nothing
+was written, and the same work may succeed now."""
 
 _LOCK = text("SELECT pg_advisory_xact_lock(name) FROM (SELECT unnest(:names) AS name ORDER BY 1) AS sorted").bindparams(
     bindparam("names", type_=ARRAY(BigInteger))
@@ -86,7 +88,7 @@ class LedgerDatabase:
         self._url = address_of(place)
         self.is_sqlite = self._url.drivername == "sqlite"
         # The locks of a transaction share PostgreSQL's memory for locks with those of the other replicas.
-        self.jobs_max = 512 if self.is_sqlite else 64
+        self.jobs_max = 512 if self.is_sqlite else 256
         self._engine: Engine | None = None
         self._connection: Connection | None = None
 
