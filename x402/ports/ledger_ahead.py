@@ -37,8 +37,8 @@ class Look:
 def _each(name: str, found: Select[Any], mine: ColumnElement[Any]) -> Select[Any]:
     """A search for each of the values that are given for `name`, where a column of the search is `mine`.
 
-    A search with an offset is one that PostgreSQL makes by itself: by an index, whatever it believes of the table's
-    size. Of `mine = ANY(...)` it may believe that a scan is cheaper, and keep to that while the table grows.
+    A search with an offset is one that PostgreSQL makes by itself, value by value, by an index. Of `mine = ANY(...)`
+    it may believe that reading the whole table is cheaper.
     """
     values = func.unnest(bindparam(name, type_=ARRAY(String), required=False))
     wanted = values.table_valued("value").render_derived(name="wanted")
