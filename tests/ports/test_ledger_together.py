@@ -166,6 +166,19 @@ async def test_a_payments_whole_life_in_one_transaction(ledger_url: str) -> None
         assert await sound(ledger, ledger_url)
 
 
+async def test_what_is_written_to_one_payment_keeps_its_order(ledger_url: str) -> None:
+    """A new row may be moved by a statement that moves an older one as well, and goes out first."""
+    async with SqlLedger(ledger_url) as ledger:
+        await ledger.begin(claim("old"))
+        jobs = [ledger.follow(SHOP, "old", SERVED), ledger.begin(claim("new")), ledger.follow(SHOP, "new", SERVED)]
+        await together(ledger, *jobs)
+        for name in ("old", "new"):
+            entry = await ledger.find(SHOP, name)
+            assert entry is not None
+            assert entry.state is State.SERVED
+        assert await sound(ledger, ledger_url)
+
+
 async def test_E02_what_waits_to_be_sent_is_lost_with_its_transaction_and_done_again(postgres: Postgres) -> None:
     place, tries = postgres.database(), 0
 
