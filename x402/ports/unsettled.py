@@ -25,12 +25,12 @@ UNSETTLED = frozenset({State.CLAIMED, State.SERVED, State.SETTLING})
 LOCK = ("unsettled",)
 """Whoever writes to the sums has this name to itself."""
 
-_PAID = (State.SETTLED, State.DELIVERED, State.OWED, State.CREDITED)
+_PAID = (State.SETTLED, State.DELIVERED, State.OWED, State.CREDITED, State.RESTORED, State.FINAL)
 has_paid = (payments.c.party == str(Party.GATEWAY)) & payments.c.state.in_([str(state) for state in _PAID])
 """Whether a payment has moved its money."""
 has_failed = (
     payments.c.party.in_([str(Party.GATEWAY), str(Party.FACILITATOR)])
-    & payments.c.state.in_([str(State.REFUSED), str(State.REVERSED)])
+    & payments.c.state.in_([str(State.REFUSED), str(State.REVERSED), str(State.LOST)])
     # What a facilitator refused without a transaction never left it, and cost nobody anything.
     & ((payments.c.party == str(Party.GATEWAY)) | payments.c.stage.not_like('%,"transaction":""}'))
 )
