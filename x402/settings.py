@@ -71,6 +71,10 @@ class ClientSettings(Settings):
     host_cool_down_seconds: int = Field(600, ge=1, le=86_400, validation_alias=named("X402_HOST_COOL_DOWN_SECONDS"))
     """How long after the last of them one more payment is tried."""
 
+    sign_approvals: bool = Field(False, validation_alias=named("X402_SIGN_APPROVALS"))
+    """Sign an approval of Permit2 for all of a token, as a transaction that the seller's facilitator sends, where an
+    offer of scheme `upto` needs one and no EIP-2612 permit does."""
+
     @property
     def has_wallet(self) -> bool:
         """Whether the environment names a key or a wallet file."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,11 +17,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from tests.chains import EvmWorld
-from tests.facilitator.world import EvmShop, facilitator
+from tests.facilitator.world import EvmShop, Meddled, facilitator
 from tests.payments import evm_asset, upto_requirement
 from x402.billing import Metered
 from x402.client import allowance
-from x402.client.allowance import Allowance
+from x402.client.allowance import Account, Allowance
 from x402.client.approval import UNLIMITED, approve, units_of
 from x402.client.auth import X402Auth
 from x402.client.budget import Limits
@@ -28,13 +30,19 @@ from x402.client.flow import receipt_of
 from x402.client.record import Finding
 from x402.client.wallet import Wallet
 from x402.errors import DeclinedError, UnavailableError
+from x402.facilitator.approval_relay import ApprovalRelay
+from x402.facilitator.service import unix_now
+from x402.facilitator.signer import EvmSigner
 from x402.gateway.paywall import Paywall
 from x402.networks import BASE, BASE_SEPOLIA, get
 from x402.ports.evm import RpcEvmChain
+from x402.ports.grant_book import SqlGrants
 from x402.ports.ledger import SqlLedger
-from x402.schemes import gas_sponsoring
+from x402.schemes import approval_sponsoring, gas_sponsoring
+from x402.settings import ClientSettings
 from x402.stages import Settled, State
 from x402.wire.challenge import Challenge, Requirement
+from x402.wire.facilitation import Supported
 
 MAXIMUM = 10_000
 PAYER = "0x" + "aa" * 20
@@ -179,6 +187,72 @@ async def test_without_a_node_exact_is_paid(counter: Counter) -> None:
     assert await counter.shop.received() == MAXIMUM
 
 
+@pytest.fixture
+async def sponsored(evm_devnet: EvmWorld) -> AsyncIterator[Counter]:
+    """A shop whose facilitator sends approvals, and takes no EIP-2612 permits: what a token without them leaves."""
+    shop, purse = await EvmShop.open(evm_devnet), EvmSigner(secrets.token_hex(32))
+    await evm_devnet.fund(purse.address, 0, 10**16)
+    wallet, app = Wallet(evm=shop.payer.key.to_hex(), testnet_only=True), FastAPI()
+
+    @app.get("/note")
+    async def note(request: Request, units: int = 0) -> JSONResponse:
+        request.scope["x402"].metered = Metered(model="m", charged=units)
+        return JSONResponse({"note": "yes"})
+
+    async with SqlLedger("sqlite://") as ledger, SqlLedger("sqlite://") as books:
+        relay = ApprovalRelay(BASE_SEPOLIA, shop.chain, SqlGrants(books), purse, unix_now)
+        party = facilitator([shop.rail(books, relay=relay)], books)
+
+        async def supported() -> Supported:
+            """Tokens that are pinned all have permits, so the facilitator has to lack them."""
+            told = await party.supported()
+            return told.model_copy(update={"extensions": (approval_sponsoring.EXTENSION,)})
+
+        app.add_middleware(
+            Paywall,
+            routes={"GET /note": "$0.01"},
+            pay_to={BASE_SEPOLIA: shop.offer.pay_to},
+            facilitator=Meddled(party, supported=supported),
+            ledger=ledger,
+            schemes=("upto",),
+            answer_keys=[secrets.token_bytes(32)],
+        )
+        yield Counter(shop, ledger, wallet, app, evm_devnet.url)
+    await shop.chain.aclose()
+
+
+async def test_an_approval_is_signed_where_no_permit_is_taken(sponsored: Counter) -> None:
+    auth = sponsored.auth(policy=Policy(schemes=("upto", "exact"), approvals=True))
+    async with sponsored.client(auth) as client:
+        response = await client.get("/note?units=300")
+        assert response.status_code == 200, response.text
+        assert await sponsored.shop.received() == 300
+        # The approval holds for the next one, which brings none.
+        assert (await client.get("/note?units=200")).status_code == 200
+    second, first = sorted((record.header for record in auth.journal.records()), key=len)
+    (sent, not_sent) = (json.loads(base64.b64decode(header))["extensions"] for header in (first, second))
+    assert approval_sponsoring.is_signed(sent)
+    assert not gas_sponsoring.is_signed(sent)
+    assert not approval_sponsoring.is_signed(not_sent)
+    assert await sponsored.shop.received() == 500
+
+
+async def test_no_approval_is_signed_unless_it_is_wanted(sponsored: Counter) -> None:
+    async with sponsored.client(sponsored.auth()) as client:
+        with pytest.raises(DeclinedError) as refused:
+            await client.get("/note?units=300")
+    assert refused.value.code == "permit2_allowance_required"
+    assert await sponsored.shop.received() == 0
+    wanted = ClientSettings(X402_SIGN_APPROVALS=True, X402_JOURNAL=":memory:")
+    assert X402Auth(sponsored.wallet, settings=wanted).terms.policy.approvals is True
+    assert X402Auth(sponsored.wallet, settings=wanted, policy=Policy(approvals=False)).terms.policy.approvals is False
+
+
+def test_a_node_that_says_gas_is_dear_costs_no_more_than_the_cap() -> None:
+    assert Account(0, 10**15, 10**15).fees == (allowance.FEE_MAX, allowance.FEE_MAX)
+    assert Account(0, 10**6, 10**5).fees == (2 * 10**6, 10**5)
+
+
 def buyer(**members: Any) -> Buyer:
     return Buyer({"eip155": PAYER}, "shop.test", secure=True, **members)
 
@@ -216,6 +290,7 @@ def test_the_scheme_is_chosen_by_price_then_by_preference() -> None:
         (buyer(allowances={KEY: Allowance(MAXIMUM - 1)}), "permit2_allowance_required"),
         (buyer(allowances={KEY: Allowance(0, None)}, sponsored=True), "permit2_allowance_required"),
         (buyer(allowances={KEY: Allowance(0, 3)}, sponsored=True), ""),
+        (buyer(allowances={KEY: Allowance(0, None, Account(0, 1, 1))}), ""),
         (buyer(allowances={KEY: Allowance(MAXIMUM)}), ""),
         (buyer(allowances={KEY: Allowance(UNLIMITED)}, cap=Decimal("0.001")), "price_above_limit"),
     ],

@@ -94,7 +94,7 @@ class X402Auth(httpx.Auth, httpx2.Auth):
         proof = Proof(journal, evm_rpc=evm_nodes, svm_rpc=nodes, clock=clock)
         self.terms = Terms(
             wallet=wallet or Wallet.from_env(found),
-            policy=policy or Policy(),
+            policy=_policy(policy or Policy(), found),
             limits=limits or Limits.of(found),
             journal=journal,
             clock=clock,
@@ -208,6 +208,11 @@ class X402Auth(httpx.Auth, httpx2.Auth):
             work()
         except UnavailableError as error:
             self._telemetry.emit("client.journal_failed", code=error.code)
+
+
+def _policy(policy: Policy, settings: ClientSettings) -> Policy:
+    """With what it leaves to the environment."""
+    return policy if policy.approvals is not None else replace(policy, approvals=settings.sign_approvals)
 
 
 class _Seat:
