@@ -16,6 +16,7 @@ from x402.gateway.facilitators import Facilitators
 from x402.gateway.hash_proof import subject_of
 from x402.gateway.offers import flow_of, shortfall
 from x402.gateway.policy import Policy, units_of
+from x402.gateway.problem import OverCommittedError
 from x402.gateway.terms import Flow
 from x402.lifecycle import Entry, Event, Party, Subject, begin
 from x402.ports import Clock, IdentifierTaken, Ledger, NoRoom, Room
@@ -31,6 +32,8 @@ FACILITATOR = "facilitator"
 """Member of a claim's record: the name of the facilitator that verified, and alone may settle."""
 FLOW = "flow"
 """Member of a claim's record: the flow in which it is served, when it is not the one that was offered."""
+_PASSES_SECONDS = 2
+"""When to come again for what has to wait until another payment is settled."""
 _ME = Party.GATEWAY
 
 
@@ -79,10 +82,10 @@ class Claims:
         except NoRoom as error:
             if flow is Flow.METERED:
                 # What it costs is known only afterwards, so it can't be settled first.
-                raise self._no_room(subject, error) from error
+                raise self._no_room(subject, error, flow) from error
             if error.scope == "failures" or (error.scope == "payer" and balance is None):
                 return await self._begin(subject, Flow.UPFRONT, None, name)
-            raise self._no_room(subject, error) from error
+            raise self._no_room(subject, error, flow) from error
 
     def _check(self, verdict: Verification, subject: Subject, requirement: Requirement) -> None:
         if verdict.is_valid is not True:
@@ -119,7 +122,7 @@ class Claims:
                 "you gave this payment-identifier to another payment; send that one again, or choose another",
             ) from error
 
-    def _no_room(self, subject: Subject, error: NoRoom) -> RefusedError | UnavailableError:
+    def _no_room(self, subject: Subject, error: NoRoom, flow: Flow) -> RefusedError | UnavailableError:
         self.telemetry.emit("sale.no_room", network=subject.network, reason=error.scope)
         if error.scope == "failures":
             return RefusedError(
@@ -132,9 +135,14 @@ class Claims:
             return UnavailableError(
                 "too_much_unsettled", "too many answers wait for their settlement; send the same payment again soon"
             )
-        return RefusedError(
-            "over_committed",
-            "the payer's balance does not cover this payment and those that are not settled yet",
-            mender=Mender.PAYER,
+        passes = subject.amount <= error.room
+        words = "the payer's balance does not cover this payment and those that are not settled yet"
+        if passes:
+            words += "; send it again when they are"
+        if passes and flow is Flow.METERED:
+            words += ", or let Permit2 move more of your tokens at once: x402 approve"
+        return OverCommittedError(
+            words,
+            retry_after_seconds=_PASSES_SECONDS if passes else None,
             details={"open": str(error.open_units), "balance": str(error.room), "amount": str(subject.amount)},
         )

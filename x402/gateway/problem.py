@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from x402.errors import Mender, Moved, PendingError, X402Error
+from x402.errors import Mender, Moved, PendingError, RefusedError, X402Error
 
 
 class ApiProblem(X402Error):
@@ -33,6 +33,15 @@ class ApiProblem(X402Error):
         self.retry_after_seconds = retry_after_seconds
 
 
+class OverCommittedError(RefusedError):
+    """A payer has more open than it can pay at once (fault A08). `retry_after_seconds` when that passes by itself, as
+    soon as what is open is settled; None when this payment alone is too much."""
+
+    def __init__(self, message: str, *, retry_after_seconds: int | None, details: Mapping[str, Any]) -> None:
+        super().__init__("over_committed", message, mender=Mender.PAYER, details=details)
+        self.retry_after_seconds = retry_after_seconds
+
+
 _KINDS = {400: "invalid_request_error", 402: "payment_required", 404: "not_found_error", 409: "conflict_error"}
 
 
@@ -47,7 +56,7 @@ def status_of(error: X402Error) -> int:
 
 def retry_after(error: X402Error) -> int | None:
     """After how many seconds the same request may be sent again, when that is of use."""
-    if isinstance(error, PendingError | ApiProblem):
+    if isinstance(error, PendingError | ApiProblem | OverCommittedError):
         return error.retry_after_seconds
     if status_of(error) == 409:
         return 1 if error.code == AT_WORK else None
