@@ -114,6 +114,8 @@ class EntryKind(StrEnum):
     """A withdrawal that provably never left."""
     REVERSE = "reverse"
     """What a chain reorganisation took back."""
+    RESTORE = "restore"
+    """What it had taken back, when the payment landed again."""
 
 
 PAID_IN = frozenset({EntryKind.DEPOSIT, EntryKind.CREDIT})
