@@ -337,7 +337,7 @@ async def test_no_approval_is_signed_unless_it_is_wanted(sponsored: Counter) -> 
             await client.get("/note?units=300")
     assert refused.value.code == "permit2_allowance_required"
     assert await sponsored.shop.received() == 0
-    wanted = ClientSettings(X402_SIGN_APPROVALS=True, X402_JOURNAL=":memory:")
+    wanted = ClientSettings.read(sign_approvals=True, journal=":memory:")
     assert X402Auth(sponsored.wallet, settings=wanted).terms.policy.approvals is True
     assert X402Auth(sponsored.wallet, settings=wanted, policy=Policy(approvals=False)).terms.policy.approvals is False
 

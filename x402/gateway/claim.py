@@ -16,7 +16,7 @@ from x402.gateway.facilitators import Facilitators
 from x402.gateway.hash_proof import subject_of
 from x402.gateway.offers import flow_of, shortfall
 from x402.gateway.policy import Policy, units_of
-from x402.gateway.problem import OverCommittedError
+from x402.gateway.problem import OVER_COMMITTED
 from x402.gateway.terms import Flow
 from x402.lifecycle import Entry, Event, Party, Subject, begin
 from x402.ports import Clock, IdentifierTaken, Ledger, NoRoom, Room
@@ -32,8 +32,6 @@ FACILITATOR = "facilitator"
 """Member of a claim's record: the name of the facilitator that verified, and alone may settle."""
 FLOW = "flow"
 """Member of a claim's record: the flow in which it is served, when it is not the one that was offered."""
-_PASSES_SECONDS = 2
-"""When to come again for what has to wait until another payment is settled."""
 _ME = Party.GATEWAY
 
 
@@ -135,14 +133,12 @@ class Claims:
             return UnavailableError(
                 "too_much_unsettled", "too many answers wait for their settlement; send the same payment again soon"
             )
-        passes = subject.amount <= error.room
-        words = "the payer's balance does not cover this payment and those that are not settled yet"
-        if passes:
-            words += "; send it again when they are"
-        if passes and flow is Flow.METERED:
-            words += ", or let Permit2 move more of your tokens at once: x402 approve"
-        return OverCommittedError(
-            words,
-            retry_after_seconds=_PASSES_SECONDS if passes else None,
+        sponsored = flow is Flow.METERED and subject.amount <= error.room
+        return RefusedError(
+            OVER_COMMITTED,
+            "wait until your first payments are settled, or let Permit2 move more of your tokens: x402 approve"
+            if sponsored
+            else "the payer's balance does not cover this payment and those that are not settled yet",
+            mender=Mender.PAYER,
             details={"open": str(error.open_units), "balance": str(error.room), "amount": str(subject.amount)},
         )

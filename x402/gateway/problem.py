@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from x402.errors import Mender, Moved, PendingError, RefusedError, X402Error
+from x402.errors import Mender, Moved, PendingError, X402Error
 
 
 class ApiProblem(X402Error):
@@ -33,15 +33,6 @@ class ApiProblem(X402Error):
         self.retry_after_seconds = retry_after_seconds
 
 
-class OverCommittedError(RefusedError):
-    """A payer has more open than it can pay at once (fault A08). `retry_after_seconds` when that passes by itself, as
-    soon as what is open is settled; None when this payment alone is too much."""
-
-    def __init__(self, message: str, *, retry_after_seconds: int | None, details: Mapping[str, Any]) -> None:
-        super().__init__("over_committed", message, mender=Mender.PAYER, details=details)
-        self.retry_after_seconds = retry_after_seconds
-
-
 _KINDS = {400: "invalid_request_error", 402: "payment_required", 404: "not_found_error", 409: "conflict_error"}
 
 
@@ -56,8 +47,11 @@ def status_of(error: X402Error) -> int:
 
 def retry_after(error: X402Error) -> int | None:
     """After how many seconds the same request may be sent again, when that is of use."""
-    if isinstance(error, PendingError | ApiProblem | OverCommittedError):
+    if isinstance(error, PendingError | ApiProblem):
         return error.retry_after_seconds
+    if error.code == OVER_COMMITTED and int(error.details["amount"]) <= int(error.details["balance"]):
+        # What is open will be settled, and this payment alone is covered.
+        return 2
     if status_of(error) == 409:
         return 1 if error.code == AT_WORK else None
     return 2 if status_of(error) == 503 else None
@@ -77,5 +71,7 @@ def error_body(error: X402Error) -> dict[str, Any]:
     return {"error": body | {name: value for name, value in error.as_json().items() if name not in body}}
 
 
+OVER_COMMITTED = "over_committed"
+"""Code of a 402 for a payment that its payer's balance does not cover beside those that are not settled yet."""
 AT_WORK = "payment_in_progress"
 """Code of a 409 that passes by itself: the payment's first request is still being served."""
