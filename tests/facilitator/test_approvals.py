@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.chains import EvmWorld
-from tests.facilitator.world import CHAIN_ID, EvmShop, Meddled, facilitator, unreachable
+from tests.facilitator.world import CHAIN_ID, EvmShop, Meddled, absent, facilitator, unreachable
 from tests.payments import EvmPayer, evm_asset
 from x402.errors import MisconfiguredError
 from x402.facilitator import reconcile
@@ -282,7 +282,7 @@ async def test_D15_what_nobody_takes_is_given_up_in_the_end(sponsor: Sponsor) ->
     async def lost(raw: bytes, transaction: str) -> None:
         """A node that says yes and forgets."""
 
-    receipt = await sponsor.party(0.1, send=lost).settle(await sponsor.pay(offer), offer)
+    receipt = await sponsor.party(0.1, send=lost, receipt=absent).settle(await sponsor.pay(offer), offer)
     assert (receipt.outcome, receipt.error_reason) == (Outcome.REFUSED, "erc20_approval_tx_failed")
     assert await sponsor.states() == [GrantState.LOST]
 

@@ -140,7 +140,7 @@ def _allowances(challenge: Challenge, terms: Terms) -> Journey[Allowances]:
     url = terms.evm_rpc.get(network.id) or terms.evm_rpc.get("")
     if not url:
         return {}
-    approves = terms.policy.approvals and approval_sponsoring.is_offered(challenge.extensions)
+    approves = terms.policy.approvals is True and approval_sponsoring.is_offered(challenge.extensions)
     answer: Reply = yield Ask(url, question(offer, payer, account=approves))
     known, asset = read_answer(answer.status, answer.body), network.asset(offer.asset)
     if known is None or asset is None:
