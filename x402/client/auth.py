@@ -65,7 +65,8 @@ class X402Auth(httpx.Auth, httpx2.Auth):
     `pay_ahead` (X402_PAY_AHEAD, on) a payment goes with the first request to a seller that has announced its prices.
     `on_receipt` hears of every receipt. With `sign_in` each request says whose it is before anything is paid, so that a
     balance with the seller is spent first: `True` signs in where the wallet pays, an `Identity` says where; then
-    nothing is paid ahead.
+    nothing is paid ahead. With `sign_in_when_asked` only a 402 that offers a sign-in is answered by one, and only to a
+    host that has answered a payment of this wallet; it is paid when that does not help.
 
     Calls raise `DeclinedError` (not signed), `UnpaidError` (refused by the seller), `PendingError` (money may still
     move: make the same call again), `MalformedError` (unreadable 402) and `UnavailableError` (no journal, no node).
@@ -87,6 +88,7 @@ class X402Auth(httpx.Auth, httpx2.Auth):
         pay_ahead: bool | None = None,
         on_receipt: Callable[[Receipt], None] | None = None,
         sign_in: Identity | bool = False,
+        sign_in_when_asked: bool = False,
         telemetry: Telemetry | None = None,
         settings: ClientSettings | None = None,
         clock: Callable[[], int] = lambda: int(time.time()),
@@ -97,6 +99,7 @@ class X402Auth(httpx.Auth, httpx2.Auth):
             journal = Journal(journal or found.journal_path, clock=clock)
         nodes, evm_nodes = by_network(svm_rpc, found.svm_rpc_url), by_network(evm_rpc, found.evm_rpc_url)
         proof = Proof(journal, evm_rpc=evm_nodes, svm_rpc=nodes, clock=clock)
+        ahead = found.pay_ahead if pay_ahead is None else pay_ahead
         self.terms = Terms(
             wallet=wallet or Wallet.from_env(found),
             policy=_policy(policy or Policy(), found),
@@ -108,7 +111,8 @@ class X402Auth(httpx.Auth, httpx2.Auth):
             evm_rpc=evm_nodes,
             confirm=proof.confirm,
             breaker=breaker or Breaker(found.host_failures, found.host_cool_down_seconds),
-            ahead=Ahead(clock) if not sign_in and (found.pay_ahead if pay_ahead is None else pay_ahead) else None,
+            ahead=Ahead(clock) if ahead and not (sign_in or sign_in_when_asked) else None,
+            sign_in_when_asked=sign_in_when_asked,
             prove=prove or proof,
         )
         if sign_in is True:

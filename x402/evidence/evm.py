@@ -105,10 +105,7 @@ class EvmWitness:
         return await self._is_spent(authorization_of(subject), await self._chain.block_number())
 
     async def balance(self, owner: str, asset: str) -> int:
-        said = await self._chain.call(asset, balance_call(owner))
-        if not said.succeeded or len(said.data) != _WORD:
-            raise UnavailableError("rpc_unavailable", "the node did not say what an account holds")
-        return int.from_bytes(said.data, "big")
+        return await balance_of(self._chain, asset, owner)
 
     async def _is_for_good(self, receipt: EvmReceipt, transactions: Sequence[str]) -> bool:
         """Whether a transaction that failed leaves nothing that could still pay: a fork may take its block back and put
@@ -243,6 +240,14 @@ class EvmWitness:
             else:
                 high = middle
         return low
+
+
+async def balance_of(chain: EvmChain, asset: str, owner: str) -> int:
+    """What an account holds of a token, in atomic units. Raises `UnavailableError`."""
+    said = await chain.call(asset, balance_call(owner))
+    if not said.succeeded or len(said.data) != _WORD:
+        raise UnavailableError("rpc_unavailable", "the node did not say what an account holds")
+    return int.from_bytes(said.data, "big")
 
 
 def authorization_of(subject: Subject) -> EvmPayment:

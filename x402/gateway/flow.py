@@ -99,8 +99,7 @@ class Till:
             pay_id = identity_of(payment)
         except (RefusedError, MalformedError) as error:
             raise Refusal(error) from error
-        if pay_id in self.reconciler.at_work:
-            raise Refusal(in_use(same_request=True))
+        await self.reconciler.looked_at(pay_id)
         while (running := self._running.get(pay_id)) is not None:
             if running.fingerprint != fingerprint:
                 raise Refusal(in_use(same_request=False))

@@ -36,8 +36,7 @@ class Reconciler:
     def __init__(self, register: Register, refunds: Refunds | None = None) -> None:
         self.register = register
         self.refunds = refunds
-        self.at_work: set[str] = set()
-        """What is looked at now."""
+        self._looks: dict[str, asyncio.Event] = {}
         self.left_alone: Container[str] = ()
         """What this process works on otherwise."""
         self.held_elsewhere = 0
@@ -67,19 +66,27 @@ class Reconciler:
         await self.register.answers.forget()
         return undecided
 
+    async def looked_at(self, pay_id: str) -> None:
+        """Return once nothing here looks at a payment: at once, or after the seconds that its facilitator takes."""
+        while (look := self._looks.get(pay_id)) is not None:
+            await look.wait()
+
     async def _look_at(self, entry: Entry) -> bool:
         """One row that was leased to us; False while nobody can know what becomes of its money."""
         pay_id, leases = entry.subject.pay_id, self.register.leases
         if pay_id in self.left_alone:
             return True
-        self.at_work.add(pay_id)
+        look = self._looks[pay_id] = asyncio.Event()
         try:
             return await self._resolve(Job.of(entry))
         except (X402Error, UnlawfulEvent):
             return False
         finally:
-            await leases.end(pay_id)
-            self.at_work.discard(pay_id)
+            try:
+                await leases.end(pay_id)
+            finally:
+                del self._looks[pay_id]
+                look.set()
 
     async def _resolve(self, job: Job) -> bool:
         match job.entry.stage:

@@ -14,6 +14,7 @@ from x402.billing import Booking
 from x402.errors import ConflictError, MalformedError, PendingError, RefusedError, UnavailableError
 from x402.evidence import Verdict, Witnesses
 from x402.gateway.accounts import credits
+from x402.gateway.accounts.discounts import Discounts
 from x402.gateway.answers import Answers
 from x402.gateway.belief import Belief
 from x402.gateway.claim import FACILITATOR, FLOW, Claims
@@ -138,6 +139,8 @@ class Register:
         self.watch = Watch(ledger, self.belief.witnesses, self.telemetry)
         retention = self.policy.answer_retention_seconds
         self.credits = credits
+        self.discounts: Discounts | None = None
+        """What those get off who spend much, where accounts are kept."""
         self.answers = Answers(ledger, clock=clock, retention_seconds=retention, keys=answer_keys)
 
     async def known(self, pay_id: str, payment: Payment, fingerprint: str) -> Job | None:
@@ -161,7 +164,7 @@ class Register:
             return await self._taken_up(entry)
         self.leases.keep(entry.subject.pay_id)
         self.emit("sale.claimed", entry.subject)
-        job = self.job_of(entry, Facilitation(payment=payment, requirement=requirement))
+        job = await self._discounted(self.job_of(entry, Facilitation(payment=payment, requirement=requirement)))
         job.is_new, job.is_unsent = True, entry.state is State.SETTLING
         return job
 
@@ -173,7 +176,14 @@ class Register:
                 raise in_use(same_request=True)
             # Whoever held it may have moved it on between our look and our lease.
             entry = await self.ledger.find(ME, pay_id) or entry
+            return await self._discounted(self.job_of(entry))
         return self.job_of(entry)
+
+    async def _discounted(self, job: Job) -> Job:
+        """The job with what its payer gets off."""
+        if self.discounts is not None:
+            job.sale.discount = await self.discounts.of(job.sale.account, job.sale.requirement)
+        return job
 
     def job_of(self, entry: Entry, taken: Facilitation | None = None) -> Job:
         """The job of a remembered payment; what was `taken` is recalled when it isn't at hand."""

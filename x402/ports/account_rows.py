@@ -230,7 +230,12 @@ def forget_nonces(connection: Connection, now: int) -> None:
 
 
 def add_bill(connection: Connection, bill: Bill) -> bool:
-    """Write a bill; False when it is there already."""
+    """Write a bill, with a row for every provider that has a share in it; False when it is there already."""
+    written = [_add_part(connection, part) for part in bill.parts()]
+    return written[0]
+
+
+def _add_part(connection: Connection, bill: Bill) -> bool:
     metered = bill.metered
     row = {
         "bill_id": bill.bill_id,
