@@ -19,7 +19,7 @@ from x402.money import Amount, Asset
 from x402.networks import Network
 from x402.ports import Clock
 from x402.price import PriceList
-from x402.schemes import gas_sponsoring, upto_evm
+from x402.schemes import approval_sponsoring, gas_sponsoring, upto_evm
 from x402.schemes.evm_scheme import evm_scheme
 from x402.schemes.exact_svm_layout import identify
 from x402.tariff import Tariff
@@ -105,12 +105,13 @@ class Offers:
         return any(kind is not None for kind in kinds)
 
     async def sponsoring(self, requirements: Sequence[Requirement]) -> dict[str, Any]:
-        """The extension by which a payer needs no gas for Permit2's allowance, where an offer draws on that and the
-        facilitator presents such a permit."""
-        metered = any(requirement.scheme == upto_evm.SCHEME for requirement in requirements)
-        if not metered or gas_sponsoring.EXTENSION not in (await self.kinds.supported()).extensions:
+        """The extensions by which a payer needs no gas for Permit2's allowance, where an offer draws on that and the
+        facilitator has them."""
+        if not any(requirement.scheme == upto_evm.SCHEME for requirement in requirements):
             return {}
-        return {gas_sponsoring.EXTENSION: gas_sponsoring.declaration()}
+        served = (await self.kinds.supported()).extensions
+        ways = (gas_sponsoring, approval_sponsoring)
+        return {way.EXTENSION: way.declaration() for way in ways if way.EXTENSION in served}
 
     def challenge(
         self,

@@ -38,7 +38,9 @@ def challenge_reply(
 ) -> Plain:
     """A 402: the v2 challenge in `PAYMENT-REQUIRED`, and in the body what the reader's profile expects there."""
     challenge, header = _fitting(challenge)
-    headers: HeaderPairs = ((PAYMENT_REQUIRED, header), *_receipt_headers(receipt))
+    seconds = None if refusal is None else retry_after(refusal)
+    waits: HeaderPairs = () if seconds is None else (("Retry-After", str(seconds)),)
+    headers: HeaderPairs = ((PAYMENT_REQUIRED, header), *waits, *_receipt_headers(receipt))
     return _small_reply(402, envelope.challenge(challenge, refusal), headers)
 
 

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _OPEN_STATES = ("claimed", "intended", "owed", "refunding", "restored", "reversed", "served", "settled", "settling")
 
