@@ -124,6 +124,10 @@ class SimulatedEvmNode:
             return None
         return EvmReceipt(transaction, included.succeeded, included.block, included.logs)
 
+    def next_block(self) -> float | None:
+        """Simulated blocks have no rhythm."""
+        return None
+
     async def logs(
         self, address: str, topics: Sequence[str | None], from_block: int, to_block: int | None = None
     ) -> Sequence[tuple[str, Log]]:

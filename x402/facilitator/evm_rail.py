@@ -3,7 +3,6 @@ what it does (`schemes/evm_scheme.py`)."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -109,7 +108,8 @@ class EvmRail:
 
     async def fee(self, checked: Checked) -> int:
         signed = _signed(checked)
-        fees, data_fee = await asyncio.gather(self._chain.fees(), self._sender.data_fee())
+        # Both are known but for once in a while, so asking them side by side would cost two tasks for nothing.
+        fees, data_fee = await self._chain.fees(), await self._sender.data_fee()
         return self._gas.of(signed) * self._sender.bid(fees)[0] + data_fee
 
     async def cost(self, transaction: str, shares: int = 1) -> int | None:

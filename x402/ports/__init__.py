@@ -257,6 +257,10 @@ class Ledger(Protocol):
 
     async def spent(self, day: int, account: str) -> int: ...
 
+    async def burden(self, payer: str, since: int, day: int, accounts: Sequence[str]) -> tuple[int, Sequence[int]]:
+        """A payer's `failures_of` at the facilitator, and what is `spent` by each of these accounts, in one look."""
+        ...
+
     async def ping(self) -> None:
         """Prove that a write would succeed."""
         ...
@@ -310,6 +314,11 @@ class EvmChain(Protocol):
 
         Raises `UnavailableError` when the node answered no poll: silence is not absence (fault E01).
         """
+        ...
+
+    def next_block(self) -> float | None:
+        """In how many seconds a block is to be expected, by the rhythm of those that were waited for; None while none
+        is known. A hint, and no promise."""
         ...
 
     async def logs(
