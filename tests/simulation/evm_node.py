@@ -40,6 +40,9 @@ class SimulatedEvmNode:
 
         return await self._world.io("read", f"evm.{label}", answer, unavailable)
 
+    async def aclose(self) -> None:
+        """A simulated node keeps no connections."""
+
     async def check_chain_id(self) -> None:
         served = await self._read("check_chain_id", lambda _: self._chain.network.chain_id)
         if served != self.chain_id:

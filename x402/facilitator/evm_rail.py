@@ -67,6 +67,9 @@ class EvmRail:
         )
         self._proven = False
 
+    async def aclose(self) -> None:
+        await self._chain.aclose()
+
     async def start(self) -> None:
         await self._chain.check_chain_id()
         self._proven = True

@@ -45,6 +45,10 @@ class Rail(Protocol):
     balances: Mapping[str, int]
     reserve: int
 
+    async def aclose(self) -> None:
+        """Close the connections to the node; a later question opens others. Never raises."""
+        ...
+
     async def start(self) -> None:
         """Prove that the node serves this network. Raises `MisconfiguredError` when it serves another."""
         ...

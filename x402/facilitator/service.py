@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,24 +174,25 @@ class _Service:
 
     @asynccontextmanager
     async def life(self, _: FastAPI) -> AsyncIterator[None]:
-        own: SqlLedger | None = None
-        if self._parts is None:
-            own = SqlLedger(self._settings.ledger)
-            parts = self._equip(build_facilitator(self._settings, own))
-            await own.start()
-            self._parts = parts
-        watch, look = self._watch(self._parts.facilitator), self._look(self._parts.tank)
-        self._background = (asyncio.create_task(watch), asyncio.create_task(look))
-        try:
-            yield
-        finally:
-            for task in self._background:
-                task.cancel()
-            await asyncio.gather(*self._background, return_exceptions=True)
-            if self._parts.facilitator.allowance is not None:
-                await self._parts.facilitator.allowance.drain()
-            if own is not None:
-                await own.close()
+        async with AsyncExitStack() as closing:
+            if self._parts is None:
+                own = SqlLedger(self._settings.ledger)
+                parts = self._equip(build_facilitator(self._settings, own))
+                await own.start()
+                closing.push_async_callback(own.close)
+                self._parts = parts
+            facilitator = self._parts.facilitator
+            closing.push_async_callback(facilitator.aclose)
+            watch, look = self._watch(facilitator), self._look(self._parts.tank)
+            self._background = (asyncio.create_task(watch), asyncio.create_task(look))
+            try:
+                yield
+            finally:
+                for task in self._background:
+                    task.cancel()
+                await asyncio.gather(*self._background, return_exceptions=True)
+                if facilitator.allowance is not None:
+                    await facilitator.allowance.drain()
 
     async def _watch(self, facilitator: LocalFacilitator) -> None:
         """Start rails and reconcile before `/ready` says yes, again and again until both succeed. A node of another

@@ -271,6 +271,10 @@ class EvmChain(Protocol):
 
     chain_id: int
 
+    async def aclose(self) -> None:
+        """Close the connections; a later question opens others."""
+        ...
+
     async def check_chain_id(self) -> None:
         """Raise `MisconfiguredError` unless the node serves `chain_id` (fault D14)."""
         ...
@@ -344,6 +348,10 @@ class EvmChain(Protocol):
 
 class SvmChain(Protocol):
     """One Solana cluster. Nothing here blocks the loop; statuses are polled together (design D7)."""
+
+    async def aclose(self) -> None:
+        """Close the connections; a later question opens others."""
+        ...
 
     async def check_cluster(self, network: str) -> None:
         """Raise `MisconfiguredError` unless the node serves the cluster with this CAIP-2 id (fault D14)."""
