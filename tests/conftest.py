@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,12 @@ from tests.postgres import Postgres
 # How quick a machine is proves nothing about the code. Under CI hypothesis takes the same cases in every run.
 settings.register_profile("x402", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("x402")
+
+
+def pytest_collection_finish() -> None:
+    """All that was imported lasts as long as the process: tests that collect garbage need not look through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -226,6 +226,31 @@ async def test_A22_reconcile_finishes_what_was_paid_and_releases_what_never_will
     assert sum((await shop.ledger.totals(Party.GATEWAY, State.REFUSED)).values()) == 10_000
 
 
+async def test_A22_who_comes_back_while_the_payment_is_looked_at_is_served_after_that(shop: Any) -> None:
+    client = shop.open(PRICED)
+    header = shop.payer.pay(await shop.challenge())
+    asked, told = asyncio.Event(), asyncio.Event()
+
+    def unknown(pay_id: str, truth: Receipt) -> Receipt:
+        return Receipt.pending("0x" + "57" * 32, truth.network, truth.payer)
+
+    async def slow(pay_id: str, truth: Receipt) -> Receipt:
+        asked.set()
+        await told.wait()
+        return shop.bank.move(pay_id, truth)  # type: ignore[no-any-return]
+
+    shop.bank.script = [unknown, slow]
+    assert (await client.get("/report", headers=header)).status_code == 503
+    looking = asyncio.create_task(shop.paywall.till.reconcile())
+    await asked.wait()
+    again = [asyncio.create_task(client.get("/report", headers=header)) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    assert not any(task.done() for task in again)
+    told.set()
+    assert [(await task).json() for task in again] == [{"report": "secret 1"}] * 3
+    assert (await looking, shop.bank.asked.count("settle"), len(shop.bank.moved)) == (0, 2, 1)
+
+
 async def test_A11_a_claim_that_a_stranger_settled_is_served_however_late(shop: Any) -> None:
     """The payer has paid: that our own time to take the money is over changes nothing."""
     answers = [503, 200, 200]

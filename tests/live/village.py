@@ -133,7 +133,7 @@ class Village:
             fund[wallet.address(self.network_of(name))] = (USDC_EACH, 0 if self._on_evm(name) else FUEL_LAMPORTS)
         self.urls = self._start_oracle(fund)
         (self.folder / "prices.toml").write_text(PRICES.format(model=customer.MODEL, upstream=self.urls.model))
-        self._ports = dict(zip([*self.gateways, *self.facilitators], _free_ports(), strict=False))
+        self._ports = dict(zip([*self.gateways, *self.facilitators], free_ports(), strict=False))
 
     def _start_oracle(self, fund: Mapping[str, tuple[int, int]]) -> Urls:
         file = self.folder / "oracle.json"
@@ -254,7 +254,8 @@ def _answers(http: httpx.Client, url: str) -> bool:
         return False
 
 
-def _free_ports() -> list[int]:
+def free_ports() -> list[int]:
+    """Some ports at which nobody listens, in no order."""
     found: list[int] = []
     for port in random.sample(PORTS, 64):
         with socket.socket() as probe:

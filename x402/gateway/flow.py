@@ -40,11 +40,14 @@ from x402.stages import (
     Claimed,
     Credited,
     Delivered,
+    Final,
+    Lost,
     Owed,
     Refunded,
     Refunding,
     Refused,
     Released,
+    Restored,
     Reversed,
     Served,
     Settled,
@@ -96,8 +99,7 @@ class Till:
             pay_id = identity_of(payment)
         except (RefusedError, MalformedError) as error:
             raise Refusal(error) from error
-        if pay_id in self.reconciler.at_work:
-            raise Refusal(in_use(same_request=True))
+        await self.reconciler.looked_at(pay_id)
         while (running := self._running.get(pay_id)) is not None:
             if running.fingerprint != fingerprint:
                 raise Refusal(in_use(same_request=False))
@@ -196,9 +198,13 @@ class Till:
                 return await self._deliver(job, running, await self.register.settle(job))
             case Settling():
                 return await self._deliver(job, running, await self.register.settle(job))
-            case Settled(transaction) | Owed(transaction):
+            case Reversed():
+                return await self._deliver(job, running, await self.register.restore(job))
+            case Settled(transaction) | Owed(transaction) | Restored(transaction):
                 return await self._deliver(job, running, transaction)
-            case Delivered(transaction):
+            case Lost():
+                return await self._replay(job, await self.register.restore(job))
+            case Delivered(transaction) | Final(transaction):
                 return await self._replay(job, transaction)
         raise _ended(job)
 
@@ -347,8 +353,6 @@ def _ended(job: Job) -> Exception:
             return Refusal(ApiProblem(410, "payment_credited", words, moved=Moved.YES), job.receipt(transaction))
         case Refunded():
             return RefusedError("payment_refunded", "this payment was refunded; sign a new one")
-        case Reversed():
-            return RefusedError("payment_reversed", "a chain reorganisation undid this payment; sign a new one")
     return UnlawfulEvent(f"a gateway's payment is never {job.entry.state}")
 
 

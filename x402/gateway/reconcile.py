@@ -4,7 +4,9 @@
                       what was metered is taken at once, and nobody is asked where nothing was
     SETTLING          asked about again
     SETTLED           delivered when its answer is kept, else owed
+    REVERSED          looked at until it has landed again, or never can
     OWED, REFUNDING   paid back, when there is a refund wallet (`refund.py`), else credited where accounts are kept
+    RESTORED          delivered when its answer is kept, else paid back like what is owed
 
 Every replica does this; a row is leased while it is looked at, so no two look at one at once, and what a living replica
 works on is left alone.
@@ -22,7 +24,7 @@ from x402.gateway.register import ME, Job, Register
 from x402.gateway.sale import Refusal
 from x402.gateway.terms import Flow
 from x402.lifecycle import Entry, UnlawfulEvent
-from x402.stages import Claimed, Owed, Refunding, Served, Settled, Settling
+from x402.stages import Claimed, Owed, Refunding, Restored, Reversed, Served, Settled, Settling
 
 RELEASE_MARGIN_SECONDS = 60
 _AT_ONCE = 16
@@ -34,8 +36,7 @@ class Reconciler:
     def __init__(self, register: Register, refunds: Refunds | None = None) -> None:
         self.register = register
         self.refunds = refunds
-        self.at_work: set[str] = set()
-        """What is looked at now."""
+        self._looks: dict[str, asyncio.Event] = {}
         self.left_alone: Container[str] = ()
         """What this process works on otherwise."""
         self.held_elsewhere = 0
@@ -65,19 +66,27 @@ class Reconciler:
         await self.register.answers.forget()
         return undecided
 
+    async def looked_at(self, pay_id: str) -> None:
+        """Return once nothing here looks at a payment: at once, or after the seconds that its facilitator takes."""
+        while (look := self._looks.get(pay_id)) is not None:
+            await look.wait()
+
     async def _look_at(self, entry: Entry) -> bool:
         """One row that was leased to us; False while nobody can know what becomes of its money."""
         pay_id, leases = entry.subject.pay_id, self.register.leases
         if pay_id in self.left_alone:
             return True
-        self.at_work.add(pay_id)
+        look = self._looks[pay_id] = asyncio.Event()
         try:
             return await self._resolve(Job.of(entry))
         except (X402Error, UnlawfulEvent):
             return False
         finally:
-            await leases.end(pay_id)
-            self.at_work.discard(pay_id)
+            try:
+                await leases.end(pay_id)
+            finally:
+                del self._looks[pay_id]
+                look.set()
 
     async def _resolve(self, job: Job) -> bool:
         match job.entry.stage:
@@ -92,7 +101,12 @@ class Reconciler:
                     transaction = await self.register.settle(job)
                 except Refusal as refusal:
                     return isinstance(refusal.error, RefusedError)
-            case Settled(transaction):
+            case Reversed():
+                try:
+                    transaction = await self.register.restore(job)
+                except Refusal as refusal:
+                    return isinstance(refusal.error, RefusedError)
+            case Settled(transaction) | Restored(transaction):
                 pass
             case Owed(transaction) if self._is_credited(job):
                 await self.register.credit(job, transaction)
@@ -108,6 +122,8 @@ class Reconciler:
         elif job.sale.flow is Flow.METERED:
             # It was played while it was made, and no more was taken than for what was.
             await self.register.delivered(job, transaction, None)
+        elif isinstance(job.entry.stage, Restored):
+            return self.refunds is None or await self.refunds.pay_back(job.entry)
         else:
             await self.register.owe(job, transaction, "settled, and its answer was not fetched yet")
         return True

@@ -40,10 +40,10 @@ def spent(connection: Connection, day: int, account: str) -> int:
 
 
 def _locked(connection: Connection, day: int, account: str) -> int:
-    units = _LOCK.scalar(connection, day=day, account=account)
-    if units is None:
-        # The first of a day opens the account's row, and clears away what is long past.
+    known = _LOCK.scalar(connection, day=day, account=account)
+    if known is None:
+        # The day's first: nobody else has opened it, or whoever did so is waited for.
         _FORGET.do(connection, day=day - DAYS_KEPT)
         _OPEN.do(connection, day=day, account=account, units="0")
-        units = _LOCK.scalar(connection, day=day, account=account)
-    return int(units)
+        known = _LOCK.scalar(connection, day=day, account=account)
+    return int(known)
