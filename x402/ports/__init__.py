@@ -272,9 +272,7 @@ class EvmChain(Protocol):
 
     chain_id: int
 
-    async def aclose(self) -> None:
-        """Close the connections; a later question opens others."""
-        ...
+    async def aclose(self) -> None: ...
 
     async def check_chain_id(self) -> None:
         """Raise `MisconfiguredError` unless the node serves `chain_id` (fault D14)."""
@@ -322,8 +320,7 @@ class EvmChain(Protocol):
         ...
 
     def next_block(self) -> float | None:
-        """In how many seconds a block is to be expected, by the rhythm of those that were waited for; None while none
-        is known. A hint, and no promise."""
+        """In how many seconds a block may be expected, by the rhythm of those that were seen; None while unknown."""
         ...
 
     async def logs(
@@ -350,9 +347,7 @@ class EvmChain(Protocol):
 class SvmChain(Protocol):
     """One Solana cluster. Nothing here blocks the loop; statuses are polled together (design D7)."""
 
-    async def aclose(self) -> None:
-        """Close the connections; a later question opens others."""
-        ...
+    async def aclose(self) -> None: ...
 
     async def check_cluster(self, network: str) -> None:
         """Raise `MisconfiguredError` unless the node serves the cluster with this CAIP-2 id (fault D14)."""

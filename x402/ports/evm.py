@@ -138,14 +138,20 @@ class RpcEvmChain:
         return _quantity(_member(await self._ask("eth_getBlockByNumber", hex(block), False), "timestamp"))
 
     async def block_number(self) -> int:
-        return _quantity(await self._ask("eth_blockNumber"))
+        return _quantity(await self._share("eth_blockNumber"))
 
     async def finalized(self) -> int:
-        return _quantity(_member(await self._ask("eth_getBlockByNumber", "finalized", False), "number"))
+        return _quantity(_member(await self._share("eth_getBlockByNumber", "finalized", False), "number"))
 
     async def _ask(self, method: str, *params: Any) -> Any:
         try:
             return await self.rpc.call(method, *params)
+        except RpcError as error:
+            raise _unavailable(error) from error
+
+    async def _share(self, method: str, *params: Any) -> Any:
+        try:
+            return await self.rpc.share(method, *params)
         except RpcError as error:
             raise _unavailable(error) from error
 
