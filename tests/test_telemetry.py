@@ -61,7 +61,6 @@ def test_metrics_are_counted_by_name_network_and_reason() -> None:
     ("name", "level"),
     [
         ("settle.settled", "info"),
-        ("verify.valid", "info"),
         ("settle.refused", "warning"),
         ("settle.pending", "warning"),
         ("payment.reversed", "warning"),
@@ -71,6 +70,13 @@ def test_logs_warn_of_what_is_not_as_it_should_be(name: str, level: str) -> None
     with capture_logs() as lines:
         Telemetry([log_facts()]).emit(name, network="n", amount=3)
     assert lines == [{"event": name, "log_level": level, "network": "n", "amount": 3}]
+
+
+@pytest.mark.parametrize("name", ["verify.valid", "fees.spent", "signer.balance", "step.price", "gateway.pending"])
+def test_what_is_told_again_and_again_is_counted_and_not_logged(name: str) -> None:
+    with capture_logs() as lines:
+        Telemetry([log_facts()]).emit(name, network="n")
+    assert lines == []
 
 
 async def _settle_some(world: EvmWorld, observers: list[Callable[[Fact], None]]) -> tuple[EvmShop, list[str]]:

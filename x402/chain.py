@@ -5,7 +5,8 @@ Hashes and EVM addresses are `0x` hex strings, Solana keys and signatures base58
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,16 @@ class EvmReceipt:
     block: int
     logs: tuple[Log, ...]
     fee: int = 0
+    _places: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def ending_in(self, topic: str) -> Sequence[int]:
+        """Where in `logs` the events are whose last topic this is (`0x` and lower case). One look at all events serves
+        every payment of a long receipt."""
+        if not self._places:
+            for place, log in enumerate(self.logs):
+                if log.topics:
+                    self._places.setdefault(log.topics[-1].lower(), []).append(place)
+        return self._places.get(topic, ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ and §8; where the official SDKs disagree about a v1 name's chain id, the live c
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from x402.errors import MalformedError
@@ -36,7 +36,10 @@ MULTICALL3 = "0xcA11bde05977b3631167028862bE2a173976CA11"
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """One chain: its CAIP-2 id, its v1 name (`""` when it never had one), and its assets; the first is "USD"."""
+    """One chain: its CAIP-2 id, its v1 name (`""` when it never had one), and its assets; the first is "USD".
+
+    `family` is `eip155` or `solana`: the CAIP-2 namespace, which decides the scheme implementation.
+    """
 
     id: str
     name: str
@@ -46,11 +49,14 @@ class Network:
     rpc_url: str = ""
     explorer: str = ""
     faucet: str = ""
+    family: str = field(init=False)
+    _by_address: Mapping[str, Asset] = field(init=False, repr=False, compare=False)
 
-    @property
-    def family(self) -> str:
-        """`eip155` or `solana`: the CAIP-2 namespace, which decides the scheme implementation."""
-        return self.id.partition(":")[0]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "family", self.id.partition(":")[0])
+        # The first of two with one address is the one that counts.
+        by_address = {self._spelt(asset.address): asset for asset in reversed(self.assets)}
+        object.__setattr__(self, "_by_address", by_address)
 
     @property
     def chain_id(self) -> int:
@@ -68,11 +74,10 @@ class Network:
 
     def asset(self, address: str) -> Asset | None:
         """The pinned asset at `address`, or None. EVM addresses compare without case, Solana's exactly."""
-        wanted = address.lower() if self.family == EIP155 else address
-        for asset in self.assets:
-            if (asset.address.lower() if self.family == EIP155 else asset.address) == wanted:
-                return asset
-        return None
+        return self._by_address.get(self._spelt(address))
+
+    def _spelt(self, address: str) -> str:
+        return address.lower() if self.family == EIP155 else address
 
     def transaction_url(self, transaction: str) -> str:
         """Where a person can look at a transaction, or `""`."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from benching import booking, facilitating, selling, shapes, signing, soaking, solana, starting
 from benching.figures import OURS, Figure, tell
-from benching.stage import CONTENDERS, Chain, Contender
+from benching.stage import CONTENDERS, Chain, Contender, facilitator
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +45,21 @@ def _settle(scale: Scale, chain: Chain) -> Iterator[Figure]:
     for one in scale.contenders():
         tell(f"settle: {one.who}")
         ours = one.who == OURS
-        yield from facilitating.settle(one, chain, count=scale.of(960 if ours else 96))
-        yield from facilitating.race(one, chain)
-        # One settlement a block is what the asynchronous Python SDK does: a few tell as much.
-        count = scale.of(1024) if ours else 32 if one.who != "python-async" else 8
-        yield from facilitating.settle_by_clock(one, chain, count=count, at_once=256 if ours else 32)
-        if ours:
-            yield from facilitating.settle(one, chain, count=scale.of(800), at_once=100, row="settle-many")
+        with facilitator(one, chain, chain.url) as running:
+            yield from facilitating.settle(running, one, chain, count=scale.of(960 if ours else 96))
+            yield from facilitating.race(running, one, chain)
+            if ours:
+                yield from facilitating.settle(running, one, chain, count=scale.of(800), at_once=100, row="settle-many")
+        # One settlement a block is what the asynchronous Python SDK does: a few tell as much. Ours has many to a block,
+        # and the first of them wait for one that is on its way already.
+        count = scale.of(2048) if ours else 32 if one.who != "python-async" else 8
+        with facilitator(one, chain, chain.url) as running:
+            at_once = 256 if ours else 32
+            yield from facilitating.settle_by_clock(running, one, chain, count=count, at_once=at_once)
 
 
 def _client(scale: Scale, chain: Chain) -> Iterator[Figure]:
-    yield from signing.ours()
+    yield from signing.ours(seconds=0.1 if scale.quick else 1.0)
     yield from selling.round_trips(chain)
     if scale.peers:
         yield from signing.peers()

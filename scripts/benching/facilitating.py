@@ -74,24 +74,22 @@ def verify_far(
 
 
 def settle(
-    contender: Contender, chain: Chain, *, count: int, at_once: int = AT_ONCE, row: str = "settle"
+    running: Running, contender: Contender, chain: Chain, *, count: int, at_once: int = AT_ONCE, row: str = "settle"
 ) -> list[Figure]:
     """Settlements a second where each transaction gets a block at once; gas a payment beside a lone one's."""
-    with facilitator(contender, chain, chain.url) as running:
-        lone = settle_load(running, chain, 4, 1)
-        done = settle_load(running, chain, count, at_once)
+    lone = settle_load(running, chain, 4, 1)
+    done = settle_load(running, chain, count, at_once)
     figures = [_figure(row, contender, done, count)]
     if lone.gas_each and done.gas_each:
         figures.append(Figure(f"{row}-gas", contender.who, done.gas_each / lone.gas_each, "of one each", done.notes))
     return figures
 
 
-def settle_by_clock(contender: Contender, chain: Chain, *, count: int, at_once: int) -> list[Figure]:
+def settle_by_clock(running: Running, contender: Contender, chain: Chain, *, count: int, at_once: int) -> list[Figure]:
     """Settlements a second where a block comes once a second."""
-    with facilitator(contender, chain, chain.url) as running:
-        settle_load(running, chain, 2, 1)
-        with chain.blocks_every(1):
-            done = settle_load(running, chain, count, at_once)
+    settle_load(running, chain, 2, 1)
+    with chain.blocks_every(1):
+        done = settle_load(running, chain, count, at_once)
     worst = done.notes.get("p99_ms", 0.0)
     return [
         _figure("settle-blocks", contender, done, count),
@@ -99,11 +97,10 @@ def settle_by_clock(contender: Contender, chain: Chain, *, count: int, at_once: 
     ]
 
 
-def race(contender: Contender, chain: Chain, *, copies: int = 20) -> list[Figure]:
+def race(running: Running, contender: Contender, chain: Chain, *, copies: int = 20) -> list[Figure]:
     """One payment settled many times at once: equal successes, transactions, and those that failed."""
-    with facilitator(contender, chain, chain.url) as running:
-        since, body = chain.height(), chain.bodies(1)[0]
-        load = _load(running, "/settle", [body] * copies, copies)
+    since, body = chain.height(), chain.bodies(1)[0]
+    load = _load(running, "/settle", [body] * copies, copies)
     transactions = Counter(reply.json()["transaction"] for reply in load.replies if _settled(reply))
     sent, failed, _ = chain.sent(since)
     notes = {"successes": load.count(_settled), "transactions": sent, "reverted": failed}

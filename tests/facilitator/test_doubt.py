@@ -233,3 +233,4 @@ async def test_D14_a_node_of_another_chain_judges_nothing(evm: EvmShop, ledger: 
         with pytest.raises(UnavailableError) as refused:
             await work(evm.pay(), evm.offer)
         assert refused.value.code == "wrong_chain"
+    await wrong.aclose()

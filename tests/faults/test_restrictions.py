@@ -138,6 +138,7 @@ async def test_C17_somebody_elses_public_transfer_is_no_payment(svm: SvmShop, le
     party = facilitator([svm.rail()], ledger)
     public = await SvmShop.open(svm.world)
     receipt = await facilitator([public.rail()], ledger).settle(payment := await public.pay(), public.offer)
+    await public.chain.aclose()
     assert receipt.success
     landed = payment.payload["transaction"]
     secret = base64.b64encode(secrets.token_bytes(64)).decode()

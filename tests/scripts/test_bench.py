@@ -49,6 +49,10 @@ def test_a_verify_asks_the_node_at_most_once(measured: dict[str, Any]) -> None:
     assert counted["verify-requests-offline"] == 0
 
 
+def test_a_paid_call_takes_no_round_trip_more_than_a_free_one(measured: dict[str, Any]) -> None:
+    assert values(measured)["round-trips"] == 0
+
+
 def test_one_payment_settled_by_many_is_one_transaction(measured: dict[str, Any]) -> None:
     counted = values(measured)
     assert (counted["race"], counted["race-transactions"]) == (20, 1)

@@ -40,6 +40,9 @@ class SimulatedEvmNode:
 
         return await self._world.io("read", f"evm.{label}", answer, unavailable)
 
+    async def aclose(self) -> None:
+        """A simulated node keeps no connections."""
+
     async def check_chain_id(self) -> None:
         served = await self._read("check_chain_id", lambda _: self._chain.network.chain_id)
         if served != self.chain_id:
@@ -123,6 +126,10 @@ class SimulatedEvmNode:
         if included is None:
             return None
         return EvmReceipt(transaction, included.succeeded, included.block, included.logs)
+
+    def next_block(self) -> float | None:
+        """Simulated blocks have no rhythm."""
+        return None
 
     async def logs(
         self, address: str, topics: Sequence[str | None], from_block: int, to_block: int | None = None

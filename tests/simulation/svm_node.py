@@ -48,6 +48,9 @@ class SimulatedSvmNode:
 
         return await self._world.io("read", f"svm.{label}", answer, unavailable)
 
+    async def aclose(self) -> None:
+        """A simulated node keeps no connections."""
+
     async def check_cluster(self, network: str) -> None:
         served = await self._read("check_cluster", lambda _: self._chain.network.id)
         if served != network:

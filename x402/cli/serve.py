@@ -170,10 +170,12 @@ def _run(app: Any, host: str, port: int, what: str) -> None:
     """Serve until interrupted."""
     import uvicorn
 
+    from x402.cli.workers import keep_what_is_loaded
     from x402.request_head import BoundedHead
 
     listener = _listen(host, port, what)
     config = uvicorn.Config(app, http=BoundedHead, log_level="info", access_log=False)
+    keep_what_is_loaded()
     uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -146,15 +146,16 @@ def choose(challenge: Challenge, buyer: Buyer, policy: Policy) -> Choice:
         fitting = [entry for entry in fitting if _flow(entry[1]) == AUTHORIZATION]
     if not fitting:
         raise _none_left(challenge, refused, buyer)
-    index, offer, amount = min(
-        fitting,
-        key=lambda entry: (
-            _rank(entry[1].network, policy),
-            entry[2].decimal,
-            policy.schemes.index(entry[1].scheme),
-            entry[0],
-        ),
-    )
+    if len(fitting) > 1:
+        fitting.sort(
+            key=lambda entry: (
+                _rank(entry[1].network, policy) or 0,
+                entry[2].decimal,
+                policy.schemes.index(entry[1].scheme),
+                entry[0],
+            )
+        )
+    index, offer, amount = fitting[0]
     for other, _, price in fitting:
         if other != index:
             refused[other] = DeclinedError("not_preferred", f"{price} on a network or at a price that is less wanted")

@@ -114,10 +114,17 @@ class Allowance:
 
     async def ask(self, subject: Subject, fee: int, caller: Caller = ANYBODY) -> None:
         """Raise what `admit` would raise, as far as can be known without booking anything."""
-        await self._check(subject, fee)
-        day = self._clock() // _DAY_SECONDS
-        for account in self._accounts(subject, caller):
-            if await self._ledger.spent(day, account.name) + fee > account.cap:
+        self._check_worth(subject, fee)
+        now, accounts = self._clock(), self._accounts(subject, caller)
+        if not accounts and not self._failures.most:
+            return
+        names = [account.name for account in accounts]
+        failed, spent = await self._ledger.burden(
+            subject.payer, now - self._failures.seconds, now // _DAY_SECONDS, names
+        )
+        self._bear(subject, failed)
+        for account, units in zip(accounts, spent, strict=True):
+            if units + fee > account.cap:
                 raise self._spent(account)
 
     async def admit(self, subject: Subject, fee: int, caller: Caller = ANYBODY) -> None:
@@ -127,7 +134,10 @@ class Allowance:
         the payment is worth too little, and `UnavailableError` when nothing could be written down: nobody is let in
         unseen (fault E02). Nothing is booked then.
         """
-        await self._check(subject, fee)
+        self._check_worth(subject, fee)
+        if self._failures.most:
+            since = self._clock() - self._failures.seconds
+            self._bear(subject, await self._ledger.failures_of(Party.FACILITATOR, subject.payer, since))
         accounts = self._accounts(subject, caller)
         if accounts:
             exceeded = await self._book(subject, _Booking(self._clock() // _DAY_SECONDS, _caps_of(accounts), 0), fee)
@@ -202,8 +212,8 @@ class Allowance:
             return self._failures.seconds
         return self._until_tomorrow()
 
-    async def _check(self, subject: Subject, fee: int) -> None:
-        """Whether the payment is worth its fee, and its payer is to be borne."""
+    def _check_worth(self, subject: Subject, fee: int) -> None:
+        """Whether the payment is worth its fee."""
         caps, worth = self._of(subject.network), _dollars(subject)
         if worth < caps.min_amount:
             raise RefusedError(
@@ -213,14 +223,10 @@ class Allowance:
             )
         if caps.fee_share is not None:
             self._check_share(subject, fee, worth, caps.fee_share)
-        await self._bear(subject)
 
-    async def _bear(self, subject: Subject) -> None:
-        if not self._failures.most:
-            return
-        since = self._clock() - self._failures.seconds
-        failed = await self._ledger.failures_of(Party.FACILITATOR, subject.payer, since)
-        if failed >= self._failures.most:
+    def _bear(self, subject: Subject, failed: int) -> None:
+        """Whether a payer with so many failures is to be borne."""
+        if failed >= self._failures.most > 0:
             raise LimitedError(
                 "payer_failed_too_often",
                 f"{failed} of {subject.payer}'s payments passed every check and then failed on chain",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
 
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage
@@ -66,6 +67,7 @@ class Door:
         )
 
 
+@lru_cache(maxsize=4096)
 def _household(host: str) -> str:
     """An IPv4 address, or the /64 that one subscriber gets of IPv6."""
     try:

@@ -1,8 +1,9 @@
 """Which settlements on an EVM network leave together (design D8, ADR 13).
 
 A payment that finds a key idle leaves at once and alone. While that transaction is in the air the next ones gather, and
-leave as one: when it has landed, when four times as many wait as left last, or when they fill a transaction. So light
-load waits for nothing, and heavy load costs few transactions.
+leave as one: when it has landed, when four times as many wait as left last, when they fill a transaction, or a moment
+before the next block, which nobody is to miss for the sake of company. So light load waits for nothing, and heavy load
+costs few transactions.
 
 Only payments of plain keys gather. A wallet's code runs inside the transaction and could burn the gas of the others, so
 it goes alone; so does what only its sender may submit, and what would be too old to wait.
@@ -25,6 +26,8 @@ _OLD_SECONDS = 30
 """What dies sooner than this does not wait for others."""
 _HELD_SECONDS = 4.0
 """How long one transaction keeps those that follow back at most, whatever becomes of it."""
+_LAST_CALL_SECONDS = 0.25
+"""So long before the next block, where its time is known, all leave who can."""
 _GROWTH = 4
 _FLIGHTS_MAX = 8
 """How many transactions of one key may be in the air, where they are a choice; nodes keep at least 16."""
@@ -61,6 +64,7 @@ class EvmQueue:
     _flights: dict[str, tuple[_Lane, asyncio.TimerHandle]] = field(default_factory=dict)
     _signing: set[asyncio.Task[Sequence[Outcome]]] = field(default_factory=set)
     _departure: asyncio.Handle | None = None
+    _last_call: asyncio.TimerHandle | None = None
 
     async def place(self, subject: Subject, signed: EvmPayment, ledger: Ledger, *, together: bool) -> Outcome:
         """Write down what settles a payment, as `Ledger.intend` does, with others where it may go `together`."""
@@ -86,12 +90,16 @@ class EvmQueue:
         if self._departure is None and self._waiting:
             self._departure = loop.call_soon(self._depart)
 
-    def _depart(self) -> None:
-        self._departure = None
+    def _depart(self, *, last_call: bool = False) -> None:
+        if last_call:
+            self._last_call = None
+        else:
+            self._departure = None
         self._waiting = [one for one in self._waiting if not one.outcome.done()]
         while self._waiting:
-            address = self._open_lane()
+            address = self._open_lane(last_call)
             if address is None:
+                self._plan_last_call()
                 return
             ledger = self._waiting[0].ledger
             batch = [one for one in self._waiting if one.ledger is ledger][: self.gas.shares_max]
@@ -103,15 +111,22 @@ class EvmQueue:
             self._signing.add(task)
             task.add_done_callback(partial(self._signed, lane, batch))
 
-    def _open_lane(self) -> str | None:
-        """The key that may send what waits now: an idle one, or one for which enough have gathered."""
+    def _plan_last_call(self) -> None:
+        due = self.chain.next_block()
+        if self._last_call is None and due is not None and due > _LAST_CALL_SECONDS:
+            loop = asyncio.get_running_loop()
+            self._last_call = loop.call_later(due - _LAST_CALL_SECONDS, partial(self._depart, last_call=True))
+
+    def _open_lane(self, last_call: bool) -> str | None:
+        """The key that may send what waits now: an idle one, or one for which enough have gathered, and on the last
+        call any that has not too many in the air."""
         able = self.sender.able()
         for address in able:
             if self._lanes.setdefault(address, _Lane()).flights <= 0:
                 return self.sender.take_turn(address)
         for address in able:
             lane = self._lanes[address]
-            enough = min(_GROWTH * lane.last, self.gas.shares_max)
+            enough = 1 if last_call else min(_GROWTH * lane.last, self.gas.shares_max)
             if lane.flights < _FLIGHTS_MAX and len(self._waiting) >= enough:
                 return self.sender.take_turn(address)
         return None

@@ -3,7 +3,6 @@ what it does (`schemes/evm_scheme.py`)."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -75,6 +74,9 @@ class EvmRail:
         self.extensions: Sequence[str] = (gas_sponsoring.EXTENSION,)
         self._proven = False
 
+    async def aclose(self) -> None:
+        await self._chain.aclose()
+
     async def start(self) -> None:
         await self._chain.check_chain_id()
         self._proven = True
@@ -136,7 +138,8 @@ class EvmRail:
 
     async def fee(self, checked: Checked) -> int:
         signed = _signed(checked)
-        fees, data_fee = await asyncio.gather(self._chain.fees(), self._sender.data_fee())
+        # Both are known but for once in a while, so asking them side by side would cost two tasks for nothing.
+        fees, data_fee = await self._chain.fees(), await self._sender.data_fee()
         before = checked.preparation.cost if checked.preparation is not None else 0
         return before + self._gas.of(signed) * self._sender.bid(fees)[0] + data_fee
 

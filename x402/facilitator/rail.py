@@ -70,6 +70,10 @@ class Rail(Protocol):
     reserve: int
     extensions: Sequence[str]
 
+    async def aclose(self) -> None:
+        """Close the connections to the node; a later question opens others. Never raises."""
+        ...
+
     async def start(self) -> None:
         """Prove that the node serves this network. Raises `MisconfiguredError` when it serves another."""
         ...

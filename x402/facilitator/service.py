@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,15 +21,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 from x402 import networks
 from x402.confirmation import parse_confirmations
-from x402.errors import (
-    LimitedError,
-    MalformedError,
-    MisconfiguredError,
-    UnavailableError,
-    UnidentifiedError,
-    X402Error,
-)
-from x402.facilitator import reconcile
+from x402.errors import LimitedError, MisconfiguredError, UnavailableError, X402Error
+from x402.facilitator import desk, reconcile
 from x402.facilitator.allowance import LIMITED
 from x402.facilitator.callers import Caller
 from x402.facilitator.door import Door
@@ -52,9 +45,8 @@ from x402.settings import FacilitatorSettings, secret
 from x402.telemetry import Telemetry
 from x402.telemetry.logs import log_facts
 from x402.telemetry.metrics import count_facts, exposition
-from x402.wire.facilitation import Facilitation, parse_facilitation
+from x402.wire.facilitation import Facilitation
 from x402.wire.receipt import Receipt
-from x402.wire.strict import BODY_LIMIT, parse_object
 
 _PING_SECONDS = 2.0
 
@@ -163,7 +155,8 @@ def create_app(settings: FacilitatorSettings | None = None, *, facilitator: Loca
         app.add_route(path, route, methods=[method])
         described.add_api_route(path, route, methods=[method], summary=summary)
     app.openapi = lambda: get_openapi(title=app.title, version=app.version, routes=described.routes)  # type: ignore[method-assign]
-    app.add_exception_handler(X402Error, _explain)
+    app.add_exception_handler(X402Error, desk.explain)
+    app.add_middleware(desk.Desk, routes={"/verify": service.verify, "/settle": service.settle})
     origins = read_origins(settings)
     if origins:
         headers = ["Authorization", "Content-Type"]
@@ -190,24 +183,25 @@ class _Service:
 
     @asynccontextmanager
     async def life(self, _: FastAPI) -> AsyncIterator[None]:
-        own: SqlLedger | None = None
-        if self._parts is None:
-            own = SqlLedger(self._settings.ledger)
-            parts = self._equip(build_facilitator(self._settings, own))
-            await own.start()
-            self._parts = parts
-        watch, look = self._watch(self._parts.facilitator), self._look(self._parts.tank)
-        self._background = (asyncio.create_task(watch), asyncio.create_task(look))
-        try:
-            yield
-        finally:
-            for task in self._background:
-                task.cancel()
-            await asyncio.gather(*self._background, return_exceptions=True)
-            if self._parts.facilitator.allowance is not None:
-                await self._parts.facilitator.allowance.drain()
-            if own is not None:
-                await own.close()
+        async with AsyncExitStack() as closing:
+            if self._parts is None:
+                own = SqlLedger(self._settings.ledger)
+                parts = self._equip(build_facilitator(self._settings, own))
+                await own.start()
+                closing.push_async_callback(own.close)
+                self._parts = parts
+            facilitator = self._parts.facilitator
+            closing.push_async_callback(facilitator.aclose)
+            watch, look = self._watch(facilitator), self._look(self._parts.tank)
+            self._background = (asyncio.create_task(watch), asyncio.create_task(look))
+            try:
+                yield
+            finally:
+                for task in self._background:
+                    task.cancel()
+                await asyncio.gather(*self._background, return_exceptions=True)
+                if facilitator.allowance is not None:
+                    await facilitator.allowance.drain()
 
     async def _watch(self, facilitator: LocalFacilitator) -> None:
         """Start rails and reconcile before `/ready` says yes, again and again until both succeed. A node of another
@@ -244,12 +238,12 @@ class _Service:
         """Who asks, before what is asked is read, and whether it may ask for that (fault E06)."""
         headers, host = request.headers, request.client.host if request.client else ""
         caller = await self.parts.door.admit(
-            request.url.path.strip("/"),
+            request.scope["path"].strip("/"),
             authorizations=headers.getlist("authorization"),
             origins=headers.getlist("origin"),
             host=host,
         )
-        body = await _read(request)
+        body = await desk.read(request)
         caller.check(body.requirement)
         return body, caller
 
@@ -319,26 +313,3 @@ class _Parts:
     facilitator: LocalFacilitator
     door: Door
     tank: Tank
-
-
-async def _read(request: Request) -> Facilitation:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_LIMIT:
-            raise MalformedError("body_too_large", f"the body is larger than {BODY_LIMIT} bytes")
-    return parse_facilitation(parse_object(bytes(body)))
-
-
-async def _explain(_: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, X402Error):
-        raise error
-    headers: dict[str, str] = {}
-    if isinstance(error, UnavailableError):
-        headers["Retry-After"] = "2"
-    if isinstance(error, LimitedError):
-        headers["Retry-After"] = str(error.retry_after_seconds)
-    if isinstance(error, UnidentifiedError):
-        headers["WWW-Authenticate"] = "Bearer"
-    body: dict[str, Any] = {"error": error.message, **error.as_json()}
-    return JSONResponse(body, status_code=error.status, headers=headers)

@@ -71,6 +71,9 @@ class SvmRail:
         self._witness = SvmWitness(network, chain)
         self._proven = False
 
+    async def aclose(self) -> None:
+        await self._chain.aclose()
+
     async def start(self) -> None:
         await self._chain.check_cluster(self.network)
         self._proven = True

@@ -258,6 +258,10 @@ class Ledger(Protocol):
 
     async def spent(self, day: int, account: str) -> int: ...
 
+    async def burden(self, payer: str, since: int, day: int, accounts: Sequence[str]) -> tuple[int, Sequence[int]]:
+        """A payer's `failures_of` at the facilitator, and what is `spent` by each of these accounts, in one look."""
+        ...
+
     async def ping(self) -> None:
         """Prove that a write would succeed."""
         ...
@@ -267,6 +271,8 @@ class EvmChain(Protocol):
     """One EVM network. Nothing here blocks the loop; concurrent calls share round trips (design D7)."""
 
     chain_id: int
+
+    async def aclose(self) -> None: ...
 
     async def check_chain_id(self) -> None:
         """Raise `MisconfiguredError` unless the node serves `chain_id` (fault D14)."""
@@ -313,6 +319,10 @@ class EvmChain(Protocol):
         """
         ...
 
+    def next_block(self) -> float | None:
+        """In how many seconds a block may be expected, by the rhythm of those that were seen; None while unknown."""
+        ...
+
     async def logs(
         self, address: str, topics: Sequence[str | None], from_block: int, to_block: int | None = None
     ) -> Sequence[tuple[str, Log]]:
@@ -336,6 +346,8 @@ class EvmChain(Protocol):
 
 class SvmChain(Protocol):
     """One Solana cluster. Nothing here blocks the loop; statuses are polled together (design D7)."""
+
+    async def aclose(self) -> None: ...
 
     async def check_cluster(self, network: str) -> None:
         """Raise `MisconfiguredError` unless the node serves the cluster with this CAIP-2 id (fault D14)."""

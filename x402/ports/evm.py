@@ -10,6 +10,7 @@ from typing import Any
 from x402.chain import CallResult, EvmCall, EvmFees, EvmReceipt, Log, revert_text
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.ports import NotSent
+from x402.ports.block_clock import BlockClock
 from x402.ports.rpc import JsonRpc, RpcError
 from x402.ports.watch import Watch
 
@@ -38,7 +39,8 @@ class RpcEvmChain:
     def __init__(self, url: str, chain_id: int, *, timeout_seconds: float = 10.0, rpc: JsonRpc | None = None) -> None:
         self.chain_id = chain_id
         self.rpc = rpc or JsonRpc(url, timeout_seconds=timeout_seconds)
-        self._receipts: Watch[EvmReceipt] = Watch(self._fetch_receipts)
+        self._blocks = BlockClock()
+        self._receipts: Watch[EvmReceipt] = Watch(self._fetch_receipts, expected=self.next_block)
         self._fees: tuple[float, EvmFees] | None = None
 
     async def aclose(self) -> None:
@@ -116,6 +118,9 @@ class RpcEvmChain:
     async def receipt(self, transaction: str, *, timeout: float) -> EvmReceipt | None:
         return await self._receipts.wait(transaction, timeout)
 
+    def next_block(self) -> float | None:
+        return self._blocks.expected(time.monotonic())
+
     async def logs(
         self, address: str, topics: Sequence[str | None], from_block: int, to_block: int | None = None
     ) -> Sequence[tuple[str, Log]]:
@@ -133,10 +138,10 @@ class RpcEvmChain:
         return _quantity(_member(await self._ask("eth_getBlockByNumber", hex(block), False), "timestamp"))
 
     async def block_number(self) -> int:
-        return _quantity(await self._ask("eth_blockNumber"))
+        return _quantity(await self._share("eth_blockNumber"))
 
     async def finalized(self) -> int:
-        return _quantity(_member(await self._ask("eth_getBlockByNumber", "finalized", False), "number"))
+        return _quantity(_member(await self._share("eth_getBlockByNumber", "finalized", False), "number"))
 
     async def _ask(self, method: str, *params: Any) -> Any:
         try:
@@ -144,12 +149,25 @@ class RpcEvmChain:
         except RpcError as error:
             raise _unavailable(error) from error
 
+    async def _share(self, method: str, *params: Any) -> Any:
+        try:
+            return await self.rpc.share(method, *params)
+        except RpcError as error:
+            raise _unavailable(error) from error
+
     async def _fetch_receipts(self, transactions: list[str]) -> Sequence[EvmReceipt | UnavailableError | None]:
+        asked_at = time.monotonic()
         replies = await asyncio.gather(
             *(self._ask("eth_getTransactionReceipt", transaction) for transaction in transactions),
             return_exceptions=True,
         )
-        return [_found(transaction, reply) for transaction, reply in zip(transactions, replies, strict=True)]
+        found = [_found(transaction, reply) for transaction, reply in zip(transactions, replies, strict=True)]
+        for receipt in found:
+            if isinstance(receipt, EvmReceipt):
+                self._blocks.seen(receipt.block, asked_at)
+        if None in found:
+            self._blocks.absent(asked_at)
+        return found
 
 
 def _found(transaction: str, reply: Any) -> EvmReceipt | UnavailableError | None:
@@ -193,10 +211,13 @@ def _member(value: Any, name: str) -> Any:
 
 
 def _log(value: Any) -> Log:
-    topics = _member(value, "topics")
+    try:
+        address, topics, data = value["address"], value["topics"], value["data"]
+    except (KeyError, TypeError):
+        raise UnavailableError("rpc_unavailable", "the node sent a log without address, topics or data") from None
     if not isinstance(topics, list):
         raise UnavailableError("rpc_unavailable", "the node sent a log without topics")
-    return Log(str(_member(value, "address")), tuple(str(topic) for topic in topics), str(_member(value, "data")))
+    return Log(str(address), tuple(map(str, topics)), str(data))
 
 
 def _receipt(transaction: str, value: dict[str, Any]) -> EvmReceipt:

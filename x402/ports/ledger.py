@@ -260,6 +260,13 @@ class SqlLedger:
     async def spent(self, day: int, account: str) -> int:
         return await self._do(lambda connection: spending.spent(connection, day, account))
 
+    async def burden(self, payer: str, since: int, day: int, accounts: Sequence[str]) -> tuple[int, Sequence[int]]:
+        def look(connection: Connection) -> tuple[int, Sequence[int]]:
+            failed = ledger_questions.failures_of(connection, Party.FACILITATOR, payer, since)
+            return failed, [spending.spent(connection, day, account) for account in accounts]
+
+        return await self._do(look)
+
     async def ping(self) -> None:
         await self._do(_TOUCH.do)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice
 from typing import Any
 
 from x402 import networks
@@ -296,13 +296,13 @@ def moved(receipt: EvmReceipt, signed: SignedAuthorization) -> bool:
         return False
     auth, asset, mine = signed.authorization, signed.asset.address.lower(), signed.used_topics()
     wanted = (TRANSFER_TOPIC, "0x" + address_word(auth.payer).hex(), "0x" + address_word(auth.payee).hex())
-    own: list[Log] = [log for log in receipt.logs if log.address.lower() == asset]
-    for used, transfer in pairwise(own):
-        # The nonce alone tells most events of a long receipt apart.
-        if used.topics[-1:] and used.topics[-1].lower() != mine[-1]:
+    for place in receipt.ending_in(mine[-1]):
+        used = receipt.logs[place]
+        if used.address.lower() != asset or tuple(topic.lower() for topic in used.topics) != mine:
             continue
-        if tuple(topic.lower() for topic in used.topics) != mine:
-            continue
+        transfer = next((log for log in islice(receipt.logs, place + 1, None) if log.address.lower() == asset), None)
+        if transfer is None:
+            return False
         topics = tuple(topic.lower() for topic in transfer.topics)
         return topics == wanted and transfer.data.lower() == "0x" + uint256(auth.value).hex()
     return False

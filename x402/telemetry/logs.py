@@ -5,9 +5,8 @@ from __future__ import annotations
 from x402.telemetry import Fact, Observer, request_id
 
 _WARNINGS = ("refused", "pending", "reversed", "failed", "unavailable", "_low", "_high")
-_GAUGES = ("gateway.", "step.")
-_BALANCE = "signer.balance"
-"""These are told again and again, and belong in the metrics alone."""
+_COUNTED = ("gateway.", "step.", "signer.balance", "fees.spent", "verify.valid")
+"""These are told again and again and say nothing about one payment: they belong in the metrics alone."""
 
 
 def log_facts() -> Observer:
@@ -17,7 +16,7 @@ def log_facts() -> Observer:
     logger = structlog.get_logger("x402")
 
     def observe(fact: Fact) -> None:
-        if fact.name == _BALANCE or fact.name.startswith(_GAUGES):
+        if fact.name.startswith(_COUNTED):
             return
         write = logger.warning if fact.name.endswith(_WARNINGS) else logger.info
         asked = request_id.get()

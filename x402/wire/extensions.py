@@ -34,6 +34,8 @@ def echo(server_extensions: Mapping[str, Any], additions: Mapping[str, Any]) -> 
     is special: service codes of both sides are kept, the client's first, and only the server may name an app code.
     Neither argument is changed.
     """
+    if not server_extensions and not additions:
+        return {}
     merged = _merge(server_extensions, additions)
     info = _info(merged.get(BUILDER_CODE))
     if info:

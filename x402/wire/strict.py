@@ -64,6 +64,8 @@ _DECODER = json.JSONDecoder(
     object_pairs_hook=_unique, parse_constant=_constant, parse_int=_integer, parse_float=_fraction
 )
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
 
 def _inspect(value: Any, depth: int) -> None:
     """Raise unless `value` is made of encodable text and nests at most `depth` levels."""
@@ -130,7 +132,7 @@ def require_object(value: object, *, code: str, name: str = "message") -> Mappin
 
 def dump_json(value: Any) -> str:
     """Compact ASCII JSON: every reader of base64 headers, browsers' `atob` included, gets the same text from it."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def decode_base64(text: str, *, code: str = "invalid_base64") -> bytes:

@@ -1,0 +1,87 @@
+"""The service closes every connection to a node that it opened, however it was made and however it ended."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.facilitator.serving import body, ready, serving
+from tests.facilitator.world import EvmShop, SvmShop, facilitator
+from x402.errors import UnavailableError
+from x402.facilitator.evm_rail import EvmRail
+from x402.facilitator.service import unix_now
+from x402.networks import BASE_SEPOLIA
+from x402.ports.evm import RpcEvmChain
+from x402.ports.ledger import SqlLedger
+from x402.ports.node_line import NodeLine
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[aiohttp.ClientSession]:
+    """Every session to a node that is opened in the test."""
+    sessions: list[aiohttp.ClientSession] = []
+    really = NodeLine._open
+
+    def noted(line: NodeLine) -> aiohttp.ClientSession:
+        sessions.append(really(line))
+        return sessions[-1]
+
+    monkeypatch.setattr(NodeLine, "_open", noted)
+    return sessions
+
+
+def assert_closed(sessions: list[aiohttp.ClientSession]) -> None:
+    assert sessions
+    assert [session.closed for session in sessions] == [True] * len(sessions)
+
+
+async def test_a_service_from_settings_closes_its_lines(
+    evm: EvmShop, svm: SvmShop, tmp_path: Any, opened: list[aiohttp.ClientSession]
+) -> None:
+    members: dict[str, Any] = {
+        "evm_private_key": evm.signer._key.secret.hex(), "evm_rpc_url": evm.world.url,
+        "svm_private_key": str(svm.signer._keypair), "svm_rpc_url": svm.world.url,
+        "ledger": f"sqlite:///{tmp_path}/ledger.sqlite",
+    }  # fmt: skip
+    async with serving(**members) as client:
+        assert (await ready(client)).status_code == 200
+        opened.clear()
+        assert (await client.post("/verify", json=body(evm.pay(), evm.offer))).json()["isValid"] is True
+        assert not opened[-1].closed
+    assert_closed(opened)
+
+
+async def test_a_service_around_a_facilitator_closes_its_lines(
+    evm: EvmShop, ledger: SqlLedger, opened: list[aiohttp.ClientSession]
+) -> None:
+    chain = RpcEvmChain(evm.world.url, evm.chain.chain_id)
+    async with serving(facilitator([evm.rail(ledger, chain)], ledger)) as client:
+        assert (await ready(client)).status_code == 200
+    assert_closed(opened)
+    # Whoever made it may go on with it: a line opens again when something is asked.
+    await chain.check_chain_id()
+    await chain.aclose()
+
+
+async def test_D14_a_service_that_never_gets_ready_closes_its_lines(
+    evm: EvmShop, ledger: SqlLedger, opened: list[aiohttp.ClientSession]
+) -> None:
+    wrong = EvmRail(BASE_SEPOLIA, RpcEvmChain(evm.world.url, 8453), [evm.signer], unix_now)
+    async with serving(facilitator([wrong], ledger)) as client:
+        while not opened:  # noqa: ASYNC110 - nothing tells when the first question leaves
+            await asyncio.sleep(0.01)
+        assert (await client.get("/ready")).status_code == 503
+    assert_closed(opened)
+
+
+async def test_E02_a_service_whose_ledger_does_not_open_leaves_nothing_open(
+    evm: EvmShop, tmp_path: Any, opened: list[aiohttp.ClientSession]
+) -> None:
+    members: dict[str, Any] = {"evm_private_key": evm.signer._key.secret.hex(), "evm_rpc_url": evm.world.url}
+    with pytest.raises(UnavailableError):
+        async with serving(**members, ledger=f"sqlite:///{tmp_path}/no/such/folder/ledger.sqlite"):
+            raise AssertionError("it started without a ledger")
+    assert [session for session in opened if not session.closed] == []
