@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 ROW_0 = {"errors", "money", "networks"}
 ROW_1 = {
     "chain", "lifecycle", "stages", "confirmation",
-    "quote", "price", "signed_quote", "signed_token", "tariff", "chat_order", "prompt_bound", "billing",
+    "quote", "price", "discount", "signed_quote", "signed_token", "tariff", "chat_order", "prompt_bound", "billing",
     "telemetry", "settings", "operator_settings", "environment", "config_file", "wire",
 }  # fmt: skip
 ROW_2 = {"schemes", "ports", "evidence"}
@@ -37,9 +37,10 @@ SAME_ROW = {
     "evidence": {"schemes", "ports"},
     "settings": {"operator_settings", "environment"},
     "operator_settings": {"config_file", "environment"},
-    "quote": {"price", "signed_quote", "prompt_bound"},
-    "signed_quote": {"quote", "price", "signed_token"},
-    "tariff": {"quote", "price", "signed_token"},
+    "discount": {"price"},
+    "quote": {"price", "signed_quote", "prompt_bound", "discount"},
+    "signed_quote": {"quote", "price", "signed_token", "discount"},
+    "tariff": {"quote", "price", "signed_token", "discount"},
     "chat_order": {"quote", "price", "prompt_bound"},
     "prompt_bound": {"price"},
 }

@@ -37,11 +37,13 @@ from x402.stages import (
     Final,
     Held,
     Intended,
+    Lost,
     Owed,
     Refunded,
     Refunding,
     Refused,
     Released,
+    Restored,
     Reversed,
     Served,
     Settled,
@@ -68,6 +70,8 @@ EXAMPLES: dict[State, Stage] = {
         Refunded("0xtx", "0xback"),
         Credited("0xtx", "eip155:1:0xpayer"),
         Reversed("0xtx"),
+        Restored("0xtx", 12),
+        Lost("0xtx"),
         Refused("insufficient_funds", "too little"),
         Released("expired"),
     )
@@ -215,7 +219,7 @@ def test_the_ends_are_these() -> None:
     ends = {party: {state for state in LAW[party] if is_terminal(party, state)} for party in Party}
     assert ends == {
         Party.CLIENT: {State.SETTLED, State.RELEASED},
-        Party.GATEWAY: {State.REFUNDED, State.REVERSED, State.REFUSED, State.RELEASED},
+        Party.GATEWAY: {State.REFUNDED, State.FINAL, State.REFUSED, State.RELEASED},
         Party.FACILITATOR: {State.FINAL, State.REFUSED},
     }
 
@@ -228,7 +232,9 @@ def test_money_that_may_have_moved_is_never_released() -> None:
     # Only a reorganisation, which is never silent, stands between a settled payment and a refused one.
     assert Event.REFUSE not in LAW[Party.FACILITATOR][State.SETTLED]
     assert State.REFUSED not in reachable(Party.FACILITATOR, State.FINAL)
-    assert State.REFUSED not in reachable(Party.GATEWAY, State.SETTLED)
+    assert Event.REFUSE not in LAW[Party.GATEWAY][State.SETTLED]
+    for safe in (State.DELIVERED, State.CREDITED, State.RESTORED, State.REFUNDING):
+        assert State.REFUSED not in reachable(Party.GATEWAY, safe)
 
 
 def test_a_timeout_is_no_event() -> None:

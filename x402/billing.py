@@ -25,7 +25,8 @@ class PaidBy(StrEnum):
 class Metered:
     """What a request really used, as far as it is known; `complete` once the upstream has said so itself.
 
-    `charged` is the price of that, platform `fee` included, never above the quote (fault B17).
+    `charged` is the price of that, platform `fee` included, never above the quote (fault B17). Where several providers
+    made parts of one answer, `provider` is the first, and `shares` say what of the price is whose, without the fee.
     """
 
     model: str
@@ -37,6 +38,11 @@ class Metered:
     charged: int = 0
     fee: int = 0
     complete: bool = False
+    shares: tuple[tuple[str, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        # JSON knows no tuples, and what is kept with an answer comes back from there.
+        object.__setattr__(self, "shares", tuple((str(provider), int(units)) for provider, units in self.shares))
 
     def within(self, bound: int) -> Metered:
         """The same, charged at most `bound` atomic USDC, and not less than nothing (fault B17)."""
@@ -69,6 +75,29 @@ class Bill:
     first_token_ms: int | None = None
     tags: dict[str, str] = field(default_factory=dict)
     """The request's `metadata` and `user`, which stay with the receipt and go nowhere else (aimo rows 29, 31)."""
+
+    def parts(self) -> tuple[Bill, ...]:
+        """The bill with its provider's part of what was earned, and a line of its own for every other provider that
+        has a share: their `earned` add up to that of this bill, to the unit."""
+        whole = sum(units for _, units in self.metered.shares)
+        owners = [(provider, units) for provider, units in self.metered.shares if provider != self.metered.provider]
+        if not owners or not whole:
+            return (self,)
+        others = [
+            Bill(
+                bill_id=f"{self.bill_id}#{number}",
+                at=self.at,
+                account=self.account,
+                paid_by=self.paid_by,
+                metered=Metered(model=self.metered.model, provider=provider, endpoint=self.metered.endpoint),
+                earned=self.earned * units // whole,
+                network=self.network,
+                transaction=self.transaction,
+                request_id=self.request_id,
+            )
+            for number, (provider, units) in enumerate(owners, 1)
+        ]
+        return replace(self, earned=self.earned - sum(other.earned for other in others)), *others
 
     def facts(self) -> dict[str, str | int]:
         """What observers are told of it: nothing that says who it was, or what was asked (fault G06)."""
@@ -114,6 +143,8 @@ class EntryKind(StrEnum):
     """A withdrawal that provably never left."""
     REVERSE = "reverse"
     """What a chain reorganisation took back."""
+    RESTORE = "restore"
+    """What it had taken back, when the payment landed again."""
 
 
 PAID_IN = frozenset({EntryKind.DEPOSIT, EntryKind.CREDIT})

@@ -48,7 +48,8 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     },
     "providers": {
         "admission": "provider_admission", "hosts": "provider_hosts", "bonus_percent": "bonus_percent",
-        "payout_after_seconds": "payout_after_seconds",
+        "payout_after_seconds": "payout_after_seconds", "payout_min": "payout_min",
+        "payout_per_day": "payout_per_day",
     },
     "limits": {
         "tiers": "tiers", "open_quotes": "open_quotes", "quotes_per_hour": "quotes_per_hour", "exempt": "rate_exempt",

@@ -9,6 +9,8 @@ each in its own ledger, and each memory moves only along its own table:
                  CLAIMED → SERVED ↺ → SETTLING → SETTLED → DELIVERED      flow `metered`: what is due grows
                  ... SETTLED → OWED → REFUNDING → REFUNDED                when no answer came of it
                  ... SETTLED → OWED → CREDITED                            the same, into the payer's account
+                 ... SETTLED → REVERSED → RESTORED → FINAL                a fork undid it, and it landed again
+                 ... DELIVERED → LOST → FINAL                             the same, after it was served
     facilitator  INTENDED → SETTLED → FINAL                      the bytes are durable before they leave
 
 Three rules hold for all of them (faults §0, design §2):
@@ -101,10 +103,14 @@ _GATEWAY: dict[State, dict[Event, State]] = {
     },
     # What is owed goes back once: another attempt is signed only when the one before can provably never land.
     _S.REFUNDING: {_E.REPLACE: _S.REFUNDING, _E.SETTLE: _S.REFUNDED},
-    _S.DELIVERED: {_E.REORGANISE: _S.REVERSED},
+    _S.DELIVERED: {_E.REORGANISE: _S.LOST},
     _S.REFUNDED: {},
-    _S.CREDITED: {_E.REORGANISE: _S.REVERSED},
-    _S.REVERSED: {},
+    _S.CREDITED: {_E.REORGANISE: _S.LOST},
+    # What a reorganisation undid may land again; believed it is only where no other reaches it.
+    _S.REVERSED: {_E.FINALISE: _S.RESTORED, _E.REFUSE: _S.REFUSED},
+    _S.RESTORED: {_E.DELIVER: _S.FINAL, _E.REFUND: _S.REFUNDING},
+    _S.LOST: {_E.FINALISE: _S.FINAL},
+    _S.FINAL: {},
     _S.REFUSED: {},
     _S.RELEASED: {},
 }
@@ -135,7 +141,18 @@ BEGINNING: Mapping[Party, State] = MappingProxyType(
 _OPEN: Mapping[Party, frozenset[State]] = MappingProxyType(
     {
         Party.CLIENT: frozenset({_S.HELD, _S.EXPOSED, _S.REFUSED}),
-        Party.GATEWAY: frozenset({_S.CLAIMED, _S.SERVED, _S.SETTLING, _S.SETTLED, _S.OWED, _S.REFUNDING}),
+        Party.GATEWAY: frozenset(
+            {
+                _S.CLAIMED,
+                _S.SERVED,
+                _S.SETTLING,
+                _S.SETTLED,
+                _S.OWED,
+                _S.REFUNDING,
+                _S.REVERSED,
+                _S.RESTORED,
+            }
+        ),
         Party.FACILITATOR: frozenset({_S.INTENDED, _S.SETTLED, _S.REVERSED}),
     }
 )

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
+from x402.discount import Step, part_of, percent_at
 from x402.errors import MalformedError
 from x402.money import EXACT_CONTEXT, round_up
 from x402.price import TOKEN_UNITS, ModelPrice, PriceList, PriceUnit, Rate, check_count, check_model
@@ -157,7 +158,8 @@ class Quote:
     """An itemised upper bound. Items that cost nothing have no line; `bound` is atomic USDC, 0 only for a free model.
 
     `output_tokens` is the most that one choice may have: the seller enforces it upstream, stated or not by the
-    request. `price_list` is the version of the list that priced it.
+    request. `price_list` is the version of the list that priced it, and `discounts` what is taken off the charge of
+    who has spent that much, never off the bound.
     """
 
     model: str
@@ -166,6 +168,7 @@ class Quote:
     output_tokens: int
     choices: int
     price_list: str
+    discounts: tuple[Step, ...] = ()
 
     @property
     def free(self) -> bool:
@@ -177,8 +180,9 @@ class Quote:
         """The bound in whole dollars, as `Amount.of` takes it for an asset of any number of decimals."""
         return Decimal(self.bound).scaleb(-6, EXACT_CONTEXT)
 
-    def actual(self, usage: Usage, at: ModelPrice | None = None) -> Charge:
-        """The charge for real usage, itemised like the quote and rounded up once.
+    def actual(self, usage: Usage, at: ModelPrice | None = None, *, spent: int = 0) -> Charge:
+        """The charge for real usage, itemised like the quote and rounded up once, less the discount of a payer who has
+        `spent` so much lately (atomic USDC; its receipt says how much).
 
         Each item is charged up to its quoted units, so the total never exceeds `bound`. Tokens and requests are charged
         `at` the price of who served, where that is lower than the quoted one. Whether an empty completion is charged
@@ -192,7 +196,8 @@ class Quote:
                 over.append(line.item)
             rows.append((line.item, min(used, line.units), _lower(line, at)))
         lines = itemise(rows)
-        return Charge(lines, add_up(lines), self.bound, tuple(over))
+        total = add_up(lines)
+        return Charge(lines, total - part_of(total, percent_at(self.discounts, spent)), self.bound, tuple(over))
 
 
 def quote(order: Order, prices: PriceList) -> Quote:

@@ -189,6 +189,10 @@ class GatewaySettings(OperatorSettings, ConfigFile):
     bonus_percent: int = Field(0, ge=0, le=100, validation_alias=named("X402_BONUS_PERCENT"))
     """What a provider that kept its promise is paid on top of its earnings."""
     payout_after_seconds: int = Field(3600, ge=0, validation_alias=named("X402_PAYOUT_AFTER_SECONDS"))
+    payout_min: Decimal = Field(Decimal("0.01"), ge=0, validation_alias=named("X402_PAYOUT_MIN"))
+    """US dollars below which a provider's earnings wait for more: the facilitator pays the fee of each payout."""
+    payout_per_day: Decimal = Field(Decimal(1000), ge=0, validation_alias=named("X402_PAYOUT_PER_DAY"))
+    """US dollars that providers are paid in one day, on one network, from the refund wallet."""
     """How old a bill is before its provider is paid."""
     provider_hosts: str = Field("", validation_alias=named("X402_PROVIDER_HOSTS"))
     """Hosts of registered providers that may lie in a private network, separated by commas (fault E05)."""
@@ -243,7 +247,7 @@ class GatewaySettings(OperatorSettings, ConfigFile):
     deposit_max: Decimal = Field(Decimal(100), gt=0, validation_alias=named("X402_DEPOSIT_MAX"))
     """US dollars of one deposit."""
     discounts: str = Field("", validation_alias=named("X402_DISCOUNTS"))
-    """Percent off answers out of a balance, by dollars spent in thirty days: `100=5,1000=10`."""
+    """Percent off answers, by dollars that the payer's account was charged in thirty days: `100=5,1000=10`."""
     deposit_bonus: str = Field("", validation_alias=named("X402_DEPOSIT_BONUS"))
     """Percent given on top of a deposit, by its dollars: `50=5`; to be spent, never paid out."""
     withdraw_per_day: Decimal = Field(Decimal(100), ge=0, validation_alias=named("X402_WITHDRAW_PER_DAY"))

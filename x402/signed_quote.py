@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from x402.discount import read_steps, steps_json
 from x402.errors import MalformedError, Mender, RefusedError
 from x402.price import PriceUnit, Rate, check_count, check_model, check_version
 from x402.quote import Item, Quote, add_up, itemise
@@ -77,7 +78,7 @@ def _checked_digest(digest: str) -> str:
 
 def _content(signed: SignedQuote) -> dict[str, Any]:
     quoted = signed.quote
-    return {
+    content = {
         "v": _FORMAT,
         "model": quoted.model,
         "lines": [[line.item, line.units, str(line.rate), line.rate.unit] for line in quoted.lines],
@@ -89,6 +90,7 @@ def _content(signed: SignedQuote) -> dict[str, Any]:
         "issued": signed.issued_at,
         "expires": signed.expires_at,
     }
+    return content | {"discounts": steps_json(quoted.discounts)} if quoted.discounts else content
 
 
 def _parse(content: dict[str, Any], token: str) -> SignedQuote:
@@ -125,6 +127,7 @@ def _from_content(content: Any) -> SignedQuote:
         check_count("output", content["output"]),
         check_count("choices", content["choices"], least=1),
         check_version(content["prices"]),
+        read_steps(content["discounts"]) if "discounts" in content else (),
     )
     issued, expires = check_count("issued", content["issued"]), check_count("expires", content["expires"])
     if expires <= issued:

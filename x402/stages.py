@@ -37,7 +37,7 @@ class State(StrEnum):
     DELIVERED = "delivered"
     """Gateway: paid and answered; the same payment gets the same answer again."""
     FINAL = "final"
-    """Facilitator: settled beyond the reach of a reorganisation."""
+    """Settled beyond the reach of a reorganisation; at the gateway also answered, as in DELIVERED or CREDITED."""
     OWED = "owed"
     """Gateway: the money moved and no answer was produced; a redelivery or a refund is due."""
     REFUNDING = "refunding"
@@ -48,6 +48,10 @@ class State(StrEnum):
     """Gateway: what was owed lies in the payer's account, once; no answer is made any more."""
     REVERSED = "reversed"
     """A reorganisation undid a settled transfer. It may land again, so its outcome is open once more."""
+    RESTORED = "restored"
+    """Gateway: the transfer landed again, for good, and no answer was produced yet; it is as good as owed."""
+    LOST = "lost"
+    """Gateway: a reorganisation undid the transfer after its answer went out; a loss, unless it lands again."""
     REFUSED = "refused"
     """No money moved for this payment. Proven at gateway and facilitator; at the client it is the seller's word."""
     RELEASED = "released"
@@ -202,6 +206,26 @@ class Reversed:
 
 
 @dataclass(frozen=True, slots=True)
+class Restored:
+    """`transaction` moved the money again after a reorganisation, in `block`, where no other reaches it; nothing was
+    delivered for it yet."""
+
+    state: ClassVar[State] = State.RESTORED
+    transaction: str
+    block: int = 0
+    amount: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """`transaction` is the one that a reorganisation dropped after something was given for it."""
+
+    state: ClassVar[State] = State.LOST
+    transaction: str
+    amount: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """`reason` is canonical, `message` for people, `transaction` the one that provably failed, if there was one."""
 
@@ -232,12 +256,16 @@ Stage = (
     | Refunded
     | Credited
     | Reversed
+    | Restored
+    | Lost
     | Refused
     | Released
 )
 """What is known in each state, one class per state: a field that does not exist yet cannot be read."""
 
-KNOWS_DUE = (Served, Settling, Settled, Delivered, Final, Owed, Refunding, Refunded, Credited, Reversed)
+KNOWS_DUE = (
+    Served, Settling, Settled, Delivered, Final, Owed, Refunding, Refunded, Credited, Reversed, Restored, Lost,
+)  # fmt: skip
 """Stages that may know an `amount`: what is due, or has moved, where that may be less than what was signed."""
 
 STAGES: Mapping[State, type[Stage]] = MappingProxyType({stage.state: stage for stage in get_args(Stage)})

@@ -8,10 +8,11 @@ says by then, so a buyer who computes with the same functions is never a coin of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
+from x402.discount import Step, read_steps, steps_json
 from x402.errors import MalformedError, RefusedError
 from x402.price import ModelPrice, PriceList, PriceUnit, Rate, check_count, exact
 from x402.quote import Order, Quote, quote
@@ -31,19 +32,20 @@ _LIMITS = ("default_output_tokens", "max_output_tokens", "context_length", "imag
 class Tariff:
     """The price of every request of one `route`, such as `"POST /api/v1/chat/completions"`, until `expires_at` (unix
     second): either `flat`, in whole dollars, or by the price list of one model. `variant` tells requests apart that
-    have wishes of their own (`chat_order.variant_of`)."""
+    have wishes of their own (`chat_order.variant_of`); `discounts` are those of every quote by it."""
 
     route: str
     variant: str = ""
     expires_at: int
     flat: Decimal | None = None
     prices: PriceList | None = None
+    discounts: tuple[Step, ...] = ()
 
     def quote(self, order: Order) -> Quote:
         """The price of a request of this tariff's model. Raises as `quote.quote`; `MalformedError` when it is flat."""
         if self.prices is None:
             raise MalformedError(_CODE, "a flat tariff quotes no order")
-        return quote(order, self.prices)
+        return replace(quote(order, self.prices), discounts=self.discounts)
 
     @property
     def model(self) -> ModelPrice | None:
@@ -56,6 +58,8 @@ def sign(tariff: Tariff, *, key: bytes) -> str:
     content: dict[str, Any] = {"v": _FORMAT, "route": tariff.route, "expires": tariff.expires_at}
     if tariff.variant:
         content["variant"] = tariff.variant
+    if tariff.discounts:
+        content["discounts"] = steps_json(tariff.discounts)
     if tariff.flat is not None:
         content["flat"] = format(tariff.flat, "f")
     if tariff.prices is not None and (model := tariff.model) is not None:
@@ -94,10 +98,11 @@ def _of(content: dict[str, Any]) -> Tariff:
         if content["v"] != _FORMAT:
             raise ValueError("unknown format")
         expires = check_count("expires", content["expires"])
+        route, variant = str(content["route"]), str(content.get("variant", ""))
+        steps = read_steps(content["discounts"]) if "discounts" in content else ()
         if "flat" in content:
-            return Tariff(route=str(content["route"]), expires_at=expires, flat=exact(content["flat"]))
-        variant = str(content.get("variant", ""))
-        return Tariff(route=str(content["route"]), variant=variant, expires_at=expires, prices=_prices(content))
+            return Tariff(route=route, expires_at=expires, flat=exact(content["flat"]), discounts=steps)
+        return Tariff(route=route, variant=variant, expires_at=expires, prices=_prices(content), discounts=steps)
     except (ValueError, TypeError, KeyError, ArithmeticError, MalformedError) as error:
         raise MalformedError(_CODE, f"the tariff cannot be read: {str(error)[:120]}") from error
 

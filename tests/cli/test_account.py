@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from decimal import Decimal
 
+import pytest
+
 from tests.cli.conftest import LiveTown, run
+from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET
 
 
 def test_what_was_spent_is_shown_by_seller(live_town: LiveTown) -> None:
@@ -57,13 +60,18 @@ def test_a_deposit_costs_what_was_typed_and_no_more(live_town: LiveTown) -> None
     assert (result.exit_code, "--mainnet" in result.stderr) == (4, True)
 
 
-def test_a_balance_is_asked_back(live_town: LiveTown) -> None:
-    """The town's seller has no key to pay out with, and says so; the balance stays."""
-    named = ("--network", "solana-devnet", "--json")
-    paid = run("deposit", "0.02", *named, **live_town.environment)
+@pytest.mark.parametrize("network", [BASE_SEPOLIA, SOLANA_DEVNET])
+def test_row_084_a_balance_is_asked_back_and_comes(live_town: LiveTown, network: str) -> None:
+    named = ("--network", network, "--json")
+    paid = run("deposit", "0.04", *named, **live_town.environment)
     assert paid.exit_code == 0, paid.output
-    result = run("withdraw", "0.01", *named, **live_town.environment)
-    error = json.loads(result.stdout)["error"]
-    assert (result.exit_code, error["code"], error["moneyMoved"]) == (9, "withdrawals_closed", "no")
+    result = run("withdraw", "0.015", *named, **live_town.environment)
+    assert result.exit_code == 0, result.output
+    done = json.loads(result.stdout)
+    assert (done["amount_micro_usdc"], done["state"] in ("asked", "sent", "paid")) == (15_000, True)
     again = json.loads(run("balance", *named, **live_town.environment).stdout)
-    assert again["balance_micro_usdc"] == json.loads(paid.stdout)["balance_micro_usdc"]
+    assert again["balance_micro_usdc"] == json.loads(paid.stdout)["balance_micro_usdc"] - 15_000
+    shown = run("withdraw", "--network", network, **live_town.environment)
+    assert (shown.exit_code, "on its way" in shown.stdout) == (0, True), shown.output
+    nothing = run("withdraw", "0.05", *named, **live_town.environment)
+    assert json.loads(nothing.stdout)["error"]["code"] == "insufficient_credits"

@@ -82,9 +82,9 @@ def test_row_083_payouts_are_shown_and_then_made(ledger: str) -> None:
         async with SqlLedger(ledger) as opened:
             offer = RegisteredProvider(id=ADDRESS, account=ACCOUNT, offer="{}", issued_at=1)
             await SqlProviders(opened).register(offer)
-            metered = Metered(model="m", provider=ADDRESS, charged=1500, complete=True)
+            metered = Metered(model="m", provider=ADDRESS, charged=15000, complete=True)
             old = int(time.time()) - 7200
-            bill = Bill(bill_id="b", at=old, account="payer", paid_by=PaidBy.EXACT, metered=metered, earned=1500)
+            bill = Bill(bill_id="b", at=old, account="payer", paid_by=PaidBy.EXACT, metered=metered, earned=15000)
             await SqlAccounts(opened).add(bill)
 
     async def open_payouts() -> list[int]:
@@ -95,10 +95,10 @@ def test_row_083_payouts_are_shown_and_then_made(ledger: str) -> None:
     assert "Nothing is due" in run("payouts", "--dry-run", **environment).stdout
     asyncio.run(sell())
     shown = json.loads(run("payouts", "--dry-run", "--json", **environment).stdout)
-    assert [(row["provider"], row["units"]) for row in shown] == [(ADDRESS, "1500")]
+    assert [(row["provider"], row["units"]) for row in shown] == [(ADDRESS, "15000")]
     assert asyncio.run(open_payouts()) == []
     for _ in range(2):
         made = run("payouts", **environment)
         assert made.exit_code == 0, made.output
-        assert "1500 atomic USDC for 1 answers" in made.stdout
-    assert asyncio.run(open_payouts()) == [1500]
+        assert "15000 atomic USDC for 1 answers" in made.stdout
+    assert asyncio.run(open_payouts()) == [15000]

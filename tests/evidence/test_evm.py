@@ -120,6 +120,27 @@ async def test_E14_a_pruned_event_proves_nothing_and_a_cancelled_one_does(evm: E
         assert verdict.reason == SPENT
 
 
+async def test_A16_what_a_fork_may_take_back_proves_no_end(evm: EvmShop) -> None:
+    """A cancellation in a young block: a fork may put the transfer in its place."""
+    taken_back = evm.pay(lifetime=60)
+    await submit(evm, cancel_call(evm.payer, taken_back))
+    subject, height = subject_of(evm, taken_back), await evm.chain.block_number()
+
+    async def young() -> int:
+        return height - 1
+
+    for finalized in (young, unreachable):
+        shallow = witness(evm, finalized=finalized)
+        assert await shallow.judge(subject) is None
+        with pytest.raises(UnavailableError):
+            await shallow.spent_by(subject)
+        # It says at once that a transfer which was there is gone.
+        assert await shallow.standing(subject, Settled("0x" + "ab" * 32, height)) == Standing(0)
+        # The payment's own end proves as much as a final block.
+        assert isinstance(await witness(evm, finalized=finalized, **await later(evm, 1000)).judge(subject), Refused)
+    assert isinstance(await witness(evm).judge(subject), Refused)
+
+
 async def test_the_search_goes_backwards_window_by_window(evm: EvmShop) -> None:
     payment, asked = evm.pay(), []
     transaction = await submit(evm, transfer_call(payment))

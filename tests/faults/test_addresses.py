@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,7 +51,7 @@ URLS = [f"http://{host}/secret" for host in INSIDE] + [
 ]  # fmt: skip
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'><svg/onload=alert(1)>"
 
-_listening: list[list[str]] = []
+_listening: list[tuple[list[str], set[threading.Thread]]] = []
 
 
 def _heard(event: str, arguments: tuple[Any, ...]) -> None:
@@ -58,8 +59,9 @@ def _heard(event: str, arguments: tuple[Any, ...]) -> None:
         return
     address = arguments[1] if event == "socket.connect" else arguments[:2]
     host = str(address[0]) if isinstance(address, tuple) else str(address)
-    for heard in _listening:
-        heard.append(host)
+    for heard, others in _listening:
+        if threading.current_thread() not in others:
+            heard.append(host)
 
 
 sys.addaudithook(_heard)
@@ -67,13 +69,15 @@ sys.addaudithook(_heard)
 
 @contextmanager
 def connections() -> Iterator[list[str]]:
-    """Every host that this process connects to or asks a name server about, inside the block."""
+    """Every host that this thread, or one that it starts, connects to or asks a name server about, in the block."""
     heard: list[str] = []
-    _listening.append(heard)
+    # What other tests have left running in this process is not heard.
+    listening = (heard, {*threading.enumerate()} - {threading.current_thread()})
+    _listening.append(listening)
     try:
         yield heard
     finally:
-        _listening.remove(heard)
+        _listening.remove(listening)
 
 
 def test_control_a_connection_is_heard() -> None:

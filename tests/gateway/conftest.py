@@ -259,7 +259,7 @@ async def make(shop: Shop) -> AsyncIterator[Callable[..., httpx.AsyncClient]]:
     shop.open()
     clients: list[httpx.AsyncClient] = []
 
-    def build(model: Any = None, **options: Any) -> httpx.AsyncClient:
+    def build(model: Any = None, settings: GatewaySettings | None = None, **options: Any) -> httpx.AsyncClient:
         upstream = httpx.ASGITransport(model or create_model(), raise_app_exceptions=False)
         given: dict[str, Any] = {
             "catalogue": demo_catalogue("http://model.test/v1"),
@@ -270,7 +270,7 @@ async def make(shop: Shop) -> AsyncIterator[Callable[..., httpx.AsyncClient]]:
             "upstream": UpstreamClient(httpx.AsyncClient(transport=upstream)),
             "clock": lambda: shop.now,
         }
-        app = create_app(GatewaySettings.model_construct(), **(given | options))
+        app = create_app(settings or GatewaySettings.model_construct(), **(given | options))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         client = httpx.AsyncClient(transport=transport, base_url="http://gateway.test")
         shop.gateway = app

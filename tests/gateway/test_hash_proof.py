@@ -33,7 +33,7 @@ from x402.ports.ledger import SqlLedger
 from x402.ports.ledger_reading import read_ledger
 from x402.schemes.subject import recall
 from x402.settings import GatewaySettings
-from x402.stages import Delivered, Reversed, Settling
+from x402.stages import Delivered, Lost, Settling
 from x402.wire.hash_proof import read_hash_proof
 
 
@@ -265,7 +265,7 @@ async def test_A16_a_transfer_that_a_reorganisation_undid_is_written_down(stall:
     await stall.paywall.till.reconcile()
     entry = await stall.ledger.find(Party.GATEWAY, pay_id)
     assert entry is not None
-    assert isinstance(entry.stage, Reversed)
+    assert isinstance(entry.stage, Lost)
 
 
 async def test_A09_a_transfer_that_hides_while_it_is_settled_is_pending_and_then_served(stall: Stall) -> None:

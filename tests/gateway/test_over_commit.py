@@ -174,12 +174,16 @@ async def test_A16_a_reorganisation_is_seen_told_and_remembered(shop: Any, flow:
     (pay_id,) = shop.bank.moved
     view.away = True
     await shop.paywall.till.reconcile()
-    assert await shop.ledger.totals(Party.GATEWAY, State.REVERSED) == {}
+    assert await shop.ledger.totals(Party.GATEWAY, State.LOST) == {}
     view.away = False
     del shop.bank.moved[pay_id]
     await shop.paywall.till.reconcile()
-    assert await shop.ledger.totals(Party.GATEWAY, State.REVERSED) != {}
+    assert await shop.ledger.totals(Party.GATEWAY, State.LOST) != {}
     assert [fact.name for fact in facts].count("sale.reversed") == 1
+    # It may land again, so its payer is told to wait, and to sign another one only when it never will.
+    gone = await client.get("/report", headers=header)
+    assert (gone.status_code, gone.json()["error"]["code"]) == (503, "settlement_pending")
+    view.dead.add(pay_id)
     gone = await client.get("/report", headers=header)
     assert (gone.status_code, gone.json()["error"]) == (402, "payment_reversed")
     # Its payer is settled first from now on: what cannot be settled is not even made.

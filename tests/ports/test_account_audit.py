@@ -21,7 +21,7 @@ from x402.ports.accounts import Payout, Reservation, Withdrawal
 from x402.ports.audit import Audit, Holdings
 from x402.ports.ledger import SqlLedger
 from x402.ports.ledger_reading import read_ledger
-from x402.stages import Claimed, Credited, Delivered, Owed, Reversed, Settled, Settling
+from x402.stages import Claimed, Credited, Delivered, Lost, Owed, Settled, Settling
 
 SHOP = Party.GATEWAY
 ALICE = f"{NETWORK}:0xpayer"
@@ -38,7 +38,7 @@ async def paid(ledger: SqlLedger, name: str, kind: EntryKind, units: int, end: s
     else:
         await ledger.advance(SHOP, name, Event.DELIVER, Delivered(f"0x{name}"), booking=booking)
     if end == "reversed":
-        await ledger.advance(SHOP, name, Event.REORGANISE, Reversed(f"0x{name}"))
+        await ledger.advance(SHOP, name, Event.REORGANISE, Lost(f"0x{name}"))
 
 
 async def books(folder: Path) -> Path:

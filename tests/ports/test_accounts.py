@@ -26,7 +26,7 @@ from x402.ports.accounts import (
     Withdrawal,
 )
 from x402.ports.ledger import SqlLedger
-from x402.stages import Claimed, Delivered, Reversed, Settled, Settling
+from x402.stages import Claimed, Delivered, Final, Lost, Settled, Settling
 
 ALICE, BOB = "eip155:84532:0xA11CE", "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1:B0B"
 SHOP = Party.GATEWAY
@@ -273,10 +273,15 @@ async def test_A16_what_the_chain_undoes_is_taken_back_as_far_as_it_is_there(tow
         booking = Booking(postings=(credit,))
         await town.ledger.advance(SHOP, name, Event.DELIVER, Delivered(f"0x{name}"), booking=booking)
     await town.reserve(90)
-    await town.ledger.advance(SHOP, "one", Event.REORGANISE, Reversed("0xone"))
+    await town.ledger.advance(SHOP, "one", Event.REORGANISE, Lost("0xone"))
     assert await town.stands() == (0, 90)
     (newest, *_) = await town.book.statement(ALICE)
     assert (newest.kind, newest.units, newest.reference) == (EntryKind.REVERSE, -20, "one")
+    # It lands again, for good: what was taken back is there again, once.
+    await town.ledger.advance(SHOP, "one", Event.FINALISE, Final("0xagain", 9))
+    assert await town.stands() == (20, 90)
+    (newest, *_) = await town.book.statement(ALICE)
+    assert (newest.kind, newest.units, newest.reference) == (EntryKind.RESTORE, 20, "one")
 
 
 async def test_G10_a_withdrawal_is_taken_once_moves_forward_and_comes_back_once(town: Town) -> None:

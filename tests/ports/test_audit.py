@@ -157,6 +157,25 @@ async def test_I1_parties_in_one_file_name_one_transaction(tmp_path: Path) -> No
     assert {invariant for invariant, _, _ in found(file)} == {"I1"}
 
 
+async def test_I1_A16_a_gateway_may_name_the_transaction_that_a_fork_undid_later(tmp_path: Path) -> None:
+    async with SqlLedger(url(tmp_path)) as ledger:
+        await ledger.begin(begin(SHOP, subject("done"), Claimed()))
+        for event, stage in WALKS["done"]:
+            await ledger.advance(SHOP, "done", event, stage)
+        await ledger.begin(begin(ME, subject("done"), Intended("0xdone", b"raw", 1, "0xs", 0)))
+        await ledger.advance(ME, "done", Event.SETTLE, Settled("0xdone", 12))
+        await ledger.advance(ME, "done", Event.REORGANISE, Reversed("0xdone"))
+        await ledger.advance(ME, "done", Event.FINALISE, Final("0xstranger"))
+    file = tmp_path / "ledger.sqlite"
+    assert found(file) == set()
+    # Control: one that the facilitator never named pays nothing.
+    forge(file, *(
+        f"UPDATE {table} SET stage = replace(stage, '0xdone', '0xelse') WHERE party = 'gateway'"
+        for table in ("payments", "events")
+    ))  # fmt: skip
+    assert {invariant for invariant, _, _ in found(file)} == {"I1"}
+
+
 async def test_I5_a_stage_that_is_none_of_its_state_is_found_even_when_row_and_event_agree(tmp_path: Path) -> None:
     file = await books(tmp_path)
     change = """SET stage = '{"transaction":"0xowed"}' WHERE pay_id = 'owed'"""

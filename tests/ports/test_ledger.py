@@ -18,11 +18,14 @@ from x402.ports.schema import events, payments
 from x402.stages import (
     Claimed,
     Delivered,
+    Final,
+    Lost,
     Owed,
     Refunded,
     Refunding,
     Refused,
     Released,
+    Restored,
     Reversed,
     Served,
     Settled,
@@ -83,13 +86,16 @@ async def test_only_answers_of_payments_that_ended_are_forgotten(ledger_url: str
     owed = (*served, (Event.FAIL, Owed("0xtx", "why")))
     refunding = (*owed, (Event.REFUND, Refunding("0xtx", "header", "back")))
     walks: dict[str, tuple[tuple[Event, Stage], ...]] = {f"open{steps}": served[:steps] for steps in range(4)}
-    walks |= {"owed": owed, "refunding": refunding}
+    undone = (*served, (Event.REORGANISE, Reversed("0xtx")))
+    restored = (*undone, (Event.FINALISE, Restored("0xtx")))
+    walks |= {"owed": owed, "refunding": refunding, "undone": undone, "restored": restored}
     ended: dict[str, tuple[tuple[Event, Stage], ...]] = {
         "delivered": (*owed, (Event.DELIVER, Delivered("0xtx"))),
         "released": ((Event.RELEASE, Released("why")),),
         "refused": (*served[:2], (Event.REFUSE, Refused("a", "b"))),
         "refunded": (*refunding, (Event.SETTLE, Refunded("0xtx", "0xback"))),
-        "reversed": (*served, (Event.REORGANISE, Reversed("0xtx"))),
+        "lost": (*owed, (Event.DELIVER, Delivered("0xtx")), (Event.REORGANISE, Lost("0xtx"))),
+        "final": (*restored, (Event.DELIVER, Final("0xtx"))),
     }
     async with SqlLedger(ledger_url, clock=lambda: now) as ledger:
         for name, walk in (walks | ended).items():

@@ -27,9 +27,13 @@ from x402.schemes import exact_svm_layout
 from x402.stages import State
 from x402.wire.payment import read_payment
 
-_PAID = {State.SETTLED, State.DELIVERED, State.OWED, State.FINAL, State.REFUNDING, State.REFUNDED, State.CREDITED}
+_PAID = {
+    State.SETTLED, State.DELIVERED, State.OWED, State.FINAL, State.REFUNDING, State.REFUNDED, State.CREDITED,
+    State.RESTORED,
+}  # fmt: skip
 _QUIET_GATEWAY = {
-    State.DELIVERED, State.OWED, State.REFUSED, State.RELEASED, State.REFUNDED, State.CREDITED, State.REVERSED,
+    State.DELIVERED, State.OWED, State.REFUSED, State.RELEASED, State.REFUNDED, State.CREDITED, State.LOST,
+    State.RESTORED, State.FINAL,
 }  # fmt: skip
 _QUIET_FACILITATOR = {State.FINAL, State.REFUSED}
 _SETTLED_FOR_GOOD = {*_QUIET_FACILITATOR, State.SETTLED}
@@ -251,7 +255,7 @@ class Watchman:
         paid = set(self.paid_now())
         for party in (Party.FACILITATOR, Party.GATEWAY):
             for pay_id, (state, stage) in self.rows(party).items():
-                if pay_id in paid and state not in _PAID and state is not State.REVERSED:
+                if pay_id in paid and state not in _PAID and state is not State.LOST:
                     yield f"I4 {pay_id[-12:]} is paid on chain, and the {party} says {state}: {stage[:120]}"
                 if pay_id not in paid and state in _PAID and not self._told_lost(party, pay_id):
                     yield f"I5 the {party} says {state}, and {pay_id[-12:]} is not paid on chain: {stage[:120]}"

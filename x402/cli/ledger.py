@@ -19,6 +19,7 @@ from x402.cli.screen import AsJson, out, prose, shown, working, write_json
 
 if TYPE_CHECKING:
     from x402.evidence.books import Account
+    from x402.evidence.holdings import Cover
     from x402.ports.audit import Audit
     from x402.ports.ledger_text import PaymentRow
 
@@ -60,6 +61,10 @@ def audit(
     rpc_url: Annotated[
         list[str] | None, typer.Option("--rpc-url", metavar="NETWORK=URL", help="Compare through this node.")
     ] = None,
+    wallet: Annotated[
+        list[str] | None,
+        typer.Option("--wallet", metavar="NETWORK=ADDRESS", help="Another wallet of the seller's that holds money."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check that a ledger agrees with itself: each row is rebuilt from its events, byte for byte, along the law.
@@ -71,7 +76,8 @@ def audit(
     them was paid. Rows can't tell the others (I2, I3, I6, I7, I9); tests do.
 
     With --chain or --rpc-url also I5 against the chain: what every payee got, to the unit, and each transaction about
-    which ledger and chain disagree. X402_EVM_RPC_URL and X402_SVM_RPC_URL name nodes as for the facilitator.
+    which ledger and chain disagree; and I14: the wallets that were paid, with those of --wallet, hold what is owed to
+    payers. X402_EVM_RPC_URL and X402_SVM_RPC_URL name nodes as for the facilitator.
 
     Examples:
 
@@ -79,7 +85,7 @@ def audit(
 
         x402 ledger audit x402-gateway.sqlite --rpc-url eip155:8453=https://node.example.com
     """
-    from x402.cli.ledger_chain import readers_of
+    from x402.cli.ledger_chain import Compared, compare, wallets_of
     from x402.evidence.books import Books
     from x402.ports.account_audit import audit_accounts
     from x402.ports.audit import audit as check
@@ -91,28 +97,21 @@ def audit(
             found = check(histories, now=int(time.time()), overdue_seconds=overdue, batched=batched)
             return audit_accounts(snapshot.accounts(), found)
 
-    async def against_chain() -> tuple[Audit, Sequence[Account]]:
-        with read_ledger(ledger) as snapshot:
-            networks = {str(row.constants["network"]) for row in snapshot.payments()}
-        async with readers_of(networks, rpc_url or [], everywhere=chain) as readers:
-            # The chain is marked before the ledger is read, so that nothing paid meanwhile looks unaccounted for.
-            for reader in readers.values():
-                await reader.mark()
-            found = against_itself()
-            return found, await books.compare(readers)
-
-    books = Books()
-    accounts: Sequence[Account] = ()
+    books, wallets = Books(), wallets_of(wallet or [])
+    told = Compared()
     if chain or rpc_url:
         with working("reading the chain", quiet=as_json):
-            found, accounts = asyncio.run(against_chain())
-        found.violations += [wrong for account in accounts for wrong in account.violations]
+            found, told = asyncio.run(
+                compare(ledger, books, against_itself, rpc_url or [], wallets=wallets, everywhere=chain)
+            )
+        found.violations += told.violations
     else:
         found = against_itself()
     if as_json:
-        write_json(_as_json(found) | {"chain": [asdict(account) for account in accounts]})
+        write_json(_as_json(found) | told.as_json())
     else:
-        _show_chain(accounts)
+        _show_chain(told.accounts)
+        _show_cover(told.covers)
         _show(found)
     if found.violations:
         raise typer.Exit(BOOKS_DISAGREE)
@@ -254,6 +253,18 @@ def _show_chain(accounts: Sequence[Account]) -> None:
             colour = "bold red" if one.wrong else "yellow"
             units = one.chain_units - one.ledger_units
             console.print(f"  [{colour}]{units:+} {shown(one.words)}[/]", soft_wrap=True)
+
+
+def _show_cover(covers: Sequence[Cover]) -> None:
+    for cover in covers:
+        sums = [
+            f"{_in_coins(cover.network, cover.asset, str(units))[1]} USDC"
+            for units in (cover.owed_units, cover.held_units, cover.leaving_units)
+        ]
+        words = f"{cover.network}: {sums[0]} owed to payers, {sums[1]} in {len(cover.wallets)} wallets"
+        leaving = f", {sums[2]} on its way out" if cover.leaving_units else ""
+        colour = "bold red" if cover.short else "green"
+        out().print(f"[{colour}]{'≠' if cover.short else '='} {shown(words + leaving)}[/]", soft_wrap=True)
 
 
 def _show(found: Audit) -> None:

@@ -17,9 +17,9 @@ from x402.errors import MalformedError, MisconfiguredError
 
 if TYPE_CHECKING:
     from x402.gateway.inference.conformance import Report
+    from x402.gateway.inference.earnings import Paid
     from x402.ports.ledger import SqlLedger
     from x402.ports.provider_book import SqlProviders
-    from x402.ports.providers import Earned
 
 T = TypeVar("T")
 
@@ -202,38 +202,48 @@ def payouts(
 
     Everything that was sold more than X402_PAYOUT_AFTER_SECONDS (an hour) ago is credited to the provider's account,
     with X402_BONUS_PERCENT on top for those who answered 99.5 of a hundred requests, and taken out of it again to be
-    paid. The gateway that runs signs and sends it from its refund wallet. Run it as often as you like: nothing is
-    credited or paid twice, and what was interrupted is taken up.
+    paid. The gateway that runs signs and sends it from its refund wallet. Less than X402_PAYOUT_MIN waits for more, and
+    what is beyond X402_PAYOUT_PER_DAY on one network for the next day. Run it as often as you like: nothing is credited
+    or paid twice, and what was interrupted, or billed late, is taken up.
 
     Example:
 
         x402 payouts --dry-run
     """
-    from x402.gateway.inference.earnings import earned_json, pay_out, preview
+    from x402.gateway.inference.earnings import PayoutLimits, pay_out, preview
+    from x402.money import EXACT_CONTEXT
     from x402.ports.account_book import SqlAccounts
     from x402.settings import GatewaySettings
 
-    settings = GatewaySettings.read()
-    until = int(time.time()) - settings.payout_after_seconds
+    settings, now = GatewaySettings.read(), int(time.time())
+    least, most = (int(dollars.scaleb(6, EXACT_CONTEXT)) for dollars in (settings.payout_min, settings.payout_per_day))
 
-    async def run(book: SqlProviders, opened: SqlLedger) -> Sequence[tuple[Earned, dict[str, Any]]]:
-        if dry_run:
-            due = await preview(book, until=until, bonus_percent=settings.bonus_percent)
-            return [(earned, earned_json(earned)) for earned in due]
-        paid = await pay_out(book, SqlAccounts(opened), until=until, bonus_percent=settings.bonus_percent)
-        return [(one.earned, one.as_json()) for one in paid]
+    async def run(book: SqlProviders, opened: SqlLedger) -> Sequence[Paid]:
+        limits = PayoutLimits(ledger=opened, least=least, per_day=most, now=now)
+        work = preview if dry_run else pay_out
+        until = now - settings.payout_after_seconds
+        return await work(
+            book, SqlAccounts(opened), until=until, bonus_percent=settings.bonus_percent, limits=limits
+        )  # fmt: skip
 
     rows = asyncio.run(_with_book(ledger, run))
     if as_json:
-        write_json([told for _, told in rows])
+        write_json([one.as_json() for one in rows])
         return
     if not rows:
         out().print("Nothing is due.")
-    for earned, told in rows:
-        bonus = f" and {earned.bonus} bonus" if earned.bonus else ""
-        state = f"  {told['payout'] or 'nothing left to pay out'}" if "payout" in told else "  (dry run)"
-        words = f"{earned.earned}{bonus} atomic USDC for {earned.answers} answers"
-        out().print(f"[bold]{shown(earned.provider)}[/]  {words}[dim]{state}[/]", soft_wrap=True)
+    for one in rows:
+        bonus = f" and {one.earned.bonus} bonus" if one.earned.bonus else ""
+        state = _STANDINGS.get(one.payout, one.payout) + (" (dry run)" if dry_run else "")
+        words = f"{one.earned.earned}{bonus} atomic USDC for {one.earned.answers} answers"
+        out().print(f"[bold]{shown(one.earned.provider)}[/]  {words}[dim]  {state}[/]", soft_wrap=True)
+
+
+_STANDINGS = {
+    "": "nothing left to pay out",
+    "waits": "waits until it is X402_PAYOUT_MIN",
+    "capped": "waits for tomorrow: X402_PAYOUT_PER_DAY is reached",
+}
 
 
 def _mark(provider: str, standing: str, reason: str, ledger: str | None, as_json: bool) -> None:

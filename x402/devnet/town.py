@@ -95,8 +95,8 @@ class Town:
 
     `state` is a directory for the ledgers and the buyer's wallet file, which then stay when the town has gone; without
     it they live in a temporary directory. `observers` hear every fact of facilitator and gateway. `engine` chooses the
-    EVM (`EvmDevnet`), `model_delay_seconds` is how slowly the demo model streams. With `pays_out` the gateway holds the
-    seller's keys, so that balances can be withdrawn and providers be paid.
+    EVM (`EvmDevnet`), `model_delay_seconds` is how slowly the demo model streams. The gateway holds the seller's
+    keys, so that balances can be withdrawn and providers be paid, unless `pays_out` is false.
 
     Starting raises `UnavailableError` for a port that is taken and for a town that does not get ready in time,
     `MisconfiguredError("state_in_use")` for a directory with an earlier town's ledgers.
@@ -110,7 +110,7 @@ class Town:
         observers: Sequence[Observer] = (),
         engine: EngineName = "auto",
         model_delay_seconds: float = 0.0,
-        pays_out: bool = False,
+        pays_out: bool = True,
     ) -> None:
         self._ports = ports or Ports()
         self._state = state

@@ -18,6 +18,7 @@ from solders.pubkey import Pubkey
 
 from x402 import networks
 from x402.errors import UnavailableError
+from x402.evidence import evm, svm
 from x402.lifecycle import Party
 from x402.ports import EvmChain, SvmChain
 from x402.ports.audit import PAID, Violation
@@ -91,6 +92,10 @@ class IncomeReader(Protocol):
         """The ids of the payments that a transaction makes, as far as it tells them."""
         ...
 
+    async def balance(self, asset: str, owner: str) -> int:
+        """What a wallet holds now, in atomic units."""
+        ...
+
 
 class EvmIncome:
     """`IncomeReader` by `Transfer` events."""
@@ -126,6 +131,9 @@ class EvmIncome:
             if len(topics) == 3 and topics[0].lower() == exact_evm.AUTHORIZATION_USED_TOPIC
         ]
 
+    async def balance(self, asset: str, owner: str) -> int:
+        return await evm.balance_of(self._chain, asset, owner) if _ADDRESS.fullmatch(owner) else 0
+
     async def _between(
         self, asset: str, topics: Sequence[str | None], first: int, last: int, *, late: bool = False
     ) -> list[Income]:
@@ -156,6 +164,12 @@ class SvmIncome:
     async def authorized(self, asset: str, transaction: str) -> Sequence[str]:
         # A Solana payment's id is a digest of its message, which a transaction's balances don't tell.
         return []
+
+    async def balance(self, asset: str, owner: str) -> int:
+        known = networks.get(self._network).asset(asset)
+        if known is None or not _is_key(owner):
+            return 0
+        return await svm.balance_of(self._chain, self._network, asset, owner)
 
     async def _signatures(self, account: str, since: int) -> list[str]:
         found: list[str] = []

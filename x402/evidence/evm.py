@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from x402.chain import EvmReceipt
 from x402.errors import UnavailableError
@@ -29,6 +29,13 @@ _WINDOW_BLOCKS = 2_000
 _WINDOWS_MAX = 64
 _LOOKUP_SECONDS = 5.0
 _WORD = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Vain:
+    """The payment was used up, and no transfer of it was made: in this block, where an event tells that."""
+
+    block: int | None = None
 
 
 class EvmWitness:
@@ -59,7 +66,7 @@ class EvmWitness:
         height = await self._chain.block_number()
         now, spent = await asyncio.gather(self._chain.time_of(height), self._is_spent(signed, height))
         if spent:
-            return await self._spender(signed, height, now, since)
+            return await self._proven(await self._spender(signed, height, now, since), signed, now)
         if spent is False and now > signed.valid_before + _EXPIRY_MARGIN_SECONDS:
             return signed.ends.expired
         return None
@@ -68,7 +75,8 @@ class EvmWitness:
         signed = authorization_of(subject)
         height = await self._chain.block_number()
         now, spent = await asyncio.gather(self._chain.time_of(height), self._is_spent(signed, height))
-        verdict = await self._spender(signed, height, now, since) if spent else None
+        found = await self._spender(signed, height, now, since) if spent else None
+        verdict = await self._proven(found, signed, now)
         if spent is None or (spent and verdict is None):
             raise UnavailableError("rpc_unavailable", "the node does not show what became of a payment")
         return verdict
@@ -97,10 +105,7 @@ class EvmWitness:
         return await self._is_spent(authorization_of(subject), await self._chain.block_number())
 
     async def balance(self, owner: str, asset: str) -> int:
-        said = await self._chain.call(asset, balance_call(owner))
-        if not said.succeeded or len(said.data) != _WORD:
-            raise UnavailableError("rpc_unavailable", "the node did not say what an account holds")
-        return int.from_bytes(said.data, "big")
+        return await balance_of(self._chain, asset, owner)
 
     async def _is_for_good(self, receipt: EvmReceipt, transactions: Sequence[str]) -> bool:
         """Whether a transaction that failed leaves nothing that could still pay: a fork may take its block back and put
@@ -159,7 +164,7 @@ class EvmWitness:
             return None
         if spent:
             now = await self._chain.time_of(height)
-            verdict = await self._spender(signed, height, now, since)
+            verdict = await self._proven(await self._spender(signed, height, now, since), signed, now)
             return replace(verdict, transaction=receipt.transaction) if isinstance(verdict, Refused) else verdict
         # Among several payments in one transaction, each may fail alone.
         how = signed.ends.mismatch if receipt.succeeded else signed.ends.reverted
@@ -184,9 +189,19 @@ class EvmWitness:
             return None
         return Settled(receipt.transaction, receipt.block, units if signed.named_in_call else None)
 
-    async def _spender(self, signed: EvmPayment, height: int, now: int, since: int) -> Verdict:
+    async def _proven(self, found: Settled | _Vain | None, signed: EvmPayment, now: int) -> Verdict:
+        """What a search has found, a use in vain only once it is for good: a fork may take back the block of a
+        cancellation, and put the transfer into another one (fault A16)."""
+        if not isinstance(found, _Vain):
+            return found
+        dead = now > signed.valid_before + _EXPIRY_MARGIN_SECONDS
+        if dead or (found.block is not None and (await self._depth(found.block, found.block)).final):
+            return signed.ends.used_up
+        return None
+
+    async def _spender(self, signed: EvmPayment, height: int, now: int, since: int) -> Settled | _Vain | None:
         """What became of a spent payment, by its events, searched backwards from the end of its life: the
-        transfer, whoever sent it (fault A11), proof that it was cancelled, or None when no event is to be found."""
+        transfer, whoever sent it (fault A11), what used it up in vain, or None when no event is to be found."""
         used_at, given_up_at = signed.used, signed.given_up
         last = height if now <= signed.valid_before else await self._block_at(signed.valid_before + 1, height)
         born = max(signed.valid_after, since - _CLOCK_MARGIN_SECONDS)
@@ -204,11 +219,14 @@ class EvmWitness:
                 if settled is not None:
                     return settled
             # Where events name the payment, one that moved nothing is proof; transfers between the two prove nothing.
-            if (used and not signed.named_in_call) or any(signed.gives_up(log) for _, log in cancelled):
-                return signed.ends.used_up
+            vain = [] if signed.named_in_call else [transaction for transaction, _ in used]
+            vain += [transaction for transaction, log in cancelled if signed.gives_up(log)]
+            if vain:
+                receipt = await self._chain.receipt(vain[0], timeout=_LOOKUP_SECONDS)
+                return None if receipt is None else _Vain(receipt.block)
             if first == 0 or (born and await self._chain.time_of(first) < born):
                 # All blocks of its life were looked through. Another permit of the payer's has taken the nonce.
-                return signed.ends.used_up if signed.named_in_call and born else None
+                return _Vain() if signed.named_in_call and born else None
             last = first - 1
         return None
 
@@ -222,6 +240,14 @@ class EvmWitness:
             else:
                 high = middle
         return low
+
+
+async def balance_of(chain: EvmChain, asset: str, owner: str) -> int:
+    """What an account holds of a token, in atomic units. Raises `UnavailableError`."""
+    said = await chain.call(asset, balance_call(owner))
+    if not said.succeeded or len(said.data) != _WORD:
+        raise UnavailableError("rpc_unavailable", "the node did not say what an account holds")
+    return int.from_bytes(said.data, "big")
 
 
 def authorization_of(subject: Subject) -> EvmPayment:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 from solders.pubkey import Pubkey
 from solders.signature import Signature
@@ -38,6 +39,8 @@ _EXPIRY_MARGIN_BLOCKS = 32
 _PAGE = 1000
 _PAGES_MAX = 20
 _FINAL_DEPTH = 32
+_KEPT = 1024
+"""How many payments are kept in mind, the newest: more than are ever on their way at once."""
 
 
 class SvmWitness:
@@ -46,6 +49,18 @@ class SvmWitness:
     def __init__(self, network: str, chain: SvmChain) -> None:
         self.network = network
         self._chain = chain
+        self._fees: dict[str, int] = {}
+        self._expected: dict[str, tuple[Subject, SignedTransfer]] = {}
+
+    def expect(self, subject: Subject, signed: SignedTransfer) -> None:
+        """Keep in mind of which transfer this very subject was made, so that it isn't read from its record again."""
+        self._expected[subject.pay_id] = subject, signed
+        _forget_oldest(self._expected)
+
+    def fee_of(self, transaction: str) -> int:
+        """Lamports that a transaction took which was judged a moment ago; 0 for any other. It never changes, on
+        whatever fork the transaction lands, so nobody needs to ask for it again."""
+        return self._fees.get(transaction, 0)
 
     async def judge(
         self,
@@ -60,7 +75,8 @@ class SvmWitness:
 
         `last_valid` is the block height above which its blockhash is dead; without it, `since` tells its age.
         """
-        signed = transfer_of(subject)
+        expected = self._expected.pop(subject.pay_id, None)
+        signed = expected[1] if expected is not None and expected[0] is subject else transfer_of(subject)
         # Whoever names a transaction of somebody else, however much that pays, has said nothing about this payment.
         transaction = next((one for one in transactions if exact_svm_settlement.is_id_of(one, signed)), "")
         if not transaction:
@@ -77,7 +93,11 @@ class SvmWitness:
             reason, message = exact_svm_settlement.explain(status.error, landed=True)
             return Refused(reason, message, transaction)
         landed = await self._chain.transaction(transaction)
-        return None if landed is None else judge_landed(landed, signed)
+        if landed is None:
+            return None
+        self._fees[transaction] = landed.fee
+        _forget_oldest(self._fees)
+        return judge_landed(landed, signed)
 
     async def spent_by(self, subject: Subject, *, since: int = 0) -> Verdict:
         signed = transfer_of(subject)
@@ -97,9 +117,7 @@ class SvmWitness:
         return Standing(0) if await self._chain.transaction(settled.transaction) is None else None
 
     async def balance(self, owner: str, asset: str) -> int:
-        token = exact_svm_layout.token_account(owner, asset, pinned(self.network, asset).token_program)
-        (account,) = await self._chain.accounts([token])
-        return held(account, asset)
+        return await balance_of(self._chain, self.network, asset, owner)
 
     async def _judge_unknown(self, signed: SignedTransfer, since: int) -> Verdict:
         # Whether it is dead is asked before it is looked for: what is absent afterwards was and will be.
@@ -142,6 +160,11 @@ class SvmWitness:
         return int(struct.unpack_from("<q", account.data, _CLOCK_TIME_AT)[0])
 
 
+def _forget_oldest(kept: dict[str, Any]) -> None:
+    if len(kept) > _KEPT:
+        del kept[next(iter(kept))]
+
+
 def transfer_of(subject: Subject) -> SignedTransfer:
     """The signed transfer that a remembered payment consists of, whatever keys and limits there are now.
 
@@ -159,6 +182,13 @@ def pinned(network: str, mint: str) -> Asset:
     if known is None:
         raise UnavailableError("unknown_asset", f"{mint} on {network} is not a known asset")
     return known
+
+
+async def balance_of(chain: SvmChain, network: str, mint: str, owner: str) -> int:
+    """What an owner's associated account holds of a token, in atomic units. Raises `UnavailableError`."""
+    token = exact_svm_layout.token_account(owner, mint, pinned(network, mint).token_program)
+    (account,) = await chain.accounts([token])
+    return held(account, mint)
 
 
 def held(account: SvmAccount | None, mint: str) -> int:

@@ -169,6 +169,8 @@ class Allowance:
             return
         if fee:
             self._telemetry.emit("fees.spent", network=subject.network, fee=fee)
+        if fee == booking.units:
+            return
         boundless = dict.fromkeys(booking.caps, LARGEST_FEES)
         with suppress(UnavailableError):
             await self._ledger.spend(booking.day, boundless, fee - booking.units)

@@ -26,7 +26,6 @@ from x402.wire.payment import Payment
 _BLOCKHASH_LIFETIME_BLOCKS = 150
 _BLOCKHASH_LIFETIME_SECONDS = 120
 _REBROADCAST_SECONDS = 2.0
-_SIGNATURE_LAMPORTS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +33,14 @@ class Lamports:
     """`reserve` is the balance in lamports below which a fee payer stops offering (fault E08)."""
 
     reserve: int = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class SvmChecked(Checked):
+    """With the transfer as it is signed, and the block height at some time after that; 0 where nobody asked for it."""
+
+    signed: SignedTransfer | None = None
+    height: int = 0
 
 
 class SvmRail:
@@ -91,10 +98,11 @@ class SvmRail:
         signed = self._signed(payment, requirement)
         unsigned = _unsigned(signed)
         transfer = signed.transfer
-        _, simulation, (destination, source) = await asyncio.gather(
+        _, simulation, (destination, source), height = await asyncio.gather(
             self._prove(),
             self._chain.simulate(unsigned, verify_signatures=False),
             self._chain.accounts([transfer.destination, transfer.source]),
+            self._height(settling),
         )
         problem = exact_svm_settlement.destination_problem(destination, requirement)
         if problem is not None:
@@ -104,23 +112,28 @@ class SvmRail:
             mender = exact_svm_reasons.REASONS[reason].mender
             raise RefusedError(reason, message, mender=mender, details={"payer": transfer.payer})
         subject = svm_subject(signed, payment, requirement)
-        return Checked(subject, payment, requirement, held(source, transfer.mint))
+        balance = held(source, transfer.mint)
+        return SvmChecked(subject, payment, requirement, balance, signed=signed, height=height)
 
     async def fee(self, checked: Checked) -> int:
-        transfer = self._signed(checked.payment, checked.requirement).transfer
-        return 2 * _SIGNATURE_LAMPORTS + transfer.priority_fee
+        return self._signed_of(checked).transfer.fee
 
     async def cost(self, transaction: str, shares: int = 1) -> int | None:
+        seen = self._witness.fee_of(transaction)
+        if seen:
+            return seen
         landed = await self._chain.transaction(transaction)
         return landed.fee or None if landed is not None else None
 
     async def intend(self, checked: Checked, ledger: Ledger) -> tuple[Entry, bool]:
-        signed = self._signed(checked.payment, checked.requirement)
-        height = await self._chain.block_height()
+        signed = self._signed_of(checked)
+        seen = checked.height if isinstance(checked, SvmChecked) else 0
+        height = seen or await self._chain.block_height()
         transaction, raw = self._cosign(signed)
-        # The blockhash is at most this young, so nothing can land above this height.
+        # The blockhash was there before the height was asked for, so nothing can land above this one.
         last_valid = height + _BLOCKHASH_LIFETIME_BLOCKS
         intended = Intended(transaction, raw, last_valid, signed.transfer.fee_payer, signed_at=self._clock())
+        self._witness.expect(checked.subject, signed)
         return await ledger.begin(begin(Party.FACILITATOR, checked.subject, intended))
 
     async def submit(self, intended: Intended) -> None:
@@ -206,6 +219,14 @@ class SvmRail:
     def _cosign(self, signed: SignedTransfer) -> tuple[str, bytes]:
         signature = self._signers[signed.transfer.fee_payer].sign_message(exact_svm_settlement.message_to_sign(signed))
         return exact_svm_settlement.cosign(signed, signature)
+
+    async def _height(self, wanted: bool) -> int:
+        """Asked for together with the check, it costs no round trip of its own."""
+        return await self._chain.block_height() if wanted else 0
+
+    def _signed_of(self, checked: Checked) -> SignedTransfer:
+        known = checked.signed if isinstance(checked, SvmChecked) else None
+        return known or self._signed(checked.payment, checked.requirement)
 
     def _signed(self, payment: Payment, requirement: Requirement) -> SignedTransfer:
         managed = frozenset(self._signers)

@@ -40,11 +40,14 @@ from x402.stages import (
     Claimed,
     Credited,
     Delivered,
+    Final,
+    Lost,
     Owed,
     Refunded,
     Refunding,
     Refused,
     Released,
+    Restored,
     Reversed,
     Served,
     Settled,
@@ -195,9 +198,13 @@ class Till:
                 return await self._deliver(job, running, await self.register.settle(job))
             case Settling():
                 return await self._deliver(job, running, await self.register.settle(job))
-            case Settled(transaction) | Owed(transaction):
+            case Reversed():
+                return await self._deliver(job, running, await self.register.restore(job))
+            case Settled(transaction) | Owed(transaction) | Restored(transaction):
                 return await self._deliver(job, running, transaction)
-            case Delivered(transaction):
+            case Lost():
+                return await self._replay(job, await self.register.restore(job))
+            case Delivered(transaction) | Final(transaction):
                 return await self._replay(job, transaction)
         raise _ended(job)
 
@@ -346,8 +353,6 @@ def _ended(job: Job) -> Exception:
             return Refusal(ApiProblem(410, "payment_credited", words, moved=Moved.YES), job.receipt(transaction))
         case Refunded():
             return RefusedError("payment_refunded", "this payment was refunded; sign a new one")
-        case Reversed():
-            return RefusedError("payment_reversed", "a chain reorganisation undid this payment; sign a new one")
     return UnlawfulEvent(f"a gateway's payment is never {job.entry.state}")
 
 

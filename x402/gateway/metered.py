@@ -56,8 +56,9 @@ class Counted:
     @property
     def due(self) -> int:
         """What is due by now, in atomic units of the payment's asset: what is metered, at most what was signed; all of
-        that for a handler that meters nothing."""
-        return min(self._metered(), self._job.entry.subject.amount)
+        that for a handler that meters nothing; less the payer's discount."""
+        due, discount = min(self._metered(), self._job.entry.subject.amount), self._job.sale.discount
+        return due if discount is None else due - discount.off(due)
 
     @property
     def read(self) -> int:

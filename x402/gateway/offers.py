@@ -127,7 +127,10 @@ class Offers:
         flat, prices = (terms.usd, None) if terms.order is None else (None, terms.prices)
         if prices is not None and terms.order is not None:
             prices = PriceList(prices.version, (prices.get(terms.order.model),), prices.fee_percent)
-        said = Tariff(route=route, variant=terms.variant, expires_at=self._clock() + seconds, flat=flat, prices=prices)
+        said = Tariff(
+            route=route, variant=terms.variant, expires_at=self._clock() + seconds, flat=flat, prices=prices,
+            discounts=self.seller.discounts,
+        )  # fmt: skip
         return {tariff.EXTENSION: {"info": {"tariff": tariff.sign(said, key=self.seller.quote_keys[0])}}}
 
     def _schemes(self, terms: Terms, network: str) -> tuple[str, ...]:
@@ -171,7 +174,7 @@ class Offers:
         if terms.quote is None or not self.seller.quote_keys:
             return None
         return signed_quote.sign(
-            terms.quote,
+            terms.quote if terms.quote.discounts else replace(terms.quote, discounts=self.seller.discounts),
             key=self.seller.quote_keys[0],
             request_digest=request_digest,
             issued_at=self._clock(),

@@ -127,11 +127,12 @@ class Paywall:
     ) -> None:
         self.app = app
         keys = tuple(quote_keys) or (secrets.token_bytes(32),)
+        nodes, policy = nodes or Nodes(), _policy(policy, answer_retention_seconds)
         seller = Seller(
             pay_to=addresses_of(pay_to, network), max_timeout_seconds=max_timeout_seconds, schemes=tuple(schemes),
             pay_ahead_seconds=pay_ahead_seconds, quote_keys=keys,
+            discounts=() if accounts is False else policy.promotions.discounts,
         )  # fmt: skip
-        nodes = nodes or Nodes()
         self._owned: list[Any] = [nodes]
         self._companion = companion
         known = self._facilitators(facilitator, facilitator_api_key, clock, telemetry)
@@ -142,7 +143,7 @@ class Paywall:
             self._ledger(ledger),
             clock=clock,
             telemetry=telemetry,
-            policy=_policy(policy, answer_retention_seconds),
+            policy=policy,
             witnesses=nodes.witnesses,
             answer_keys=tuple(answer_keys) or tuple(quote_keys) or _keys_beside(ledger),
             credits=accounts is not False,
@@ -158,8 +159,7 @@ class Paywall:
         self._routes = {RouteKey.parse(key): rule for key, rule in (routes or {}).items()}
         for rule in self._routes.values():
             self.counter.check(rule)
-        self._public_url = public_url.rstrip("/")
-        self._body_limit = body_limit
+        self._public_url, self._body_limit = public_url.rstrip("/"), body_limit
         self._reconcile_seconds = reconcile_seconds
         self._rest()
 

@@ -4,7 +4,9 @@
                       what was metered is taken at once, and nobody is asked where nothing was
     SETTLING          asked about again
     SETTLED           delivered when its answer is kept, else owed
+    REVERSED          looked at until it has landed again, or never can
     OWED, REFUNDING   paid back, when there is a refund wallet (`refund.py`), else credited where accounts are kept
+    RESTORED          delivered when its answer is kept, else paid back like what is owed
 
 Every replica does this; a row is leased while it is looked at, so no two look at one at once, and what a living replica
 works on is left alone.
@@ -22,7 +24,7 @@ from x402.gateway.register import ME, Job, Register
 from x402.gateway.sale import Refusal
 from x402.gateway.terms import Flow
 from x402.lifecycle import Entry, UnlawfulEvent
-from x402.stages import Claimed, Owed, Refunding, Served, Settled, Settling
+from x402.stages import Claimed, Owed, Refunding, Restored, Reversed, Served, Settled, Settling
 
 RELEASE_MARGIN_SECONDS = 60
 _AT_ONCE = 16
@@ -99,7 +101,12 @@ class Reconciler:
                     transaction = await self.register.settle(job)
                 except Refusal as refusal:
                     return isinstance(refusal.error, RefusedError)
-            case Settled(transaction):
+            case Reversed():
+                try:
+                    transaction = await self.register.restore(job)
+                except Refusal as refusal:
+                    return isinstance(refusal.error, RefusedError)
+            case Settled(transaction) | Restored(transaction):
                 pass
             case Owed(transaction) if self._is_credited(job):
                 await self.register.credit(job, transaction)
@@ -115,6 +122,8 @@ class Reconciler:
         elif job.sale.flow is Flow.METERED:
             # It was played while it was made, and no more was taken than for what was.
             await self.register.delivered(job, transaction, None)
+        elif isinstance(job.entry.stage, Restored):
+            return self.refunds is None or await self.refunds.pay_back(job.entry)
         else:
             await self.register.owe(job, transaction, "settled, and its answer was not fetched yet")
         return True

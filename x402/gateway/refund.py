@@ -23,7 +23,7 @@ from x402.gateway.policy import units_of
 from x402.gateway.purse import Purse
 from x402.gateway.register import ME, Register
 from x402.lifecycle import Entry, Event, Subject, UnlawfulEvent
-from x402.stages import Owed, Refunded, Refunding, Settled
+from x402.stages import Owed, Refunded, Refunding, Restored, Settled
 
 _DAY_SECONDS = 86_400
 
@@ -48,7 +48,7 @@ class Refunds:
 
         The caller holds the row's lease. Raises `UnavailableError` and `UnlawfulEvent`, with nothing lost.
         """
-        if isinstance(entry.stage, Owed):
+        if isinstance(entry.stage, Owed | Restored):
             if not self._is_due(entry):
                 return True
             begun = await self._begin(entry, entry.stage)
@@ -63,7 +63,7 @@ class Refunds:
         rests_until = entry.updated_at + self.register.policy.refund_after_seconds
         return self.covers(entry.subject.network) and self.register.clock() >= rests_until
 
-    async def _begin(self, entry: Entry, owed: Owed) -> Entry | None:
+    async def _begin(self, entry: Entry, owed: Owed | Restored) -> Entry | None:
         """The row after the first refund was signed; None when it can't be paid now."""
         subject, ledger = _owed(entry), self.register.ledger
         payment = await self.payments.sign(_debt(subject))

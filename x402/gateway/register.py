@@ -14,6 +14,7 @@ from x402.billing import Booking
 from x402.errors import ConflictError, MalformedError, PendingError, RefusedError, UnavailableError
 from x402.evidence import Verdict, Witnesses
 from x402.gateway.accounts import credits
+from x402.gateway.accounts.discounts import Discounts
 from x402.gateway.answers import Answers
 from x402.gateway.belief import Belief
 from x402.gateway.claim import FACILITATOR, FLOW, Claims
@@ -33,9 +34,13 @@ from x402.stages import (
     NOTHING_DUE,
     Credited,
     Delivered,
+    Final,
+    Lost,
     Owed,
     Refused,
     Released,
+    Restored,
+    Reversed,
     Served,
     Settled,
     Settling,
@@ -134,6 +139,8 @@ class Register:
         self.watch = Watch(ledger, self.belief.witnesses, self.telemetry)
         retention = self.policy.answer_retention_seconds
         self.credits = credits
+        self.discounts: Discounts | None = None
+        """What those get off who spend much, where accounts are kept."""
         self.answers = Answers(ledger, clock=clock, retention_seconds=retention, keys=answer_keys)
 
     async def known(self, pay_id: str, payment: Payment, fingerprint: str) -> Job | None:
@@ -157,7 +164,7 @@ class Register:
             return await self._taken_up(entry)
         self.leases.keep(entry.subject.pay_id)
         self.emit("sale.claimed", entry.subject)
-        job = self.job_of(entry, Facilitation(payment=payment, requirement=requirement))
+        job = await self._discounted(self.job_of(entry, Facilitation(payment=payment, requirement=requirement)))
         job.is_new, job.is_unsent = True, entry.state is State.SETTLING
         return job
 
@@ -169,7 +176,14 @@ class Register:
                 raise in_use(same_request=True)
             # Whoever held it may have moved it on between our look and our lease.
             entry = await self.ledger.find(ME, pay_id) or entry
+            return await self._discounted(self.job_of(entry))
         return self.job_of(entry)
+
+    async def _discounted(self, job: Job) -> Job:
+        """The job with what its payer gets off."""
+        if self.discounts is not None:
+            job.sale.discount = await self.discounts.of(job.sale.account, job.sale.requirement)
+        return job
 
     def job_of(self, entry: Entry, taken: Facilitation | None = None) -> Job:
         """The job of a remembered payment; what was `taken` is recalled when it isn't at hand."""
@@ -251,6 +265,33 @@ class Register:
             self._tell_delivered(job, booking)
         return verdict.transaction
 
+    async def restore(self, job: Job) -> str:
+        """The transaction of a payment that a reorganisation undid, once it has landed again where no other reaches it.
+
+        Raises `Refusal` with a `RefusedError` when it provably never will, else with a `PendingError`.
+        """
+        stage = job.entry.stage
+        transaction = stage.transaction if isinstance(stage, Reversed | Lost) else ""
+        try:
+            verdict = await self.watch.landed_again(job.entry.subject, transaction)
+        except UnavailableError:
+            raise self._pending(job, "") from None
+        if verdict is None:
+            if job.entry.state is State.REVERSED:
+                # Its facilitator may have to send it again; what it says about that is no proof.
+                await self._hand_over(job)
+            raise self._pending(job, "")
+        if isinstance(stage, Lost):
+            if isinstance(verdict, Refused):
+                raise Refusal(RefusedError("payment_reversed", "a chain reorganisation undid this payment for good"))
+            job.entry = await self.watch.regained(job.pay_id, verdict) or job.entry
+        elif isinstance(verdict, Refused):
+            raise await self._refused(job, verdict)
+        else:
+            await self.advance(job, Event.FINALISE, Restored(verdict.transaction, verdict.block, verdict.amount))
+        self.emit("sale.restored", job.entry.subject)
+        return verdict.transaction
+
     async def _hand_over(self, job: Job) -> tuple[str, Verdict]:
         subject, facilitator = job.entry.subject, self.facilitator_of(job.entry)
         wanted = job.taken.requirement.model_copy(update={"amount": job.entry.amount})
@@ -292,7 +333,7 @@ class Register:
         sealed = self.answers.sealed(job.pay_id, answer) if answer is not None and keeps else None
         try:
             job.entry = await self.ledger.follow(
-                ME, job.pay_id, [(Event.DELIVER, Delivered(transaction))],
+                ME, job.pay_id, [(Event.DELIVER, _delivered(job, transaction))],
                 answer=sealed, forget_answer=not keeps, booking=self._booking(job, transaction),
             )  # fmt: skip
         except UnavailableError:
@@ -328,7 +369,7 @@ class Register:
     async def is_delivered(self, job: Job) -> bool:
         """Whether the ledger says by now, perhaps by another process, that the answer went out."""
         entry = await self.ledger.find(ME, job.pay_id)
-        return entry is not None and entry.state is State.DELIVERED
+        return entry is not None and entry.state in (State.DELIVERED, State.FINAL)
 
     async def owe(self, job: Job, transaction: str, reason: str) -> None:
         """Note that the money moved and nothing was delivered: the same payment may ask again."""
@@ -339,6 +380,11 @@ class Register:
     def emit(self, name: str, subject: Subject) -> None:
         """Tell a fact about a payment."""
         self.telemetry.emit(name, network=subject.network, amount_units=subject.amount)
+
+
+def _delivered(job: Job, transaction: str) -> Delivered | Final:
+    stage = job.entry.stage
+    return Final(transaction, stage.block) if isinstance(stage, Restored) else Delivered(transaction)
 
 
 def _name_of(entry: Entry) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
 from x402.billing import Metered
+from x402.discount import Discount
 from x402.errors import X402Error
 from x402.gateway.terms import Flow
 from x402.quote import request_digest
@@ -80,6 +81,8 @@ class Sale:
     """Who is billed, as CAIP-10; empty where no accounts are kept."""
     credits: bool = False
     """Whether what is paid and not used goes to the payer's account."""
+    discount: Discount | None = None
+    """What the payer gets off whatever is metered; the till applies it, no handler does."""
     request_id: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     """What stays with the bill: the request's `metadata` and `user` (aimo rows 29, 31)."""
@@ -89,7 +92,9 @@ class Sale:
     def sold(self) -> dict[str, Any]:
         """What is kept with the answer, so that a restart writes the same bill."""
         members: dict[str, Any] = {name: getattr(self, name) for name in _KEPT}
-        return members | {"metered": None if self.metered is None else asdict(self.metered)}
+        members["metered"] = None if self.metered is None else asdict(self.metered)
+        members["discount"] = None if self.discount is None else self.discount.as_json()
+        return members
 
     def recall(self, sold: Mapping[str, Any]) -> None:
         """Take up what `sold` told."""
@@ -98,6 +103,15 @@ class Sale:
                 setattr(self, name, sold[name])
         if sold.get("metered") is not None:
             self.metered = Metered(**sold["metered"])
+        if "discount" in sold:
+            self.discount = None if sold["discount"] is None else Discount.of(sold["discount"])
+
+    def reduced(self, metered: Metered) -> Metered:
+        """The same answer less the payer's discount; the platform's fee shrinks with it."""
+        if self.discount is None:
+            return metered
+        charged, fee = metered.charged, metered.fee
+        return replace(metered, charged=charged - self.discount.off(charged), fee=fee - self.discount.off(fee))
 
     def note(self, **members: Any) -> None:
         """Add JSON-able members to `extra` of the receipt, such as what the request really cost.

@@ -8,6 +8,7 @@ from decimal import Decimal
 from enum import Enum, StrEnum
 
 from x402 import networks
+from x402.discount import Step
 from x402.errors import MalformedError, MisconfiguredError
 from x402.money import Amount, Asset, parse_price
 from x402.networks import Network
@@ -106,8 +107,9 @@ class Seller:
     `pay_to` maps networks (CAIP-2 or v1 names) to receiving addresses; its order is the order of the offers.
     `quote_keys` sign quotes: the first signs, all are read. `schemes` are those in which payments are taken, the
     preferred one first; `upto` only on EVM networks. A price is announced for `pay_ahead_seconds`, so that a buyer pays
-    with the first request; 0 announces none. Raises `MisconfiguredError` for an address that cannot be
-    one, an unknown network, or a mixture of main and test networks (faults F12, F13).
+    with the first request; 0 announces none. `discounts` stand in every quote, for those who spend much. Raises
+    `MisconfiguredError` for an address that cannot be one, an unknown network, or a mixture of main and test networks
+    (faults F12, F13).
     """
 
     pay_to: Mapping[str, str]
@@ -116,6 +118,7 @@ class Seller:
     quote_ttl_seconds: int = 300
     schemes: tuple[str, ...] = ("exact",)
     pay_ahead_seconds: int = 300
+    discounts: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
         _check_schemes(self.schemes)

@@ -175,7 +175,8 @@ class Ledger(Protocol):
         """Follow one arrow of the law. Raises `UnlawfulEvent` when the row has moved on, `KeyError` without a row.
 
         `booking` is written in the same transaction: a bill, and what the payer's account gains. A gateway's payment
-        that a reorganisation undoes takes back what it brought an account, as far as it is still there.
+        that a reorganisation undoes takes back what it brought an account, as far as it is still there, and gives it
+        again when it lands once more.
         """
         ...
 
@@ -230,14 +231,14 @@ class Ledger(Protocol):
     async def answer(self, pay_id: str) -> Answer | None: ...
 
     async def forget_answers(self, before: int) -> int:
-        """Delete the answers of payments that ended (DELIVERED, RELEASED, REFUSED, REFUNDED, CREDITED, REVERSED) at
+        """Delete the answers of payments that ended (DELIVERED, RELEASED, REFUSED, REFUNDED, CREDITED, LOST, FINAL) at
         unix second `before` or earlier; returns how many. One that may still go out is never deleted, however old.
         """
         ...
 
     async def failures_of(self, party: Party, payer: str, since: int) -> int:
-        """How many of a payer's payments ended REVERSED, or REFUSED after they were verified, since a unix second: at a
-        gateway all that were refused, at a facilitator those with a transaction (faults A16, D11)."""
+        """How many of a payer's payments are REVERSED or LOST, or were REFUSED after they were verified, since a unix
+        second: at a gateway all that were refused, at a facilitator those with a transaction (faults A16, D11)."""
         ...
 
     async def nonces(self, network: str, signer: str) -> NonceBook: ...

@@ -19,7 +19,7 @@ from x402.ports.audit import Audit, Violation
 from x402.stages import State
 
 _DECIMALS = 6
-_BROUGHT = frozenset({State.DELIVERED, State.CREDITED, State.REVERSED})
+_BROUGHT = frozenset({State.DELIVERED, State.CREDITED, State.LOST, State.FINAL})
 """States of a payment that may have brought an account something."""
 
 

@@ -89,6 +89,18 @@ def reverse(connection: Connection, pay_id: str, now: int) -> None:
         post(connection, Posting(account=row.account, kind=EntryKind.REVERSE, reference=pay_id, units=-units), now)
 
 
+def restore(connection: Connection, pay_id: str, now: int) -> None:
+    """Give an account again what it lost when the chain undid a payment: it has landed once more, for good."""
+    taken_back = account_entries.c.kind == str(EntryKind.REVERSE)
+    for row in connection.execute(
+        select(account_entries.c.account, account_entries.c.units).where(
+            taken_back, account_entries.c.reference == pay_id
+        )
+    ).all():
+        again = Posting(account=row.account, kind=EntryKind.RESTORE, reference=pay_id, units=-row.units)
+        post(connection, again, now)
+
+
 def reserve(
     connection: Connection, wanted: Reservation, lease: Lease, key_limit: int | None
 ) -> tuple[Reservation, bool]:
@@ -218,7 +230,12 @@ def forget_nonces(connection: Connection, now: int) -> None:
 
 
 def add_bill(connection: Connection, bill: Bill) -> bool:
-    """Write a bill; False when it is there already."""
+    """Write a bill, with a row for every provider that has a share in it; False when it is there already."""
+    written = [_add_part(connection, part) for part in bill.parts()]
+    return written[0]
+
+
+def _add_part(connection: Connection, bill: Bill) -> bool:
     metered = bill.metered
     row = {
         "bill_id": bill.bill_id,

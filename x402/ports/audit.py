@@ -40,18 +40,30 @@ from x402.stages import STAGES, State
 OVERDUE_SECONDS = 600
 PAID = frozenset({
     State.SETTLED, State.DELIVERED, State.FINAL, State.OWED, State.REFUNDING, State.REFUNDED, State.CREDITED,
+    State.RESTORED,
 })  # fmt: skip
 """States in which a transaction has moved the money, for good as far as the party knows."""
 _OPEN = {
-    Party.GATEWAY: frozenset({State.SETTLING, State.SETTLED, State.OWED, State.REFUNDING, State.REVERSED}),
+    Party.GATEWAY: frozenset(
+        {
+            State.SETTLING,
+            State.SETTLED,
+            State.OWED,
+            State.REFUNDING,
+            State.REVERSED,
+            State.RESTORED,
+            State.LOST,
+        }
+    ),
     # A facilitator has nothing left to do for SETTLED but to look again whether it stays so.
     Party.FACILITATOR: frozenset({State.INTENDED, State.REVERSED}),
     Party.CLIENT: frozenset[State](),
 }
-_AT_ONCE = frozenset({State.SETTLED, State.OWED, State.REFUNDING, State.REVERSED})
+_UNDONE = frozenset({State.REVERSED, State.LOST})
+_AT_ONCE = _UNDONE | {State.SETTLED, State.OWED, State.REFUNDING, State.RESTORED}
 """Open from their first second on: the money has moved, or moved back. The others only once they take too long."""
 _HOLDING = frozenset({State.INTENDED, State.SETTLED, State.REVERSED, State.FINAL})
-_UNSERVED = frozenset({State.SETTLED, State.OWED})
+_UNSERVED = frozenset({State.SETTLED, State.OWED, State.RESTORED})
 """States of a gateway in which the same payment is still to be served."""
 
 
@@ -125,7 +137,7 @@ def audit(
     found = Audit()
     paid: dict[tuple[str, str, str], str] = {}
     once: dict[tuple[str, ...], str] = {}
-    payers: dict[tuple[str, str], tuple[str, str]] = {}
+    payers: dict[tuple[str, str], tuple[str, str, set[str]]] = {}
     for history in histories:
         found.events += len(history.events)
         if history.payment is not None:
@@ -230,17 +242,19 @@ def _unserved(history: History, now: int, overdue_seconds: int) -> _Wrong:
 def _paid_twice(
     history: History,
     paid: dict[tuple[str, str, str], str],
-    payers: dict[tuple[str, str], tuple[str, str]],
+    payers: dict[tuple[str, str], tuple[str, str, set[str]]],
     *,
     batched: bool,
 ) -> _Wrong:
     """I1: one transaction for one payment, whoever remembers it."""
     row = history.payment
     told: set[str] = set()
+    ever: set[str] = set()
     for one in history.events:
         if one.after in PAID:
             told.add(transaction_of(one.stage))
-        elif one.after == State.REVERSED:
+            ever |= told
+        elif one.after in _UNDONE:
             # What a reorganisation undid has paid nothing, and may land in another transaction.
             told.clear()
     if row is None or (row.state not in PAID and not told):
@@ -248,6 +262,7 @@ def _paid_twice(
     network = str(row.constants["network"])
     if row.state in PAID:
         told.add(transaction_of(row.stage))
+        ever |= told
     if "" in told:
         yield "I1", "paid, and no transaction is named"
     if len(told) > 1:
@@ -259,8 +274,9 @@ def _paid_twice(
     shared = network.startswith(networks.EIP155 + ":") and (batched or _shares(history, transaction))
     if transaction and other != row.pay_id and not shared:
         yield "I1", f"transaction {transaction} pays for {other} too"
-    party, theirs = payers.setdefault((network, row.pay_id), (row.party, transaction))
-    if theirs != transaction:
+    party, theirs, known = payers.setdefault((network, row.pay_id), (row.party, transaction, ever))
+    # One of two may not have looked again after a reorganisation that the other has written down.
+    if not known & ever:
         yield "I1", f"paid by {transaction}, and the {party} says by {theirs}"
 
 

@@ -12,7 +12,9 @@ from x402.ports.prepared import Insert, Prepared, value
 from x402.ports.schema import answers, payments
 from x402.stages import State
 
-_ENDED = (State.DELIVERED, State.RELEASED, State.REFUSED, State.REFUNDED, State.CREDITED, State.REVERSED)
+_ENDED = (
+    State.DELIVERED, State.RELEASED, State.REFUSED, State.REFUNDED, State.CREDITED, State.LOST, State.FINAL,
+)  # fmt: skip
 _COLUMNS = ("status", "headers", "body", "complete", "created_at")
 
 
@@ -22,7 +24,7 @@ def _newest(insert: Insert) -> object:
     return row.on_conflict_do_update(index_elements=["pay_id"], set_=newer)
 
 
-# None of these states leads to one in which an answer goes out, so the row tells since when it is over.
+# None of these states leads to one in which a new answer goes out, so the row tells since when it is over.
 _ended = (
     select(payments.c.pay_id)
     .where(payments.c.party == str(Party.GATEWAY), payments.c.pay_id == answers.c.pay_id)

@@ -173,8 +173,12 @@ class SqlLedger:
                 kept_answers.drop(connection, pay_id)
             if booking is not None:
                 account_rows.book(connection, booking, now)
-            if party is Party.GATEWAY and any(event is Event.REORGANISE for event, _ in arrows):
-                account_rows.reverse(connection, pay_id, now)
+            if party is Party.GATEWAY:
+                told = {event for event, _ in arrows}
+                if Event.REORGANISE in told:
+                    account_rows.reverse(connection, pay_id, now)
+                if Event.FINALISE in told:
+                    account_rows.restore(connection, pay_id, now)
             return entry
 
         names = [_row(party, pay_id), *(of_account(account) for account in (booking.accounts if booking else ()))]

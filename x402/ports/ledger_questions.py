@@ -14,13 +14,14 @@ from x402.ports.prepared import Prepared, value
 from x402.ports.schema import payments, whole_payments
 from x402.stages import State
 
+_UNDONE = (State.REVERSED, State.LOST)
 _of_state = (payments.c.party == value("party")) & (payments.c.state == value("state"))
 _TOTALS = Prepared(select(payments.c.network, payments.c.asset, payments.c.amount, payments.c.stage).where(_of_state))
 _FAILURES = Prepared(
     select(payments.c.state, payments.c.stage).where(
         payments.c.party == value("party"),
         payments.c.payer == value("payer"),
-        payments.c.state.in_([str(State.REFUSED), str(State.REVERSED)]),
+        payments.c.state.in_([str(State.REFUSED), *map(str, _UNDONE)]),
         payments.c.updated_at >= value("since"),
     )
 )
@@ -48,8 +49,8 @@ def totals(connection: Connection, party: Party, state: State) -> dict[tuple[str
 
 
 def failures_of(connection: Connection, party: Party, payer: str, since: int) -> int:
-    """How many of a payer's payments ended REVERSED, or REFUSED after they were verified."""
+    """How many of a payer's payments are REVERSED or LOST, or were REFUSED after they were verified."""
     # A gateway refuses only what was verified and handed over, whoever noticed that it could not settle.
     always = party is Party.GATEWAY
     rows = _FAILURES.rows(connection, party=str(party), payer=payer, since=since)
-    return sum(always or state == State.REVERSED or bool(json.loads(stage).get("transaction")) for state, stage in rows)
+    return sum(always or state in _UNDONE or bool(json.loads(stage).get("transaction")) for state, stage in rows)

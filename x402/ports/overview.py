@@ -14,7 +14,9 @@ from x402.ports.ledger import SqlLedger
 from x402.ports.schema import accounts, bills, payments
 from x402.stages import State
 
-PAID = (State.SETTLED, State.DELIVERED, State.OWED, State.REFUNDING, State.REFUNDED)
+PAID = (
+    State.SETTLED, State.DELIVERED, State.OWED, State.REFUNDING, State.REFUNDED, State.RESTORED, State.FINAL,
+)  # fmt: skip
 LATEST = 20
 SAMPLE = 2000
 """Of how many of the newest bills the latency is taken."""

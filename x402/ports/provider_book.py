@@ -9,9 +9,10 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from x402.billing import EntryKind, Posting
 from x402.ports import account_rows
+from x402.ports.accounts import Payout
 from x402.ports.ledger import SqlLedger, of_account
 from x402.ports.providers import Earned, RegisteredProvider, Seen, Standing
-from x402.ports.schema import bills, provider_credits, provider_days, providers, upsert
+from x402.ports.schema import bills, provider_credits, provider_days, providers, upsert, withdrawals
 
 T = TypeVar("T")
 
@@ -123,15 +124,24 @@ class SqlProviders:
 
         return await self._do(work, _of(earned.provider), of_account(earned.account))
 
+    async def outstanding(self) -> Sequence[Earned]:
+        def read(connection: Connection, _: int) -> Sequence[Earned]:
+            paid = select(withdrawals.c.id).where(
+                withdrawals.c.id.like("payout-%"), withdrawals.c.state == str(Payout.PAID)
+            )
+            done = set(connection.execute(paid).scalars())
+            found = [_credit(row) for row in connection.execute(select(provider_credits))]
+            return sorted((earned for earned in found if earned.payout_id not in done), key=lambda one: one.turn)
+
+        return await self._do(read)
+
     async def credited(self, provider: str = "", *, limit: int = 100) -> Sequence[Earned]:
         query = select(provider_credits).order_by(provider_credits.c.created_at.desc(), provider_credits.c.provider)
         if provider:
             query = query.where(provider_credits.c.provider == provider)
-        names = ("provider", "account", "since", "until", "answers", "earned", "bonus")
 
         def read(connection: Connection, _: int) -> Sequence[Earned]:
-            rows = connection.execute(query.limit(limit)).all()
-            return [Earned(**{name: getattr(row, name) for name in names}) for row in rows]
+            return [_credit(row) for row in connection.execute(query.limit(limit))]
 
         return await self._do(read)
 
@@ -160,10 +170,22 @@ def _provider(row: Row[Any]) -> RegisteredProvider:
 
 
 def _earned(connection: Connection, provider: str, account: str, until: int) -> Earned:
-    last = select(func.max(provider_credits.c.until)).where(provider_credits.c.provider == provider)
-    since = int(connection.execute(last).scalar() or 0)
-    span = (bills.c.provider == provider, bills.c.at >= since, bills.c.at < until)
-    count, total = connection.execute(select(func.count(), func.sum(bills.c.earned)).where(*span)).one()
+    """Everything that was earned less everything that was credited: a bill that is written late is in no batch before
+    it, and in the next one. Nothing is due before the last batch's end, so that no two have one name."""
+    credits = provider_credits.c
+    told = select(func.max(credits.until), func.sum(credits.answers), func.sum(credits.earned))
+    last, counted, credited = connection.execute(told.where(credits.provider == provider)).one()
+    since = int(last or 0)
+    if until <= since:
+        return Earned(provider=provider, account=account, since=since, until=until, answers=0, earned=0)
+    sold = select(func.count(), func.sum(bills.c.earned)).where(bills.c.provider == provider, bills.c.at < until)
+    count, total = connection.execute(sold).one()
+    answers, earned = int(count) - int(counted or 0), int(total or 0) - int(credited or 0)
     return Earned(
-        provider=provider, account=account, since=since, until=until, answers=int(count), earned=int(total or 0)
+        provider=provider, account=account, since=since, until=until, answers=max(0, answers), earned=max(0, earned)
     )
+
+
+def _credit(row: Row[Any]) -> Earned:
+    names = ("provider", "account", "since", "until", "answers", "earned", "bonus")
+    return Earned(**{name: getattr(row, name) for name in names})

@@ -5,6 +5,7 @@ All amounts are atomic USDC (6 decimals), times unix seconds. Every method may r
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -48,7 +49,8 @@ class RegisteredProvider:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Earned:
-    """What a provider's bills from `since` on and before `until` come to, and what is added to it as a bonus."""
+    """What a provider has earned before `until` and was not credited by `since`, when it was credited last; with it
+    what is added as a bonus. Bills that were written late are in it, however old they are."""
 
     provider: str
     account: str
@@ -67,6 +69,21 @@ class Earned:
     def id(self) -> str:
         """The name of this payout: there is one for a provider and a beginning."""
         return f"earned:{self.provider}:{self.since}"
+
+    @property
+    def payout_id(self) -> str:
+        """The one name of its withdrawal."""
+        return f"payout-{hashlib.sha256(self.id.encode()).hexdigest()[:40]}"
+
+    @property
+    def turn(self) -> tuple[int, str]:
+        """In which order credits are paid out: batch by batch."""
+        return self.until, self.provider
+
+    @property
+    def network(self) -> str:
+        """The network on which it is paid."""
+        return self.account.rpartition(":")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +127,10 @@ class ProviderBook(Protocol):
 
     async def credit(self, earned: Earned) -> bool:
         """Credit it to the provider's account, once; False when this span has been credited already."""
+        ...
+
+    async def outstanding(self) -> Sequence[Earned]:
+        """What was credited and is not paid out, oldest first: not asked for, under way, or returned."""
         ...
 
     async def credited(self, provider: str = "", *, limit: int = 100) -> Sequence[Earned]:

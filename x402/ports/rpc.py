@@ -42,6 +42,7 @@ class JsonRpc:
         self._line = NodeLine(url, timeout_seconds=timeout_seconds)
         self._carry = post or self._line.post
         self._waiting: list[tuple[dict[str, Any], asyncio.Future[Any]]] = []
+        self._shared: dict[str, asyncio.Task[Any]] = {}
         self._departure: asyncio.Handle | None = None
         self._flights: set[asyncio.Task[None]] = set()
         self._next_id = 0
@@ -70,12 +71,23 @@ class JsonRpc:
             self._departure = self._at_once(loop)
         return await future
 
+    async def share(self, method: str, *params: Any) -> Any:
+        """As `call`, for a question that many ask alike: whoever asks it before the request has left gets the same
+        answer. Nobody gets one to a question that had left before he asked: it may be older than what he knows."""
+        key = json.dumps([method, params])
+        asked = self._shared.get(key)
+        if asked is None:
+            asked = self._shared[key] = asyncio.create_task(self.call(method, *params))
+        # Whoever gives up leaves the others their answer.
+        return await asyncio.shield(asked)
+
     def _at_once(self, loop: asyncio.AbstractEventLoop) -> asyncio.Handle:
         return loop.call_soon(self._depart)
 
     def _depart(self) -> None:
         self._departure = None
         waiting, self._waiting = self._waiting, []
+        self._shared.clear()
         for start in range(0, len(waiting), _LARGEST_BATCH):
             flight = asyncio.create_task(self._fly(waiting[start : start + _LARGEST_BATCH]))
             self._flights.add(flight)

@@ -27,7 +27,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 SCHEMA_VERSION = 3
 
-_OPEN_STATES = ("claimed", "intended", "owed", "refunding", "reversed", "served", "settled", "settling")
+_OPEN_STATES = ("claimed", "intended", "owed", "refunding", "restored", "reversed", "served", "settled", "settling")
 
 metadata = MetaData()
 

@@ -24,7 +24,6 @@ _WRITE = Prepared(update(spending).where(_row), ("units",))
 
 def spend(connection: Connection, day: int, accounts: Mapping[str, int], units: int) -> str | None:
     """Book `units` against every account, or none: the first account whose cap would be exceeded, or None."""
-    _FORGET.do(connection, day=day - DAYS_KEPT)
     # Every transaction locks in the same order, so that two of them never wait for each other.
     before = {account: _locked(connection, day, account) for account in sorted(accounts)}
     for account, cap in accounts.items():
@@ -41,5 +40,10 @@ def spent(connection: Connection, day: int, account: str) -> int:
 
 
 def _locked(connection: Connection, day: int, account: str) -> int:
-    _OPEN.do(connection, day=day, account=account, units="0")
-    return int(_LOCK.scalar(connection, day=day, account=account))
+    known = _LOCK.scalar(connection, day=day, account=account)
+    if known is None:
+        # The day's first: nobody else has opened it, or whoever did so is waited for.
+        _FORGET.do(connection, day=day - DAYS_KEPT)
+        _OPEN.do(connection, day=day, account=account, units="0")
+        known = _LOCK.scalar(connection, day=day, account=account)
+    return int(known)

@@ -58,7 +58,7 @@ class RpcSvmChain:
         return Blockhash(str(_member(value, "blockhash")), _integer(_member(value, "lastValidBlockHeight")))
 
     async def block_height(self) -> int:
-        return _integer(await self._ask("getBlockHeight", _COMMITMENT))
+        return _integer(await self._share("getBlockHeight", _COMMITMENT))
 
     async def is_blockhash_valid(self, blockhash: str) -> bool:
         return _value(await self._ask("isBlockhashValid", blockhash, _COMMITMENT)) is True
@@ -110,7 +110,7 @@ class RpcSvmChain:
         return SvmLanded(_integer(_member(value, "slot")), error, None if time is None else _integer(time), raw)
 
     async def finalized(self) -> int:
-        return _integer(await self._ask("getSlot", {"commitment": "finalized"}))
+        return _integer(await self._share("getSlot", {"commitment": "finalized"}))
 
     async def signatures_of(self, address: str, *, limit: int = 1000, before: str = "") -> Sequence[SvmListed]:
         page = {"before": before} if before else {}
@@ -122,6 +122,12 @@ class RpcSvmChain:
     async def _ask(self, method: str, *params: Any) -> Any:
         try:
             return await self.rpc.call(method, *params)
+        except RpcError as error:
+            raise _unavailable(error) from error
+
+    async def _share(self, method: str, *params: Any) -> Any:
+        try:
+            return await self.rpc.share(method, *params)
         except RpcError as error:
             raise _unavailable(error) from error
 
@@ -198,26 +204,29 @@ def _listed(value: Any) -> SvmListed:
 
 
 def _transaction(signature: str, value: Any) -> SvmTransaction:
-    meta, body = _member(value, "meta"), _member(value, "transaction")
-    accounts = _texts(_member(_member(body, "message"), "accountKeys"))
+    try:
+        meta, body, slot = value["meta"], value["transaction"], _integer(value["slot"])
+        accounts = _texts(body["message"]["accountKeys"])
+        error = _error(meta["err"])
+    except (KeyError, TypeError):
+        raise UnavailableError("rpc_unavailable", "the node sent a transaction without its parts") from None
     loaded = _optional(meta, "loadedAddresses", {})
     accounts += _texts(_optional(loaded, "writable", [])) + _texts(_optional(loaded, "readonly", []))
     before, after = (_by_index(_optional(meta, name, [])) for name in ("preTokenBalances", "postTokenBalances"))
     balances = []
     for index in sorted(before.keys() | after.keys()):
-        shown = after.get(index) or before[index]
         if index >= len(accounts):
             raise UnavailableError("rpc_unavailable", "the node named an account that the transaction does not have")
+        mint, owner, _ = after.get(index) or before[index]
         balances.append(
             TokenBalance(
                 account=accounts[index],
-                owner=str(shown.get("owner") or ""),
-                mint=str(_member(shown, "mint")),
-                before=_token_units(before.get(index)),
-                after=_token_units(after.get(index)),
+                owner=owner,
+                mint=mint,
+                before=before[index][2] if index in before else 0,
+                after=after[index][2] if index in after else 0,
             )
         )
-    slot, error = _integer(_member(value, "slot")), _error(_member(meta, "err"))
     signatures = tuple(_texts(_optional(body, "signatures", [])))
     return SvmTransaction(signature, slot, error, tuple(balances), signatures, _integer(_optional(meta, "fee", 0)))
 
@@ -236,16 +245,18 @@ def _texts(value: Any) -> list[str]:
     return [str(one) for one in value]
 
 
-def _by_index(balances: Any) -> dict[int, dict[str, Any]]:
+def _by_index(balances: Any) -> dict[int, tuple[str, str, int]]:
+    """Mint, owner (`""` where the node shows none) and atomic units of token accounts, by their place."""
     if not isinstance(balances, list):
         raise UnavailableError("rpc_unavailable", "the node sent token balances that are no list")
-    return {_integer(_member(balance, "accountIndex")): balance for balance in balances}
-
-
-def _token_units(balance: Any) -> int:
-    if balance is None:
-        return 0
-    digits = _member(_member(balance, "uiTokenAmount"), "amount")
-    if not isinstance(digits, str) or not digits.isascii() or not digits.isdigit():
-        raise UnavailableError("rpc_unavailable", "the node sent a token balance that is no number")
-    return int(digits)
+    found = {}
+    for balance in balances:
+        try:
+            digits = balance["uiTokenAmount"]["amount"]
+            mint, index, owner = str(balance["mint"]), balance["accountIndex"], str(balance.get("owner") or "")
+        except (KeyError, TypeError, AttributeError):
+            raise UnavailableError("rpc_unavailable", "the node sent a token balance without its parts") from None
+        if not isinstance(digits, str) or not digits.isascii() or not digits.isdigit():
+            raise UnavailableError("rpc_unavailable", "the node sent a token balance that is no number")
+        found[_integer(index)] = (mint, owner, int(digits))
+    return found

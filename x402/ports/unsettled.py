@@ -24,7 +24,7 @@ UNSETTLED = frozenset({State.CLAIMED, State.SERVED, State.SETTLING})
 LOCK = ("unsettled",)
 """Whoever writes to the sums has this name to itself."""
 
-_PAID = (State.SETTLED, State.DELIVERED, State.OWED, State.CREDITED)
+_PAID = (State.SETTLED, State.DELIVERED, State.OWED, State.CREDITED, State.RESTORED, State.FINAL)
 _EVERYBODY = ""
 _Key = tuple[str, str, str]
 
@@ -55,7 +55,7 @@ _FAILED = Prepared(
     select(payments.c.pay_id)
     .where(payments.c.payer == value("payer"), payments.c.updated_at >= value("since"))
     .where(payments.c.party.in_([str(Party.GATEWAY), str(Party.FACILITATOR)]))
-    .where(payments.c.state.in_([str(State.REFUSED), str(State.REVERSED)]))
+    .where(payments.c.state.in_([str(State.REFUSED), str(State.REVERSED), str(State.LOST)]))
     # What a facilitator refused without a transaction never left it, and cost nobody anything.
     .where((payments.c.party == str(Party.GATEWAY)) | payments.c.stage.not_like('%,"transaction":""}'))
     .limit(1)

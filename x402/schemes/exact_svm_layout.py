@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from solders.message import Message, MessageV0, to_bytes_versioned
+from solders.message import Message, MessageV0
 from solders.pubkey import Pubkey
+from solders.signature import Signature
 from solders.transaction import SanitizeError, VersionedTransaction
 
 from x402 import networks
@@ -43,6 +44,9 @@ MICRO_LAMPORTS = 1_000_000
 
 _ATA_PROGRAM = Pubkey.from_string(ASSOCIATED_TOKEN)
 _BASE64_LIMIT = (TRANSACTION_LIMIT + 2) // 3 * 4
+_VERSION_0 = b"\x80"
+_KEPT = 2048
+"""How many payments' readings are kept, the last used: more than are ever on their way at once, in a few megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,20 @@ class Instruction:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A transaction as its bytes say it, in plain data. `signers` of the `keys` must sign, the first of them; with
+    `lookups` other keys stand in lookup tables, and `instructions` are left out."""
+
+    keys: tuple[str, ...]
+    signers: int
+    signatures: tuple[bytes, ...]
+    instructions: tuple[Instruction, ...]
+    lookups: bool
+    blockhash: str
+    message: bytes
+
+
 def parse_key(value: object, what: str) -> Pubkey:
     """A 32-byte base58 key. Raises `MalformedError("invalid_address")` that names `what` (fault F12)."""
     if isinstance(value, str):
@@ -139,7 +157,11 @@ def pinned_asset(requirement: Requirement) -> Asset:
 
 def destination_of(requirement: Requirement) -> str:
     """The token account that an offer is paid to. Raises `RefusedError` for an offer that cannot be paid here."""
-    asset = pinned_asset(requirement)
+    return account_of_seller(requirement, pinned_asset(requirement))
+
+
+def account_of_seller(requirement: Requirement, asset: Asset) -> str:
+    """As `destination_of`, for who knows the offer's pinned asset already."""
     return token_account(str(offer_key(requirement.pay_to, "payTo")), asset.address, asset.token_program)
 
 
@@ -163,13 +185,50 @@ def decode(payload: Mapping[str, Any]) -> VersionedTransaction:
     Raises `RefusedError` for anything but canonical base64 of one well-formed legacy or version 0 transaction:
     trailing bytes, overlong lengths, indices out of range and accounts listed twice are refused.
     """
+    return _decode_text(_text_of(payload))
+
+
+def read(payload: Mapping[str, Any]) -> Reading:
+    """As `decode`, in plain data. A payment is read at every station of its way, and what its bytes say never changes:
+    so the work is done once, while the payment is among those that were read last."""
+    return _read_text(_text_of(payload))
+
+
+def _text_of(payload: Mapping[str, Any]) -> str:
     text = payload.get("transaction")
     if not isinstance(text, str) or len(text) > _BASE64_LIMIT:
         raise why.refusal(why.NOT_DECODED)
+    return text
+
+
+@lru_cache(maxsize=_KEPT)
+def _read_text(text: str) -> Reading:
+    transaction = _decode_text(text)
+    message = message_of(transaction)
+    lookups = isinstance(message, MessageV0) and bool(message.address_table_lookups)
+    return Reading(
+        keys=tuple(str(key) for key in message.account_keys),
+        signers=message.header.num_required_signatures,
+        signatures=tuple(bytes(signature) for signature in transaction.signatures),
+        instructions=() if lookups else tuple(instructions_of(message)),
+        lookups=lookups,
+        blockhash=str(message.recent_blockhash),
+        message=signed_bytes(message),
+    )
+
+
+def _decode_text(text: str) -> VersionedTransaction:
     try:
         return read_transaction(decode_base64(text))
     except MalformedError as error:
         raise why.refusal(why.NOT_DECODED, f"payload.transaction: {error.message}") from error
+
+
+@lru_cache(maxsize=2 * _KEPT)
+def is_signed(key: str, signature: bytes, message: bytes) -> bool:
+    """Whether these 64 bytes are the signature of a base58 key over a message. Raises `ValueError` for what is no key
+    or of another length. As with `read`, the answer is known once."""
+    return Signature(signature).verify(Pubkey.from_string(key), message)
 
 
 def read_transaction(raw: bytes) -> VersionedTransaction:
@@ -214,7 +273,8 @@ def instructions_of(message: Message | MessageV0) -> list[Instruction]:
 
 def signed_bytes(message: Message | MessageV0) -> bytes:
     """What the signatures are over: the serialized message, with its version byte for version 0."""
-    return bytes(to_bytes_versioned(message))
+    # The library's own function for both versions takes three times as long.
+    return _VERSION_0 + bytes(message) if isinstance(message, MessageV0) else bytes(message)
 
 
 def message_id(message: bytes, network: str) -> str:

@@ -10,9 +10,6 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from solders.message import Message, MessageV0
-from solders.transaction import VersionedTransaction
-
 from x402.money import Asset
 from x402.schemes import exact_svm_reasons as why
 from x402.schemes.exact_svm_layout import (
@@ -27,14 +24,13 @@ from x402.schemes.exact_svm_layout import (
     SYSTEM,
     TRANSFER_CHECKED,
     Instruction,
+    Reading,
     SignedTransfer,
     Transfer,
-    decode,
-    destination_of,
-    instructions_of,
-    message_of,
+    account_of_seller,
+    is_signed,
     pinned_asset,
-    signed_bytes,
+    read,
     token_account,
     wanted_memo,
 )
@@ -93,10 +89,9 @@ def check(
     Raises `RefusedError` with the canonical reason, and nothing else, whatever the payload holds.
     """
     terms = _terms(payment, requirement, managed)
-    transaction = decode(payment.payload)
-    message = message_of(transaction)
-    _check_signers(transaction, message, terms)
-    steps = _without_guards(_plain_instructions(message), limits)
+    reading = read(payment.payload)
+    _check_signers(reading, terms)
+    steps = _without_guards(_plain_instructions(reading), limits)
     if not 3 <= len(steps) <= _LONGEST:
         raise why.refusal(
             why.INSTRUCTION_COUNT, f"3 to {_LONGEST} instructions besides guards are expected, not {len(steps)}"
@@ -105,8 +100,7 @@ def check(
     amount, decimals = _transfer_data(steps[2], terms)
     _check_transfer(steps[2], amount, decimals, terms, managed)
     source, mint, destination, authority = steps[2].accounts
-    signers = [str(key) for key in message.account_keys[1 : message.header.num_required_signatures]]
-    if signers != [authority]:
+    if reading.keys[1 : reading.signers] != (authority,):
         raise why.refusal(why.AUTHORITY)
     memos = _memos(steps[3:], terms, limits)
     _check_isolation([*steps[:2], *steps[3:]], managed)
@@ -122,10 +116,10 @@ def check(
         compute_limit=limit,
         compute_price=price,
         fee_payer=terms.fee_payer,
-        blockhash=str(message.recent_blockhash),
-        message=signed_bytes(message),
+        blockhash=reading.blockhash,
+        message=reading.message,
     )
-    return SignedTransfer(transfer, bytes(transaction.signatures[1]))
+    return SignedTransfer(transfer, reading.signatures[1])
 
 
 def _terms(payment: Payment, requirement: Requirement, managed: frozenset[str]) -> _Terms:
@@ -140,29 +134,28 @@ def _terms(payment: Payment, requirement: Requirement, managed: frozenset[str]) 
     if fee_payer not in managed:
         raise why.refusal(why.FEE_PAYER_NOT_MANAGED)
     asset = pinned_asset(requirement)
-    return _Terms(requirement, asset, fee_payer, wanted_memo(requirement), destination_of(requirement))
+    return _Terms(requirement, asset, fee_payer, wanted_memo(requirement), account_of_seller(requirement, asset))
 
 
-def _check_signers(transaction: VersionedTransaction, message: Message | MessageV0, terms: _Terms) -> None:
+def _check_signers(reading: Reading, terms: _Terms) -> None:
     """Steps 6-8: at most two signers, the fee payer first, and every other signature valid (fault C15)."""
-    wanted = message.header.num_required_signatures
+    wanted = reading.signers
     if wanted > _SIGNERS:
         raise why.refusal(why.EXCESSIVE_SIGNERS, f"{wanted} signatures are required, {_SIGNERS} are accepted")
-    keys = message.account_keys
-    if str(keys[0]) != terms.fee_payer:
+    if reading.keys[0] != terms.fee_payer:
         raise why.refusal(why.FEE_PAYER_MISMATCH)
-    signed = signed_bytes(message)
-    for key, signature in zip(keys[1:wanted], transaction.signatures[1:wanted], strict=True):
-        if not signature.verify(key, signed):
+    for key, signature in zip(reading.keys[1:wanted], reading.signatures[1:wanted], strict=True):
+        if not is_signed(key, signature, reading.message):
             raise why.refusal(why.SIGNATURE)
 
 
-def _plain_instructions(message: Message | MessageV0) -> list[Instruction]:
+def _plain_instructions(reading: Reading) -> tuple[Instruction, ...]:
     """Step 9: no account is hidden in a lookup table (C04), and the transaction dies with its blockhash (C08)."""
-    instructions = instructions_of(message)
-    if any(one.program == SYSTEM and one.data[:4] == _ADVANCE_NONCE for one in instructions):
+    if reading.lookups:
+        raise why.refusal(why.LOOKUP_TABLES)
+    if any(one.program == SYSTEM and one.data[:4] == _ADVANCE_NONCE for one in reading.instructions):
         raise why.refusal(why.DURABLE_NONCE)
-    return instructions
+    return reading.instructions
 
 
 def _without_guards(instructions: Iterable[Instruction], limits: SvmLimits) -> list[Instruction]:

@@ -12,7 +12,7 @@ from solders.signature import Signature
 from x402.chain import SvmAccount, SvmTransaction
 from x402.errors import MisconfiguredError, RefusedError
 from x402.schemes import exact_svm_reasons as why
-from x402.schemes.exact_svm_layout import SignedTransfer, Transfer, pinned_asset
+from x402.schemes.exact_svm_layout import SignedTransfer, Transfer, is_signed, pinned_asset
 from x402.wire.challenge import Requirement
 
 _ACCOUNT_SIZE = 165
@@ -60,12 +60,15 @@ def cosign(signed: SignedTransfer, fee_payer_signature: bytes) -> tuple[str, byt
     Raises `MisconfiguredError` when the signature is not the fee payer's over this message: such a transaction would
     never land under the id that was written down for it.
     """
-    if len(fee_payer_signature) != Signature.LENGTH or not is_id_of(str(Signature(fee_payer_signature)), signed):
+    transfer = signed.transfer
+    if len(fee_payer_signature) != Signature.LENGTH or not is_signed(
+        transfer.fee_payer, fee_payer_signature, transfer.message
+    ):
         raise MisconfiguredError(
             "invalid_fee_payer_signature",
-            f"the signer of {signed.transfer.fee_payer} gave a signature that does not fit its key",
+            f"the signer of {transfer.fee_payer} gave a signature that does not fit its key",
         )
-    raw = b"\x02" + fee_payer_signature + signed.payer_signature + signed.transfer.message
+    raw = b"\x02" + fee_payer_signature + signed.payer_signature + transfer.message
     return str(Signature(fee_payer_signature)), raw
 
 
@@ -75,7 +78,7 @@ def is_id_of(transaction: str, signed: SignedTransfer) -> bool:
         signature = Signature.from_string(transaction)
     except ValueError:
         return False
-    return signature.verify(Pubkey.from_string(signed.transfer.fee_payer), signed.transfer.message)
+    return is_signed(signed.transfer.fee_payer, bytes(signature), signed.transfer.message)
 
 
 def destination_problem(account: SvmAccount | None, requirement: Requirement) -> RefusedError | None:

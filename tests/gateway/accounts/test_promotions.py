@@ -6,7 +6,8 @@ import asyncio
 import os
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -17,10 +18,12 @@ from tests.gateway.accounts.wallets import Signer
 from x402.billing import EntryKind, Metered, Posting
 from x402.cli.ledger import app
 from x402.cli.ledger_grant import give
+from x402.discount import Discount, Step, percent_at
 from x402.errors import MalformedError, MisconfiguredError
 from x402.gateway.accounts.credits import DEPOSIT
-from x402.gateway.accounts.promotions import Promotions, Step, discounted, parse_steps
+from x402.gateway.accounts.promotions import Promotions, parse_steps
 from x402.gateway.policy import Policy
+from x402.gateway.sale import Sale
 from x402.ports.account_book import SqlAccounts
 from x402.ports.accounts import BillFilter
 from x402.ports.ledger import SqlLedger
@@ -29,12 +32,11 @@ from x402.ports.ledger import SqlLedger
 def test_row_078_steps_are_read_as_they_are_written() -> None:
     steps = parse_steps("0=1, 100=2.5,1000=10", "X402_DISCOUNTS")
     assert steps == (Step(0, Decimal(1)), Step(10**8, Decimal("2.5")), Step(10**9, Decimal(10)))
-    rule = Promotions(discounts=steps)
-    assert [rule.discount(spent) for spent in (0, 10**8 - 1, 10**8, 10**9, 10**15)] == [
+    assert [percent_at(steps, spent) for spent in (0, 10**8 - 1, 10**8, 10**9, 10**15)] == [
         1, 1, Decimal("2.5"), 10, 10,
     ]  # fmt: skip
     assert parse_steps(" ", "X") == ()
-    assert Promotions().discount(10**12) == Promotions().bonus(10**12) == 0
+    assert percent_at((), 10**12) == Promotions().bonus(10**12) == 0
 
 
 @pytest.mark.parametrize("text", ["5", "100=", "=5", "100=5%", "100=-5", "1e3=5", "100=101", "100=5,100=6", "9=1,3=2"])
@@ -45,8 +47,8 @@ def test_steps_that_make_no_sense_stop_the_start(text: str) -> None:
 
 @given(st.integers(0, 10**15), st.integers(0, 10**15), st.decimals(0, 100, places=3))
 def test_row_078_a_discount_is_rounded_down_and_never_below_nothing(charged: int, fee: int, percent: Decimal) -> None:
-    whole = Metered(model="m", charged=max(charged, fee), fee=fee)
-    less = discounted(whole, percent)
+    whole, discount = Metered(model="m", charged=max(charged, fee), fee=fee), Discount(1, percent)
+    less = Sale.reduced(cast("Sale", SimpleNamespace(discount=discount)), whole)
     assert 0 <= less.fee <= less.charged <= whole.charged
     off = whole.charged - less.charged
     assert off <= whole.charged * percent / 100 < off + 1

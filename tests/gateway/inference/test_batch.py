@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from decimal import Decimal
 from typing import Any
 
@@ -13,12 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.responses import JSONResponse, Response
 
-from tests.gateway.inference.providers import HELLO, Providers, broken, said, stock
+from tests.gateway.inference.providers import HELLO, Answer, Providers, broken, said, stock
+from x402.billing import Bill, Metered, PaidBy
 from x402.gateway.inference.answer_cache import AnswerCache
 from x402.gateway.inference.batch import total
 from x402.gateway.inference.catalogue import Catalogue
 from x402.gateway.inference.price_rules import PriceRules
 from x402.lifecycle import Party
+from x402.ports.accounts import BillFilter
 from x402.price import ModelPrice, PriceList, PriceUnit, Rate
 from x402.quote import Order, Usage, quote
 from x402.stages import State
@@ -111,6 +114,73 @@ async def test_row_074_one_provider_answers_all_of_a_batch(shop: Any, town: Any,
     _, answer = await buy(shop, town, client, "/api/v1/batch", body)
     assert [one["status"] for one in answer.json()["results"]] == [200] * 6
     assert providers.asked == ["a", *["b"] * 6]
+
+
+def dying(after: int) -> Answer:
+    """Answers so many requests, and then none."""
+    left = iter(range(after))
+    return lambda asked: picky(asked) if next(left, None) is not None else broken()(asked)
+
+
+@pytest.mark.parametrize("item", [1, 2, 5, 9])
+async def test_row_074_a_provider_that_dies_on_the_way_is_replaced_request_by_request(
+    shop: Any, town: Any, make: Make, item: int
+) -> None:
+    providers = Providers({"a": dying(item), "b": picky})
+    client = make(providers, catalogue=stock({"a": "2", "b": "4"}))
+    words = [f"word {index}" for index in range(10)]
+    wishes = {"provider": {"order": ["a", "b"]}}
+    body = batch(*({**saying(word), **wishes} for word in words))
+    quoted, answer = await buy(shop, town, client, "/api/v1/batch", body)
+    told = answer.json()
+    assert [one["status"] for one in told["results"]] == [200] * 10
+    assert [one["body"]["choices"][0]["message"]["content"] for one in told["results"]] == words
+    # One payment; each answer at the price of who gave it; what was not used is credited.
+    charged = item * 30 + (10 - item) * 60
+    assert [int(one["charged"]) for one in told["results"]].count(30) == item
+    assert (told["charge"]["actual"], told["charge"]["unused"]) == (str(charged), str(quoted - charged))
+    assert len(shop.bank.moved) == 1
+    book = shop.gateway.state.paywall.members.book
+    bills = await book.bills(BillFilter())
+    assert sorted((bill.metered.provider, bill.earned, bill.metered.charged) for bill in bills) == [
+        ("a", item * 30, charged), ("b", (10 - item) * 60, 0),
+    ]  # fmt: skip
+    (balance,) = [await book.balance(account) for account in {bill.account for bill in bills}]
+    assert balance.units == quoted - charged
+
+
+async def test_row_074_what_nobody_answers_after_a_death_costs_nothing(shop: Any, town: Any, make: Make) -> None:
+    providers = Providers({"a": dying(3), "b": broken()})
+    client = make(providers, catalogue=stock({"a": "2", "b": "2"}))
+    wishes = {"provider": {"order": ["a", "b"]}}
+    body = batch(*({**saying(f"w{index}"), **wishes} for index in range(5)))
+    _, answer = await buy(shop, town, client, "/api/v1/batch", body)
+    assert sorted(one["status"] for one in answer.json()["results"]) == [200, 200, 200, 503, 503]
+    assert answer.json()["charge"]["actual"] == "90"
+    (bill,) = await shop.gateway.state.paywall.members.book.bills(BillFilter())
+    assert (bill.metered.provider, bill.earned) == ("a", 90)
+
+
+async def test_row_074_a_request_that_wants_no_other_provider_gets_none(shop: Any, town: Any, make: Make) -> None:
+    client = make(Providers({"a": dying(1), "b": picky}), catalogue=stock({"a": "2", "b": "2"}))
+    only = {"provider": {"order": ["a"], "allow_fallbacks": False}}
+    body = batch({**saying("one"), **only}, {**saying("two"), **only}, saying("three"))
+    _, answer = await buy(shop, town, client, "/api/v1/batch", body)
+    assert [one["status"] for one in answer.json()["results"]] == [200, 503, 200]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 10**9)), max_size=8), st.integers(0, 10**9))
+def test_row_074_shares_add_up_to_what_was_earned(shares: list[tuple[str, int]], earned: int) -> None:
+    bill = Bill(
+        bill_id="b", at=1, account="a", paid_by=PaidBy.EXACT, earned=earned,
+        metered=Metered(model="m", provider="a", charged=earned, shares=tuple(dict(shares).items())),
+    )  # fmt: skip
+    parts = bill.parts()
+    assert sum(part.earned for part in parts) == earned
+    assert all(part.earned >= 0 for part in parts)
+    assert len({part.bill_id for part in parts}) == len({part.metered.provider for part in parts}) == len(parts)
+    assert sum(part.metered.charged for part in parts) == earned
+    assert Metered(**json.loads(json.dumps(asdict(bill.metered)))) == bill.metered
 
 
 @pytest.mark.parametrize(

@@ -154,36 +154,48 @@ class Bank:
             return _execution(result.meta(), json.loads(result.to_json())["err"])
         return _execution(result.meta(), None, dict(result.post_accounts()))
 
-    def submit(self, transaction: VersionedTransaction, *, signatures_good: bool = False) -> Landed | None:
+    def submit(self, transaction: VersionedTransaction) -> Landed | None:
         """Hand a transaction to the leader. None means that it never lands: bad signature, dead blockhash,
-        duplicate, or a fee payer who cannot pay. Nothing is retried later. `signatures_good` says that they have
-        been verified a moment ago, which is half of the work."""
+        duplicate, or a fee payer who cannot pay. Nothing is retried later."""
         self.tick()
+        if self.admission_error(message_of(transaction)) or not all(transaction.verify_with_results()):
+            return None
+        done = self._execute(transaction, failed_too=True)
+        return done if isinstance(done, Landed) else None
+
+    def submit_if_good(self, transaction: VersionedTransaction) -> Landed | Execution:
+        """A node's preflight and its leader in one, for a transaction whose signatures were verified a moment ago:
+        what succeeds has landed, and what fails has no effect at all and tells how it failed."""
+        self.tick()
+        refusal = self.admission_error(message_of(transaction))
+        return Execution(refusal) if refusal else self._execute(transaction, failed_too=False)
+
+    def _execute(self, transaction: VersionedTransaction, *, failed_too: bool) -> Landed | Execution:
         message = message_of(transaction)
-        if self.admission_error(message):
-            return None
-        if not signatures_good and not all(transaction.verify_with_results()):
-            return None
         loaded = self.lookups(message)
         addresses = [*message.account_keys, *loaded[0], *loaded[1]]
         programs = {key for i, key in enumerate(message.account_keys) if message.is_key_called_as_program(i)}
         before = self._snapshot(addresses, programs)
-        paid_from = before[addresses[0]]
         result = self.svm.send_transaction(transaction)
-        after = self._snapshot(addresses, programs)
-        error: Json = None
         if isinstance(result, FailedTransactionMetadata):
-            if after[addresses[0]] == paid_from:
-                return None
-            error = json.loads(result.to_json())["err"]
-        execution = _execution(result.meta() if isinstance(result, FailedTransactionMetadata) else result, error)
+            execution = _execution(result.meta(), json.loads(result.to_json())["err"])
+            payer, paid_from = addresses[0], before[addresses[0]]
+            # All that a failed transaction changes is what its fee payer holds.
+            if paid_from is None or self.svm.get_account(payer) == paid_from:
+                return execution
+            if not failed_too:
+                self.svm.set_account(payer, paid_from)
+                return execution
+        else:
+            execution = _execution(result, None)
+        after = self._snapshot(addresses, programs)
         meta = self._meta(execution, addresses, programs, before, after, loaded)
         self._blocks[message.recent_blockhash].processed.add(message.hash())
         landed = Landed(
             signature=str(transaction.signatures[0]),
             slot=self.slot,
             block_time=self.svm.get_clock().unix_timestamp,
-            error=error,
+            error=execution.error,
             raw=bytes(transaction),
             packed_meta=pack(meta),
             addresses=self.history.shared(addresses),

@@ -9,6 +9,8 @@ from x402.devnet.svm.history import Json
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _DIGITS = {letter: digit for digit, letter in enumerate(_ALPHABET)}
 
+_PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
+
 BASE58_LIMIT = 128
 """The longest account data, in bytes, that a node is willing to put into base58."""
 
@@ -18,12 +20,13 @@ _ZSTD_BLOCK = 128 * 1024
 def base58_encode(data: bytes) -> str:
     """Bitcoin-alphabet base58; leading zero bytes become `1`."""
     number = int.from_bytes(data, "big")
-    letters: list[str] = []
+    pairs: list[str] = []
     while number:
-        number, digit = divmod(number, 58)
-        letters.append(_ALPHABET[digit])
+        # Two letters at a time: long numbers are divided half as often.
+        number, digits = divmod(number, 58 * 58)
+        pairs.append(_PAIRS[digits])
     zeros = len(data) - len(data.lstrip(b"\0"))
-    return "1" * zeros + "".join(reversed(letters))
+    return "1" * zeros + "".join(reversed(pairs)).lstrip("1")
 
 
 def base58_decode(text: str) -> bytes:

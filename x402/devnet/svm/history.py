@@ -12,7 +12,7 @@ from typing import TypeAlias
 from solders.pubkey import Pubkey
 from solders.transaction import VersionedTransaction
 
-Json: TypeAlias = "bool | int | str | Sequence[Json] | Mapping[str, Json] | None"
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
 
 @dataclass(frozen=True, slots=True)

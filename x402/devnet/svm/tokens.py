@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from solders.account import Account
@@ -60,7 +59,7 @@ def amount_json(amount: int, decimals: int) -> Json:
         "amount": str(amount),
         "decimals": decimals,
         # The wire has a JSON number here, which loses digits; those who care about money read `amount`.
-        "uiAmount": json.loads(text),
+        "uiAmount": float(text) if "." in text else int(text),
         "uiAmountString": text,
     }
 
@@ -68,16 +67,19 @@ def amount_json(amount: int, decimals: int) -> Json:
 def token_balances(svm: LiteSVM, accounts: Sequence[Account | None]) -> list[Json]:
     """The `TransactionTokenBalance` list for a transaction's accounts, in its own order."""
     balances: list[Json] = []
+    decimals: dict[Pubkey, int] = {}
     for index, account in enumerate(accounts):
         state = token_account(account)
         if state is not None and account is not None:
+            if state.mint not in decimals:
+                decimals[state.mint] = decimals_of(svm, state.mint)
             balances.append(
                 {
                     "accountIndex": index,
                     "mint": str(state.mint),
                     "owner": str(state.owner),
                     "programId": str(account.owner),
-                    "uiTokenAmount": amount_json(state.amount, decimals_of(svm, state.mint)),
+                    "uiTokenAmount": amount_json(state.amount, decimals[state.mint]),
                 }
             )
     return balances

@@ -69,15 +69,15 @@ class Transactions:
         config = params.config(1)
         tx = transaction(params.text(0), config)
         check_slot(self._bank, config)
-        preflight = not flag(config, "skipPreflight")
-        if preflight:
-            _require_signatures(tx)
-            execution = self._bank.simulate(tx)
-            if execution.error is not None:
-                reason = f"Transaction simulation failed: {error_text(execution.error)}"
-                raise RpcError(SIMULATION_FAILED, reason, self._simulation_json(tx, execution, inner=False))
-        self._bank.submit(tx, signatures_good=preflight)
-        return str(tx.signatures[0])
+        if flag(config, "skipPreflight"):
+            self._bank.submit(tx)
+            return str(tx.signatures[0])
+        _require_signatures(tx)
+        done = self._bank.submit_if_good(tx)
+        if isinstance(done, Landed):
+            return done.signature
+        reason = f"Transaction simulation failed: {error_text(done.error)}"
+        raise RpcError(SIMULATION_FAILED, reason, self._simulation_json(tx, done, inner=False))
 
     def request_airdrop(self, params: Params) -> Json:
         owner, lamports = params.address(0), params.number(1)

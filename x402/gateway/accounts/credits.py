@@ -33,13 +33,18 @@ def micro_units(units: int, network: str, asset: str) -> int:
     return int(units * 10 ** (_DECIMALS - decimals))
 
 
-def charged_of(sale: Sale, paid: int) -> Metered:
-    """What a sale is charged, never more than was paid. A handler that meters nothing sells at a fixed price."""
+def charged_of(sale: Sale, paid: int, bound: int) -> Metered:
+    """What a sale is charged: its metered price within `bound`, less the payer's discount, never more than was paid. A
+    handler that meters nothing sells at a fixed price."""
     known, asked = sale.metered, asked_of(sale.requirement)
-    bound = paid if asked is None else min(paid, micro_units(asked, sale.network, sale.asset))
-    if known is None:
-        return Metered(model="", endpoint="", charged=bound, complete=True)
-    return known.within(bound)
+    if asked is not None:
+        bound = min(bound, micro_units(asked, sale.network, sale.asset))
+    if known is not None:
+        return sale.reduced(known.within(bound)).within(paid)
+    if _is_upto(sale):
+        # What moved is what was due, the discount taken off already.
+        return Metered(model="", endpoint="", charged=paid, complete=True)
+    return sale.reduced(Metered(model="", endpoint="", charged=min(bound, paid), complete=True))
 
 
 def delivered(
@@ -48,7 +53,8 @@ def delivered(
     """What is booked when a payment's answer goes out; `moved` is what was paid, in atomic units of its asset. All
     amounts in the booking are atomic USDC."""
     paid = micro_units(moved, subject.network, subject.asset)
-    metered, account = charged_of(sale, paid), account_of(subject.network, subject.payer)
+    bound = micro_units(subject.amount, subject.network, subject.asset)
+    metered, account = charged_of(sale, paid, bound), account_of(subject.network, subject.payer)
     unused = paid - metered.charged
     deposit = metered.endpoint == DEPOSIT
     kind = EntryKind.DEPOSIT if deposit else EntryKind.CREDIT
@@ -61,9 +67,9 @@ def delivered(
         bill_id=subject.pay_id,
         at=now,
         account=account,
-        paid_by=PaidBy.UPTO if sale.requirement.scheme == PaidBy.UPTO else PaidBy.EXACT,
+        paid_by=PaidBy.UPTO if _is_upto(sale) else PaidBy.EXACT,
         metered=metered,
-        quoted=micro_units(subject.amount, subject.network, subject.asset),
+        quoted=bound,
         credited=unused,
         earned=metered.charged - metered.fee,
         network=subject.network,
@@ -74,6 +80,10 @@ def delivered(
         tags=dict(sale.tags),
     )
     return Booking(bill=bill, postings=postings)
+
+
+def _is_upto(sale: Sale) -> bool:
+    return sale.requirement.scheme == PaidBy.UPTO
 
 
 def undelivered(subject: Subject) -> Booking:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from x402.gateway.accounts import Credential, Holder
+from x402.gateway.accounts.discounts import Discounts
 from x402.gateway.accounts.sign_in import SignInDesk
 from x402.gateway.accounts.tab import Tab
 from x402.gateway.accounts.withdrawals import Withdrawals
@@ -65,5 +66,6 @@ def members_of(
         chains=tuple(seller.pay_to),
         max_seconds=register.policy.sign_in_max_seconds,
     )
+    register.discounts = Discounts(book, register.policy.promotions.discounts, register.clock)
     tab = Tab(register, book, answer_limit=ANSWER_LIMIT, timeout_seconds=timeout_seconds)
     return Members(book, tab, desk, Withdrawals(book, payments, seller.pay_to), [desk])

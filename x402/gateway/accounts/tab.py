@@ -31,14 +31,13 @@ from x402.gateway.accounts.charge import (
     reply_of,
     sale_of,
 )
-from x402.gateway.accounts.promotions import WINDOW_SECONDS, discounted
 from x402.gateway.problem import AT_WORK, ApiProblem
 from x402.gateway.recording import Reader, Recording
 from x402.gateway.register import Register
 from x402.gateway.sale import Handler, HeaderPairs, PaidRequest, Reply, Sale
 from x402.gateway.terms import Flow, Terms
 from x402.ports import Answer
-from x402.ports.accounts import Accounts, BillFilter, Held, NotHeld, OtherRequest, Reservation, TooLittle
+from x402.ports.accounts import Accounts, Held, NotHeld, OtherRequest, Reservation, TooLittle
 from x402.wire.headers import REQUEST_ID
 
 _BEATS = 3
@@ -92,10 +91,13 @@ class Tab:
             fingerprint=request.digest,
             identifier=name_of(request),
         )
+        discounts = self._register.discounts
+        discount = None if discounts is None else await discounts.of(holder.account)
         held, won = await self._reserve(wanted, holder)
         if not won:
             return await self._again(held)
         order = self._order(held, request, terms)
+        order.sale.discount = discount
         task = asyncio.create_task(self._serve(order, handler))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -206,13 +208,12 @@ class Tab:
             return
         if failure is not None:
             _log.error("a handler failed after its answer had begun", exc_info=failure)
-        metered = metered_of(sale, order.held.units, whole=outcome == "served")
+        metered = sale.reduced(metered_of(sale, order.held.units, whole=outcome == "served"))
         answer = recording.answer(sale.notes)
         try:
             if order.held.identifier and recording.kept and outcome == "served":
                 sealed = self._register.answers.sealed(order.held.id, answer)
                 await self._register.ledger.keep_answer(order.held.id, sealed)
-            metered = await self._discounted(order.held.account, metered)
             order.bill = self._bill(order, metered, outcome)
             await self._book.settle(order.held.id, order.bill)
         except (UnavailableError, NotHeld) as error:
@@ -224,14 +225,6 @@ class Tab:
             self._register.telemetry.emit("balance.charged", units=metered.charged)
             self._register.telemetry.emit("answer.sold", **order.bill.facts())
         self._tell(order, answer, None)
-
-    async def _discounted(self, account: str, metered: Metered) -> Metered:
-        """What is debited after the discount for those who spend much."""
-        promotions, now = self._register.policy.promotions, self._register.clock()
-        if not promotions.discounts or not metered.charged:
-            return metered
-        lately = await self._book.sums(BillFilter(account=account, since=now - WINDOW_SECONDS))
-        return discounted(metered, promotions.discount(sum(one.charged for one in lately)))
 
     def _bill(self, order: _Order, metered: Metered, outcome: str) -> Bill:
         sale, held = order.sale, order.held

@@ -2,9 +2,11 @@
 
     POST /api/v1/batch    {"requests": [{"custom_id": "a", "body": {"model": …, "messages": …}}, …]}
 
-One batch asks one model, and one provider answers all of it. Its quote is the sum of the quotes of its requests, less
-the operator's `batch_discount_percent`; its charge is the sum of what was used. The answers come back in the order of
-the requests; one that failed has an error in its place and costs nothing. When all fail, the batch does.
+One batch asks one model, and one provider answers all of it as long as it can: when it dies on the way, each request
+that is left goes to the next, and what was earned is shared by who answered what. Its quote is the sum of the quotes of
+its requests, less the operator's `batch_discount_percent`; its charge is the sum of what was used. The answers come in
+the order of the requests; one that nobody gave has an error in its place and costs nothing. When all fail, the batch
+does.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from x402.gateway.inference.chat import ChatDesk
 from x402.gateway.inference.chat_request import ChatRequest
 from x402.gateway.inference.desk import Completion, Ordered, empty_completion
 from x402.gateway.inference.ranges import refused
-from x402.gateway.inference.selection import REGION, Wishes
-from x402.gateway.inference.tally import Tally
+from x402.gateway.inference.selection import REGION
+from x402.gateway.inference.tally import Tally, charge_json
 from x402.gateway.problem import ApiProblem
 from x402.gateway.sale import PaidRequest, Sale
 from x402.gateway.terms import FREE, Flow, Price, Terms
@@ -103,31 +105,24 @@ class BatchDesk:
     async def complete(self, batch: Batch, sale: Sale | None, *, request_id: str = "") -> dict[str, Any]:
         """All answers in order. Raises `ApiProblem` 503 when there is none: then nothing is charged."""
         done: list[tuple[Completion, Tally] | ApiProblem] = []
-        provider, rest = "", list(batch.orders)
-        # The first that can be answered decides who answers all: a bill names one provider.
-        while rest and not provider:
-            first = await self._one(rest.pop(0), "", request_id)
-            provider = "" if isinstance(first, ApiProblem) else first[1].provider
-            done.append(first)
+        lead, rest = _Lead(), list(batch.orders)
+        # The first that can be answered decides who answers all, as long as it does.
+        while rest and not lead.provider:
+            done.append(await self._one(rest.pop(0), lead, request_id))
         turn = asyncio.Semaphore(AT_ONCE)
 
         async def next_one(order: Ordered[ChatRequest]) -> tuple[Completion, Tally] | ApiProblem:
             async with turn:
-                return await self._one(order, provider, request_id)
+                return await self._one(order, lead, request_id)
 
         done += await asyncio.gather(*(next_one(order) for order in rest))
         served = [one for one in done if not isinstance(one, ApiProblem)]
         if not served:
             failure = next(one for one in done if isinstance(one, ApiProblem))
             raise ApiProblem(503, "batch_failed", f"none of the batch was answered: {failure.message}")
-        metered = metered_of(batch.quoted, [tally for _, tally in served], provider)
-        charge = {
-            "model": batch.quoted.model,
-            "quoted": str(batch.quoted.bound),
-            "actual": str(metered.charged),
-            "unused": str(batch.quoted.bound - metered.charged),
-            "prices": batch.quoted.price_list,
-        }
+        metered = metered_of(batch.quoted, [tally for _, tally in served])
+        charged = metered if sale is None else sale.reduced(metered)
+        charge = charge_json(batch.quoted, charged.charged, sale)
         if sale is not None:
             sale.metered, sale.request_id = metered, request_id
             sale.note(charge=charge)
@@ -135,17 +130,29 @@ class BatchDesk:
         return {"object": "batch.completion", "results": results, "charge": charge}
 
     async def _one(
-        self, order: Ordered[ChatRequest], provider: str, request_id: str
+        self, order: Ordered[ChatRequest], lead: _Lead, request_id: str
     ) -> tuple[Completion, Tally] | ApiProblem:
         try:
-            if provider:
-                pinned = Wishes(order=(provider,), allow_fallbacks=False)
-                model = self._chat.router.fitting(order.model, order.request.members, pinned)
-                order = replace(order, model=model, wishes=pinned)
-            done, tally = await self._chat.make(order, request_id)
+            done, tally = await self._chat.make(lead.first(order), request_id)
         except ApiProblem as problem:
             return problem
+        if not tally.void:
+            lead.provider = tally.provider
         return empty_completion() if tally.void else (done, tally)
+
+
+@dataclass(slots=True)
+class _Lead:
+    """Who answered last: asked first from then on, as far as a request's own wishes let it."""
+
+    provider: str = ""
+
+    def first(self, order: Ordered[ChatRequest]) -> Ordered[ChatRequest]:
+        """The order with the lead at the head of its line; the others stand in for it."""
+        if not any(one.id == self.provider for one in order.model.providers):
+            return order
+        others = [slug for slug in order.wishes.order if slug != self.provider]
+        return replace(order, wishes=replace(order.wishes, order=(self.provider, *others)))
 
 
 def total(quotes: Sequence[Quote]) -> Quote:
@@ -167,12 +174,16 @@ def total(quotes: Sequence[Quote]) -> Quote:
     return Quote(first.model, lines, max(1, add_up(lines)) if lines else 0, output, len(quotes), first.price_list)
 
 
-def metered_of(quoted: Quote, tallies: Sequence[Tally], provider: str) -> Metered:
+def metered_of(quoted: Quote, tallies: Sequence[Tally]) -> Metered:
     """What all of a batch used and costs: never more than was quoted."""
     parts = [tally.metered() for tally in tallies]
+    shares: dict[str, int] = {}
+    for part in parts:
+        shares[part.provider] = shares.get(part.provider, 0) + part.charged - part.fee
     whole = Metered(
         model=quoted.model,
-        provider=provider,
+        provider=parts[0].provider,
+        shares=tuple(shares.items()) if len(shares) > 1 else (),
         endpoint=ENDPOINT,
         prompt_tokens=sum(part.prompt_tokens for part in parts),
         completion_tokens=sum(part.completion_tokens for part in parts),

@@ -2,37 +2,71 @@
 
     bills ─▶ due ─▶ credited to the provider's account ─▶ withdrawn to its wallet, by the gateway's refund wallet
 
-Each step has a name of its own that exists once: a span of bills is credited once, and a credit is paid out once,
-however often a batch is run and wherever it was interrupted. What was credited and not paid out is the provider's all
-the same: it may withdraw it, or spend it here.
+What is due is everything earned so far less everything credited so far, so a bill that is written late is in the next
+batch, and none is in two. A credit is paid out once, however often a batch is run and wherever it was interrupted. What
+was credited and not paid out is the provider's all the same: it may withdraw it, or spend it here.
+
+Payouts have limits of their own, because it is the operator who asks for them: below `least` nothing is credited, and
+the bills wait for more; beyond a day's cap credits wait for the next day. A dry run goes the way of the run, and writes
+nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from x402.ports.accounts import AccountBook, TooLittle, Withdrawal
+from x402.ports import Ledger
+from x402.ports.accounts import AccountBook, Payout, TooLittle, Withdrawal
 from x402.ports.providers import Earned, ProviderBook, Seen
 
+WAITS = "waits"
+"""Too little to be worth a transaction's fee: not credited yet."""
+CAPPED = "capped"
+"""Credited, and beyond what is paid out in a day."""
+SPENT = ""
+"""The account holds less by now: nothing is left to be paid out."""
+
 _DAY_SECONDS = 86_400
-_CREDITS_LIMIT = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayoutLimits:
+    """`least` is what is credited at least, and `per_day` what is paid out at most in one day on one network, both in
+    atomic USDC; the day's sums stand in `ledger`."""
+
+    ledger: Ledger
+    least: int = 0
+    per_day: int
+    now: int
+
+    @property
+    def _day(self) -> int:
+        return self.now // _DAY_SECONDS
+
+    async def room(self, network: str) -> int:
+        """What may still go out today."""
+        return self.per_day - await self.ledger.spent(self._day, _cap(network))
+
+    async def book(self, network: str, units: int) -> bool:
+        """Count it among what goes out today; False when that is too much. Negative units are given back."""
+        return await self.ledger.spend(self._day, {_cap(network): self.per_day}, units) is None
 
 
 @dataclass(frozen=True, slots=True)
 class Paid:
-    """What a batch did for one span of a provider's bills. `withdrawal` says how the payout stands; `""` when nothing
-    is paid out, because the account holds less by now."""
+    """What a batch does for one credit, or for what is due and not credited yet. `payout` is how its withdrawal stands,
+    or `WAITS`, `CAPPED` or `SPENT`."""
 
     earned: Earned
-    withdrawal: str
+    payout: str
     transaction: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """All of it for programs."""
-        return earned_json(self.earned) | {"payout": self.withdrawal or None, "transaction": self.transaction or None}
+        return earned_json(self.earned) | {"payout": self.payout or None, "transaction": self.transaction or None}
 
 
 def with_bonus(due: Sequence[Earned], seen: Sequence[Seen], percent: int) -> Sequence[Earned]:
@@ -42,36 +76,81 @@ def with_bonus(due: Sequence[Earned], seen: Sequence[Seen], percent: int) -> Seq
     return [replace(earned, bonus=_bonus(earned, figures.get(earned.provider), percent)) for earned in due]
 
 
-async def preview(book: ProviderBook, *, until: int, bonus_percent: int) -> Sequence[Earned]:
-    """What a batch of everything that was sold before `until` would pay. Writes nothing."""
+async def due_by(book: ProviderBook, *, until: int, bonus_percent: int) -> Sequence[Earned]:
+    """What was sold before `until` and is not credited yet. Writes nothing."""
     due = await book.due(until)
     since = min((earned.since for earned in due), default=until)
     seen = await book.seen(since // _DAY_SECONDS, until // _DAY_SECONDS + 1)
     return with_bonus(due, seen, bonus_percent)
 
 
-async def pay_out(book: ProviderBook, accounts: AccountBook, *, until: int, bonus_percent: int) -> Sequence[Paid]:
+async def preview(
+    book: ProviderBook, accounts: AccountBook, *, until: int, bonus_percent: int, limits: PayoutLimits
+) -> Sequence[Paid]:
+    """What `pay_out` would tell now. Writes nothing."""
+    due = await due_by(book, until=until, bonus_percent=bonus_percent)
+    ready = [earned for earned in due if earned.units >= limits.least]
+    fresh: defaultdict[str, int] = defaultdict(int)
+    for earned in ready:
+        fresh[earned.account] += earned.units
+    room: dict[str, int] = {}
+    told = []
+    for earned in sorted([*await book.outstanding(), *ready], key=lambda one: one.turn):
+        known = await accounts.withdrawal(earned.payout_id)
+        if known is not None:
+            told.append(Paid(earned, str(known.state), known.transaction))
+            continue
+        network, account = earned.network, earned.account
+        if network not in room:
+            room[network] = await limits.room(network)
+        if (await accounts.balance(account)).withdrawable + fresh[account] < earned.units:
+            told.append(Paid(earned, SPENT))
+        elif room[network] < earned.units:
+            told.append(Paid(earned, CAPPED))
+        else:
+            room[network] -= earned.units
+            fresh[account] -= earned.units
+            told.append(Paid(earned, str(Payout.ASKED)))
+    return [*told, *(Paid(earned, WAITS) for earned in due if earned not in ready)]
+
+
+async def pay_out(
+    book: ProviderBook, accounts: AccountBook, *, until: int, bonus_percent: int, limits: PayoutLimits
+) -> Sequence[Paid]:
     """Credit what is due and have it paid out; what an earlier batch has credited and not paid out as well.
 
     The gateway that runs signs and sends (its reconciliation takes up what is asked for here).
     """
-    for earned in await preview(book, until=until, bonus_percent=bonus_percent):
-        await book.credit(earned)
-    return [await _paid(accounts, earned) for earned in await book.credited(limit=_CREDITS_LIMIT)]
+    due = await due_by(book, until=until, bonus_percent=bonus_percent)
+    for earned in due:
+        if earned.units >= limits.least:
+            await book.credit(earned)
+    told = [await _paid(accounts, earned, limits) for earned in await book.outstanding()]
+    return [*told, *(Paid(earned, WAITS) for earned in due if earned.units < limits.least)]
 
 
-async def _paid(accounts: AccountBook, earned: Earned) -> Paid:
-    wanted = Withdrawal(id=payout_id(earned), account=earned.account, units=earned.units)
+async def _paid(accounts: AccountBook, earned: Earned, limits: PayoutLimits) -> Paid:
+    known = await accounts.withdrawal(earned.payout_id)
+    if known is not None:
+        return Paid(earned, str(known.state), known.transaction)
+    if (await accounts.balance(earned.account)).withdrawable < earned.units:
+        return Paid(earned, SPENT)
+    if not await limits.book(earned.network, earned.units):
+        return Paid(earned, CAPPED)
+    wanted = Withdrawal(id=earned.payout_id, account=earned.account, units=earned.units)
     try:
-        standing, _ = await accounts.withdraw(wanted, lease_seconds=0)
+        standing, begun = await accounts.withdraw(wanted, lease_seconds=0)
     except TooLittle:
-        return Paid(earned, "")
+        await limits.book(earned.network, -earned.units)
+        return Paid(earned, SPENT)
+    if not begun:
+        # Another batch was faster, and has counted it.
+        await limits.book(earned.network, -earned.units)
     return Paid(earned, str(standing.state), standing.transaction)
 
 
-def payout_id(earned: Earned) -> str:
-    """The one name of a credit's payout."""
-    return f"payout-{hashlib.sha256(earned.id.encode()).hexdigest()[:40]}"
+def _cap(network: str) -> str:
+    return f"payouts {network}"
 
 
 def earned_json(earned: Earned) -> dict[str, Any]:

@@ -100,13 +100,10 @@ class Tally:
         All in atomic USDC.
         """
         used, charge = self.used, self.charge
-        line: dict[str, Any] = {
-            "model": self.quoted.model,
-            "quoted": str(self.quoted.bound),
-            "actual": str(charge.total),
-            "unused": str(charge.unused),
-            "prices": self.quoted.price_list,
-        }
+        discount = None if self.sale is None else self.sale.discount
+        if discount is not None:
+            charge = replace(charge, total=charge.total - discount.off(charge.total))
+        line = charge_json(self.quoted, charge.total, self.sale)
         if self.usage is not None:
             line["usage"] = {"prompt_tokens": used.prompt_tokens, "completion_tokens": used.completion_tokens}
             if used.images:
@@ -121,6 +118,20 @@ class Tally:
             if self.sale.credits:
                 line["credited"] = str(charge.unused)
         return line
+
+
+def charge_json(quoted: Quote, actual: int, sale: Sale | None) -> dict[str, Any]:
+    """What every receipt says of a price: `actual` is what is charged, the payer's discount taken off."""
+    line: dict[str, Any] = {
+        "model": quoted.model,
+        "quoted": str(quoted.bound),
+        "actual": str(actual),
+        "unused": str(quoted.bound - actual),
+        "prices": quoted.price_list,
+    }
+    if sale is not None and sale.discount is not None:
+        line["discount"] = sale.discount.as_json()
+    return line
 
 
 def tokens_in(text: Any) -> int:

@@ -11,7 +11,7 @@ revision = "0003"
 down_revision = "0002"
 
 
-_OPEN = "state IN ('claimed', 'intended', 'owed', 'refunding', 'reversed', 'served', 'settled', 'settling')"
+_OPEN = "state IN ('claimed', 'intended', 'owed', 'refunding', 'restored', 'reversed', 'served', 'settled', 'settling')"
 
 
 def upgrade() -> None:
