@@ -85,6 +85,7 @@ class PyEvm:
         while True:
             self._interval_changed.clear()
             try:
-                await asyncio.wait_for(self._interval_changed.wait(), self._chain.interval_s)
+                async with asyncio.timeout(self._chain.interval_s):
+                    await self._interval_changed.wait()
             except TimeoutError:
                 await self._thread.run(self._chain.mine)
