@@ -72,6 +72,7 @@ def test_B11_a_second_signature_costs_its_difference_within_every_limit(
     for usd in (Decimal("0.02"), CENT, Decimal("0.000001")):
         journal.hold_more("p1", usd=usd, **given)
         assert usd_of(journal) == Decimal("0.02")
+    journal.hold_more("p1", host="seller.test", usd=Decimal("0.02"), limits=Limits(per_day="0.001"))
     with pytest.raises(KeyError):
         journal.hold_more("nobody", usd=CENT, **given)
 

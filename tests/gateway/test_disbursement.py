@@ -119,7 +119,7 @@ def _dead_at(payment: Payment, shop: Any) -> int:
 async def test_G10_on_solana_a_dead_attempt_rests_exactly_a_minute(shop: Any, open_wallet: Any) -> None:
     wallet, owed = open_wallet(), debt(shop, SVM)
     told = signed(await wallet.sign(owed), shop)
-    shop.now += AGAIN_AFTER_SECONDS - 1
+    shop.now += 59
     assert await wallet.again(owed, told, DEAD) is None
     shop.now += 1
     assert carries(await wallet.again(owed, told, DEAD), "a debt 2")

@@ -91,6 +91,29 @@ async def test_G10_a_purse_without_a_key_signs_nothing_there(shop: Any) -> None:
         Purse(evm="77" * 32).pay_svm(svm, blockhash=BLOCKHASH, memo=bytes(16))
 
 
+class PanicException(BaseException):
+    """Named as what Rust libraries raise, which is no Exception."""
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_G10_only_a_bad_key_is_called_one(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the library, whose panics no text brings about on demand."""
+
+    class Broken:
+        raises: type[BaseException] = PanicException
+
+        @classmethod
+        def from_base58_string(cls, text: str) -> None:
+            raise cls.raises(text)
+
+    monkeypatch.setattr("x402.gateway.purse.Keypair", Broken)
+    with pytest.raises(MisconfiguredError, match="X402_REFUND_SVM_PRIVATE_KEY"):
+        Purse(svm="abc")
+    Broken.raises = error
+    with pytest.raises(error):
+        Purse(svm="abc")
+
+
 async def test_G10_a_refund_lives_five_minutes(shop: Any) -> None:
     shop.open({"GET /report": "$0.01"})
     evm, _ = (await shop.challenge()).accepts
