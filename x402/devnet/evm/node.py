@@ -53,7 +53,7 @@ class PyEvm:
         try:
             chain = await thread.run(Chain, chain_id, genesis)
         except BaseException:
-            thread.close()
+            await thread.close()
             raise
         if block_time is not None:
             chain.automine, chain.interval_s = False, block_time
@@ -74,7 +74,7 @@ class PyEvm:
         await self._exit.aclose()
         self._clock.cancel()
         await asyncio.gather(self._clock, return_exceptions=True)
-        self._thread.close()
+        await self._thread.close()
 
     def interval_changed(self) -> None:
         """Have the block clock look at the interval again; called on the chain's thread."""
