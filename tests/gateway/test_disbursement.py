@@ -78,6 +78,7 @@ async def test_G10_every_attempt_at_a_debt_has_a_nonce_of_its_own_and_keeps_it(s
     assert nonce_of(await wallet.sign(owed, attempt=3)) == _named("a debt 3")
     assert nonce_of(await wallet.sign(debt(shop, name="another"))) == _named("another")
     first = await wallet.sign(owed)
+    assert int(first.payload["authorization"]["validBefore"]) == shop.now + 300
     assert nonce_of(await wallet.sign(owed, attempt=7, like=identity_of(first))) == nonce_of(first)
 
 
