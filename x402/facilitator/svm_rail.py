@@ -66,6 +66,7 @@ class SvmRail:
         self._limits = limits
         self.reserve = (lamports or Lamports()).reserve
         self.balances: Mapping[str, int] = {}
+        self.extensions: Sequence[str] = ()
         self._confirmations = confirmations or Confirmations()
         self._witness = SvmWitness(network, chain)
         self._proven = False
