@@ -37,9 +37,11 @@ class LiveTown:
         }
 
 
-def spawn(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """The command line as a real process."""
+def spawn(*arguments: str, in_background: bool = False, **options: Any) -> subprocess.Popen[str]:
+    """The command line as a real process, which ignores SIGINT from its birth when it is `in_background`."""
     command = [sys.executable, "-m", "x402", *arguments]
+    if in_background:
+        command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
@@ -67,7 +69,8 @@ def live_town() -> Iterator[LiveTown]:
     try:
         yield LiveTown(told["urls"], told["buyer"])
     finally:
-        end(process)
+        code, errors = end(process)
+    assert (code, errors) == (0, "")
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,8 @@ def test_what_is_printed_is_what_a_person_needs(live_town: LiveTown) -> None:
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_it_ends_cleanly_and_leaves_nothing_behind(ending: int, tmp_path: Path) -> None:
-    process = spawn("devnet", "up", "--any-port", env=_environment(tmp_path))
+    """Started as a script starts what goes on in the background: with SIGINT ignored."""
+    process = spawn("devnet", "up", "--any-port", env=_environment(tmp_path), in_background=True)
     assert process.stdout is not None
     lines = []
     for line in process.stdout:

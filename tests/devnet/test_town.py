@@ -16,6 +16,7 @@ import pytest
 
 from x402.client.chat import AsyncChat
 from x402.client.journal import IN_MEMORY, Journal
+from x402.devnet.evm import EvmDevnet
 from x402.devnet.town import BUYER_USDC, FUEL_LAMPORTS, FUEL_WEI, Ports, Town
 from x402.devnet.town_books import Balances, Sums, audit
 from x402.devnet.town_parties import NETWORKS, Parties, Role
@@ -127,6 +128,19 @@ async def test_a_start_that_is_interrupted_leaves_nothing_behind(
     assert os.listdir(tmp_path) == []
     assert own_threads() <= threads
     assert {task.get_name() for task in asyncio.all_tasks() - tasks} == set()
+
+
+async def test_a_chain_that_is_given_up_while_it_is_made_leaves_no_thread() -> None:
+    threads = own_threads()
+    starting = asyncio.create_task(EvmDevnet("py-evm").__aenter__())
+    for _ in range(5000):
+        if not own_threads() <= threads:
+            break
+        await asyncio.sleep(0.001)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert own_threads() <= threads
 
 
 async def test_state_stays_and_is_never_mixed_with_another_town_s(tmp_path: Path) -> None:

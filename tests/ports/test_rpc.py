@@ -307,6 +307,27 @@ async def test_E01_a_node_that_cannot_be_asked_has_not_said_no(error: Exception)
     assert await recovering == 3
 
 
+async def test_a_waiter_that_is_cancelled_as_its_answer_comes_stays_cancelled() -> None:
+    """A loop that swallows its end would keep its program from ending."""
+    source, turns = Source(), 0
+    watch = Watch(source.fetch)
+
+    async def reconcile() -> None:
+        nonlocal turns
+        while True:
+            await watch.wait("key", 5)
+            turns += 1
+            source.found = {}
+
+    loop = asyncio.create_task(reconcile())
+    await asyncio.sleep(0.01)
+    (waiting,) = watch._waiting["key"]
+    waiting.set_result(1)
+    loop.cancel()
+    done, _ = await asyncio.wait({loop}, timeout=0.2)
+    assert (done, turns) == ({loop}, 0)
+
+
 async def test_a_cancelled_waiter_stops_the_poll() -> None:
     source = Source()
     watch = Watch(source.fetch)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import random
+import subprocess
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +30,7 @@ from x402.wire.strict import (
     require_object,
 )
 
+ROOT = Path(__file__).parents[2]
 MESSAGE = b'{"x402Version":2,"payload":{"signature":"0x2d6a7588d6acca505cbf0d9a4a227e0c52c6c3"}}!'
 
 BOMBS: dict[str, bytes | str] = {
@@ -61,6 +65,25 @@ def quickest(call: Callable[[], object]) -> float:
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
 def test_E04_json_bomb_is_refused_quickly(bomb: bytes | str) -> None:
     assert quickest(lambda: parse_json(bomb)) < 0.02
+
+
+def test_E04_F12_a_limit_that_another_library_raised_lets_no_body_overflow_the_stack() -> None:
+    """As in the process of a seller that imports eth_account: Python's own limit would not stop the decoder in time."""
+    program = """
+import sys
+from x402.errors import MalformedError
+from x402.wire.strict import parse_json
+sys.setrecursionlimit(100_000)
+for bomb in (b"[" * 99_000, b"[" * 1_000_000, b'{"a":' * 99_000):
+    try:
+        parse_json(bomb, limit=10_000_000)
+    except MalformedError as error:
+        print(error.message)
+flat = parse_json(b"[" + b"[]," * 20_000 + b"1]", limit=10_000_000)
+print(len(flat), sys.getrecursionlimit())
+"""
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.stdout.splitlines() == ["not acceptable JSON: nested too deeply"] * 3 + ["20001 100000"], ran
 
 
 @pytest.mark.parametrize("bomb", [bomb for bomb in BOMBS.values() if isinstance(bomb, bytes)])

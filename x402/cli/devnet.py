@@ -78,12 +78,18 @@ async def _up(state: Path | None, any_port: bool, engine: str, as_json: bool) ->
 
 
 def stop_on_terminate() -> None:
-    """Let SIGTERM end the running command as Ctrl-C does, so that nothing is left behind either way."""
+    """Let SIGTERM end the running command as Ctrl-C does, so that nothing is left behind either way.
+
+    A shell has what a script starts in the background ignore SIGINT; who sends it all the same means it.
+    """
     import asyncio
 
     task = asyncio.current_task()
     if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            loop.add_signal_handler(signal.SIGINT, task.cancel)
 
 
 def show(town: Town, words: str) -> None:

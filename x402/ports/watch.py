@@ -54,7 +54,9 @@ class Watch(Generic[T]):
         if self._poll is None or self._poll.done():
             self._poll = asyncio.create_task(self._run())
         try:
-            return await asyncio.wait_for(future, timeout)
+            # Not `wait_for`, which before Python 3.12 loses a cancellation that comes together with the answer.
+            async with asyncio.timeout(timeout):
+                return await future
         except TimeoutError:
             if key in self._answered:
                 return None
@@ -132,4 +134,5 @@ class Watch(Generic[T]):
             if pause > _SHORTEST_SECONDS:
                 # Who comes now is asked for now, however patient the others have become.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._newcomer.wait(), pause - _SHORTEST_SECONDS)
+                    async with asyncio.timeout(pause - _SHORTEST_SECONDS):
+                        await self._newcomer.wait()

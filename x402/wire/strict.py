@@ -10,6 +10,8 @@ import binascii
 import json
 import math
 import re
+import sys
+import threading
 from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
@@ -60,6 +62,10 @@ def _fraction(text: str) -> float:
     return value
 
 
+_SAFE_DEPTH = 12_000
+"""So many levels of brackets, and Python frames, fit into the C stack of any thread."""
+_LOWERED = threading.Lock()
+"""Held while the limit of the whole process is lowered."""
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_unique, parse_constant=_constant, parse_int=_integer, parse_float=_fraction
 )
@@ -89,6 +95,21 @@ def _is_plain(text: str, depth: int) -> bool:
     return text.isascii() and "\\u" not in text and text.count("{") + text.count("[") <= depth
 
 
+def _decode(text: str) -> Any:
+    """As deep as the C stack certainly allows. Libraries of the EVM raise Python's limit to 100,000 when they are
+    imported; under that, nested brackets in a body would overflow the stack and kill the process (faults E04, F12)."""
+    usual = sys.getrecursionlimit()
+    if usual <= _SAFE_DEPTH or text.count("{") + text.count("[") <= _SAFE_DEPTH:
+        return _DECODER.decode(text)
+    with _LOWERED:
+        usual = sys.getrecursionlimit()
+        sys.setrecursionlimit(_SAFE_DEPTH)
+        try:
+            return _DECODER.decode(text)
+        finally:
+            sys.setrecursionlimit(usual)
+
+
 def parse_json(
     data: bytes | str, *, limit: int = BODY_LIMIT, depth: int = DEPTH_LIMIT, code: str = "invalid_json"
 ) -> Any:
@@ -102,7 +123,7 @@ def parse_json(
         if len(raw) > limit:
             raise MalformedError(code, f"larger than {limit} bytes", details={"limit": limit})
         text = raw if isinstance(raw, str) else raw.decode()
-        value = _DECODER.decode(text)
+        value = _decode(text)
         if not _is_plain(text, depth):
             _inspect(value, depth)
     except UnicodeError as error:

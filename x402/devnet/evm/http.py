@@ -58,9 +58,9 @@ class ChainThread:
         """Do `work` after everything that was asked before it."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
 
-    def close(self) -> None:
-        """End the thread after its current work; what still waits is dropped."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+    async def close(self) -> None:
+        """End the thread after its current work, and see it gone; what still waits is dropped."""
+        await asyncio.to_thread(self._executor.shutdown, cancel_futures=True)
 
 
 def _refusal(request_id: Any, error: RpcError) -> dict[str, Any]:

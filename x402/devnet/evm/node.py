@@ -53,7 +53,7 @@ class PyEvm:
         try:
             chain = await thread.run(Chain, chain_id, genesis)
         except BaseException:
-            thread.close()
+            await thread.close()
             raise
         if block_time is not None:
             chain.automine, chain.interval_s = False, block_time
@@ -74,7 +74,7 @@ class PyEvm:
         await self._exit.aclose()
         self._clock.cancel()
         await asyncio.gather(self._clock, return_exceptions=True)
-        self._thread.close()
+        await self._thread.close()
 
     def interval_changed(self) -> None:
         """Have the block clock look at the interval again; called on the chain's thread."""
@@ -85,6 +85,7 @@ class PyEvm:
         while True:
             self._interval_changed.clear()
             try:
-                await asyncio.wait_for(self._interval_changed.wait(), self._chain.interval_s)
+                async with asyncio.timeout(self._chain.interval_s):
+                    await self._interval_changed.wait()
             except TimeoutError:
                 await self._thread.run(self._chain.mine)

@@ -78,7 +78,8 @@ class Shelf:
     async def wait(self, seconds: float) -> bool:
         """Wait so long, or until somebody asks for the list to be read; whether somebody did."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._again.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._again.wait()
         asked = self._again.is_set()
         self._again.clear()
         return asked
