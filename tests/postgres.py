@@ -21,14 +21,19 @@ import psycopg
 
 NOBODY = 65534
 _PDEATHSIG = 1
-_QUICK = ("fsync=off", "full_page_writes=off", "listen_addresses=", "max_connections=80", "shared_buffers=32MB")
+_SETTINGS = ("listen_addresses=", "max_connections=80", "shared_buffers=32MB")
+_QUICK = ("fsync=off", "full_page_writes=off")
 """The machine under the tests never loses power; what is killed are processes."""
 
 
 class Postgres:
-    """A server on a Unix socket in a folder of its own. Starts when made; `stop` ends it and removes everything."""
+    """A server on a Unix socket in a folder of its own. Starts when made; `stop` ends it and removes everything.
 
-    def __init__(self) -> None:
+    A `durable` one waits for its disk, as for benchmarks.
+    """
+
+    def __init__(self, *, durable: bool = False) -> None:
+        self._settings = _SETTINGS if durable else _SETTINGS + _QUICK
         self.folder = Path(tempfile.mkdtemp(prefix="x402-postgres-", dir=_short()))
         self._user = NOBODY if os.geteuid() == 0 else None
         if self._user is not None:
@@ -48,7 +53,8 @@ class Postgres:
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        settings = [word for setting in (*_QUICK, f"unix_socket_directories={self.folder}") for word in ("-c", setting)]
+        chosen = (*self._settings, f"unix_socket_directories={self.folder}")
+        settings = [word for setting in chosen for word in ("-c", setting)]
         with (self.folder / "log").open("ab") as log:
             self._server = subprocess.Popen(
                 [self._binaries / "postgres", "-D", self.folder / "data", *settings],

@@ -56,8 +56,7 @@ async def claims(ledger: SqlLedger, rows: list[Entry], at_once: int = AT_ONCE) -
 @contextmanager
 def databases() -> Iterator[dict[str, str]]:
     """A SQLite file on this machine's disk, and a PostgreSQL that is started for this."""
-    server = Postgres()
-    server.start()
+    server = Postgres(durable=True)
     try:
         with tempfile.TemporaryDirectory(prefix="x402-bench-") as folder:
             yield {"sqlite": f"sqlite:///{folder}/ledger.sqlite", "postgres": server.database()}

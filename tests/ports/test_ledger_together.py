@@ -189,8 +189,7 @@ async def test_E02_what_waits_to_be_sent_is_lost_with_its_transaction_and_done_a
             connection.execute(text("DO $$ BEGIN RAISE EXCEPTION 'given up' USING ERRCODE = '53200'; END $$"))
 
     async with SqlLedger(place) as ledger:
-        jobs = [ledger.begin(claim("a")), ledger._do(given_up), ledger.begin(claim("b"))]
-        told = await asyncio.gather(*jobs)
+        told = await asyncio.gather(ledger.begin(claim("a")), ledger._do(given_up), ledger.begin(claim("b")))
         assert [told[0][1], told[2][1]] == [True, True]
         assert sorted(await logged(ledger)) == [("begin", "a"), ("begin", "b")]
         assert await sound(ledger, place)
