@@ -19,14 +19,14 @@ from contextlib import suppress
 
 from x402 import networks
 from x402.errors import LimitedError, MalformedError, RefusedError, UnavailableError
-from x402.facilitator import finality
+from x402.facilitator import finality, spent
 from x402.facilitator.allowance import Allowance
 from x402.facilitator.callers import ANYBODY, Caller
 from x402.facilitator.preparing import Unprepared, prepare
 from x402.facilitator.rail import Checked, Rail
 from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, begin
 from x402.ports import Ledger, NotSent
-from x402.schemes import exact_evm, exact_svm_reasons
+from x402.schemes import exact_evm
 from x402.schemes.subject import recall
 from x402.stages import NOTHING_DUE, Final, Intended, Refused, Reversed, Settled
 from x402.telemetry import Telemetry
@@ -218,11 +218,11 @@ class LocalFacilitator:
         """A payment that the chain calls spent may have been submitted by a stranger, or by us before the ledger was
         lost: then its money is where it belongs, and the payer has paid (faults A06, A10, A11)."""
         subject = checked.subject
-        if error.code not in _PERHAPS_SPENT:
+        if error.code not in spent.PERHAPS:
             return self._refuse(checked.requirement, error, proven=True)
         try:
             spent_by = await rail.spent_by(subject)
-            if spent_by is None and error.code in _SPENT:
+            if spent_by is None and error.code in spent.CERTAINLY:
                 # The node that checked knows of a block that the one asked now has not seen yet (fault E01).
                 return self._doubt(subject, UnavailableError("rpc_unavailable", "two nodes disagree; ask again"))
             if not isinstance(spent_by, Settled):
@@ -367,24 +367,6 @@ class LocalFacilitator:
 _USED = RefusedError("duplicate_settlement", "another payment with this identity was already settled")
 
 _SPOKEN_BY_V1 = frozenset({exact_evm.SCHEME})
-
-_SPENT = frozenset({"invalid_exact_evm_nonce_already_used", "permit2_invalid_nonce", exact_svm_reasons.DUPLICATE})
-"""Refusals by a chain's simulation that say that the payment was used up."""
-
-_PERHAPS_SPENT = _SPENT | {
-    "invalid_exact_evm_transaction_simulation_failed",
-    "invalid_exact_evm_insufficient_balance",
-    "invalid_exact_evm_payload_authorization_valid_before",
-    "asset_restricted",
-    "invalid_upto_evm_transaction_failed",
-    "permit2_insufficient_balance",
-    "permit2_allowance_required",
-    "permit2_deadline_expired",
-    exact_svm_reasons.SIMULATION,
-    exact_svm_reasons.INSUFFICIENT_FUNDS,
-}
-"""Refusals behind which it may have landed all the same: the payment itself may be what emptied the account, and an
-expired one is called expired whether it was used or not."""
 
 
 def _mutated(stored: Subject, claimed: Subject) -> bool:
