@@ -13,7 +13,8 @@ from solders.keypair import Keypair
 from x402 import networks
 from x402.money import Asset
 from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET
-from x402.schemes import eip712, exact_evm, exact_svm, gas_sponsoring, upto_evm
+from x402.schemes import approval_sponsoring, eip712, exact_evm, exact_svm, gas_sponsoring, upto_evm
+from x402.schemes.eip1559 import EvmTransaction
 from x402.schemes.exact_evm import Authorization
 from x402.schemes.upto_evm import Permit
 from x402.wire.challenge import Requirement
@@ -83,6 +84,14 @@ class EvmPayer:
         )
         extensions[gas_sponsoring.EXTENSION]["info"].update(changed)
         return self.sign_permit(requirement, permit, extensions=extensions)
+
+    def pay_approved(self, requirement: Requirement, call: EvmTransaction, **changed: Any) -> Payment:
+        """The same with a transaction that approves Permit2; `changed` as in `pay_sponsored`."""
+        extensions = approval_sponsoring.sign(
+            self.address, evm_asset(), call, lambda digest: eip712.sign(self.key, digest)
+        )
+        extensions[approval_sponsoring.EXTENSION]["info"].update(changed)
+        return self.sign_permit(requirement, self.permit(requirement), extensions=extensions)
 
 
 @dataclass(frozen=True)

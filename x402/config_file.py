@@ -23,7 +23,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "quote_key": "quote_key", "answer_key": "answer_key", "max_timeout_seconds": "max_timeout_seconds",
         "traces": "traces", "schemes": "scheme_names", "pay_ahead_seconds": "pay_ahead_seconds",
         "hash_proof": "hash_proof", "hash_proof_seconds": "hash_proof_seconds",
-        "body_limit": "body_limit",
+        "body_limit": "body_limit", "workers": "workers",
     },
     "pay_to": {
         "evm": "evm_pay_to", "svm": "svm_pay_to", "evm_network": "evm_network", "svm_network": "svm_network",

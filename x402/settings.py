@@ -71,6 +71,10 @@ class ClientSettings(Settings):
     host_cool_down_seconds: int = Field(600, ge=1, le=86_400, validation_alias=named("X402_HOST_COOL_DOWN_SECONDS"))
     """How long after the last of them one more payment is tried."""
 
+    sign_approvals: bool = Field(False, validation_alias=named("X402_SIGN_APPROVALS"))
+    """Sign an approval of Permit2 for all of a token, as a transaction that the seller's facilitator sends, where an
+    offer of scheme `upto` needs one and no EIP-2612 permit does."""
+
     @property
     def has_wallet(self) -> bool:
         """Whether the environment names a key or a wallet file."""
@@ -117,6 +121,13 @@ class FacilitatorLimits(Settings):
     """The most that one key should hold, in ETH; more is an alarm, and changes nothing (fault E07)."""
     svm_balance_max: Decimal | None = Field(None, gt=0, validation_alias=named("X402_SVM_BALANCE_MAX"))
     """As `evm_balance_max`, in SOL."""
+    approval_gas_key: SecretStr | None = Field(None, repr=False, validation_alias=named("X402_APPROVAL_GAS_KEY"))
+    """A key of its own, whose coins payers are given for their approval of Permit2 (`erc20ApprovalGasSponsoring`);
+    nothing is given, and nobody's approval is sent, without it."""
+    approval_gas_max: Decimal = Field(Decimal("0.0001"), gt=0, validation_alias=named("X402_APPROVAL_GAS_MAX"))
+    """What one approval may cost, in ETH."""
+    approval_gas_times: int = Field(2, ge=1, validation_alias=named("X402_APPROVAL_GAS_TIMES"))
+    """How often a payer is given gas in its life; never again after it was used for something else."""
     supported_seconds: float = Field(5, gt=0, le=300, validation_alias=named("X402_SUPPORTED_SECONDS"))
     """How old the answer of `/supported` and the balances behind it may be."""
 
@@ -202,7 +213,7 @@ class GatewaySettings(OperatorSettings, ConfigFile):
     """`sqlite:///file` or `postgresql://user:password@host/database`."""
     quote_key: SecretStr | None = Field(None, validation_alias=named("X402_QUOTE_KEY"))
     """Signs quotes: at least 16 characters; several separated by commas, the first signs and all are read. Without it
-    a fresh key is made, and quotes do not outlive the process."""
+    the key file beside the SQLite ledger serves; on PostgreSQL quotes do not outlive the process."""
     public_url: str = Field("", validation_alias=named("X402_PUBLIC_URL"))
     """How clients reach the gateway, such as `https://api.example.com`."""
     max_timeout_seconds: int = Field(300, ge=30, le=3600, validation_alias=named("X402_MAX_TIMEOUT_SECONDS"))
@@ -258,6 +269,8 @@ class GatewaySettings(OperatorSettings, ConfigFile):
     """Networks that carry real money are refused unless this is set (design promise 8)."""
     host: str = Field("127.0.0.1", validation_alias=named("X402_HOST", "HOST"))
     port: int = Field(4021, ge=0, le=65535, validation_alias=named("X402_GATEWAY_PORT", "PORT"))
+    workers: int = Field(1, ge=1, le=64, validation_alias=named("X402_WORKERS"))
+    """Processes that serve the port, all on one ledger."""
 
     @property
     def pay_to(self) -> Mapping[str, str]:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import httpx
 
 from benching.figures import OURS, Figure, median_ms, middle, quantile
-from benching.stage import CONTENDERS, Chain, Contender, cpu_seconds, facilitator, pid_of, program, wait_for
+from benching.stage import (
+    CONTENDERS,
+    READY_SECONDS,
+    Chain,
+    Contender,
+    cpu_seconds,
+    facilitator,
+    pids_of,
+    program,
+    wait_for,
+)
 from benching.wire import Load, Reply, Request, ask, drive
 from tests.interop.launch import running
 from x402.client.auth import X402Auth
@@ -24,6 +36,7 @@ from x402.wire.payment import Payment
 
 AT_ONCE = 16
 PAID = Request("GET", "/evm")
+WORKERS = max(2, os.cpu_count() or 1)
 
 
 def _served(reply: Reply) -> bool:
@@ -31,8 +44,8 @@ def _served(reply: Reply) -> bool:
 
 
 @contextmanager
-def seller(contender: Contender, chain: Chain, facilitator_url: str) -> Iterator[str]:
-    """A contender's paid route `GET /evm`."""
+def seller(contender: Contender, chain: Chain, facilitator_url: str, workers: int = 1) -> Iterator[str]:
+    """A contender's paid route `GET /evm`; ours with so many workers."""
     if contender.seller is not None:
         environment = {"FACILITATOR_URL": facilitator_url, "EVM_PAY_TO": chain.pay_to, "PRICE": "$0.001"}
         with running(contender.seller, environment) as url:
@@ -40,8 +53,11 @@ def seller(contender: Contender, chain: Chain, facilitator_url: str) -> Iterator
         return
     with tempfile.TemporaryDirectory(prefix="x402-bench-") as folder:
         ledger = f"sqlite:///{folder}/gateway.sqlite"
-        with program(["-m", "benching.shop", facilitator_url, chain.pay_to, ledger]) as url:
+        with program(["-m", "benching.shop", facilitator_url, chain.pay_to, ledger, str(workers)]) as url:
             wait_for(f"{url}/free")
+            deadline = time.monotonic() + READY_SECONDS
+            while len(pids_of(url)) not in (0, workers) and time.monotonic() < deadline:
+                time.sleep(0.05)
             yield url
 
 
@@ -65,16 +81,30 @@ def _paid(payment: Payment, challenge: Challenge) -> Request:
 
 
 def paywall(contender: Contender, chain: Chain, *, count: int, rounds: int, at_once: int = AT_ONCE) -> list[Figure]:
-    """Paid requests a second where the facilitator says yes at once, and challenges a second."""
+    """Paid requests a second where the facilitator says yes at once, and challenges a second. We have a worker for each
+    processor, on one ledger; the notes tell what one alone does."""
+    figures: list[Figure] = []
+    for workers in dict.fromkeys((1, WORKERS if contender.seller is None else 1)):
+        alone, figures = figures, _paywall(contender, chain, count, rounds, at_once, workers)
+        if alone:
+            notes = {**figures[0].notes, "workers": workers, "one_worker": round(alone[0].value)}
+            figures[0] = replace(figures[0], notes=notes)
+    return figures
+
+
+def _paywall(contender: Contender, chain: Chain, count: int, rounds: int, at_once: int, workers: int) -> list[Figure]:
     found: list[Figure] = []
-    with program(["-m", "benching.yes", chain.signer_address]) as yes, seller(contender, chain, yes) as url:
-        pid = pid_of(url)
+    with (
+        program(["-m", "benching.yes", chain.signer_address]) as yes,
+        seller(contender, chain, yes, workers) as url,
+    ):
+        pids = pids_of(url)
         _drive(url, paid_requests(url, chain, 32), 8)
         for _ in range(rounds):
             requests = paid_requests(url, chain, count)
-            before = cpu_seconds(pid)
+            before = sum(map(cpu_seconds, pids))
             load = _drive(url, requests, at_once)
-            spent = (cpu_seconds(pid) - before) * 1000 / count
+            spent = (sum(map(cpu_seconds, pids)) - before) * 1000 / count
             notes = {**_times(load), "served": f"{load.count(_served)}/{count}", "cpu_ms": round(spent, 3)}
             found.append(Figure("paywall", contender.who, load.count(_served) / load.seconds, "/s", notes))
         asked = _drive(url, [PAID] * count, at_once)

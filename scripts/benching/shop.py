@@ -1,11 +1,13 @@
 """The smallest paid route, as its own process: what the paywall costs is measured on it.
 
-`python -m benching.shop FACILITATOR_URL PAY_TO LEDGER` prints `ready URL`. `GET /evm` is paid, `GET /free` is not.
+`python -m benching.shop FACILITATOR_URL PAY_TO LEDGER WORKERS` prints `ready URL`. `GET /evm` is paid, `GET /free` is
+not.
 """
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import uvicorn
 from starlette.applications import Starlette
@@ -14,7 +16,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from x402 import Paywall
+from x402.cli.workers import serve_together
 from x402.devnet.town_serving import listen
+from x402.request_head import BoundedHead
 
 PRICE = "$0.001"
 
@@ -24,15 +28,25 @@ async def report(request: Request) -> JSONResponse:
     return JSONResponse({"report": "sunny"})
 
 
-def main(facilitator: str, pay_to: str, ledger: str) -> None:
-    """Serve until the process is ended."""
+def shop(facilitator: str, pay_to: str, ledger: str) -> Starlette:
+    """The app, its paywall around it."""
     app = Starlette(routes=[Route("/evm", report), Route("/free", report)])
     app.add_middleware(
         Paywall, routes={"GET /evm": PRICE}, pay_to={"base-sepolia": pay_to}, facilitator=facilitator, ledger=ledger
     )
+    return app
+
+
+def main(facilitator: str, pay_to: str, ledger: str, workers: str = "1") -> None:
+    """Serve until the process is ended."""
     listener = listen()
+    make = partial(shop, facilitator, pay_to, ledger)
     print(f"ready http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])
+    if workers == "1":
+        config = uvicorn.Config(make, factory=True, http=BoundedHead, log_level="warning", access_log=False)
+        uvicorn.Server(config).run(sockets=[listener])
+    else:
+        serve_together(make, int(workers), listener, log_level="warning")
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from solders.keypair import Keypair
 
 from benching.figures import OURS, Figure, median_ms, quantile
-from benching.stage import Running, free_port, pid_of, posts, program, wait_for
+from benching.stage import Running, cpu_seconds, free_port, pid_of, posts, program, wait_for
 from benching.wire import Load, Reply, drive
 from tests.chains import SvmWorld
 from tests.interop.launch import Peer, running
@@ -46,6 +47,14 @@ class _Cluster:
 
     def __exit__(self, *_: object) -> None:
         self.world.__exit__(None, None, None)
+
+    def cpu_seconds(self) -> float:
+        """Processor time that the devnet has used."""
+
+        async def used() -> float:
+            return time.thread_time()
+
+        return self.world.now(used())
 
     def bodies(self, count: int) -> list[bytes]:
         """So many distinct payments, under a fresh blockhash."""
@@ -98,24 +107,27 @@ def solana(*, count: int, peers: bool) -> list[Figure]:
         for who in (OURS, "python-threads") if peers else (OURS,):
             with _facilitator(who, cluster) as third:
                 _drive(third, "/verify", cluster.bodies(16), 4)
-                load = _drive(third, "/verify", cluster.bodies(count), AT_ONCE)
-                figures.append(_figure("solana-verify", who, load, count))
+                figures.append(_measure("solana-verify", who, third, cluster, count))
                 # The SDK confirms by a poll each second, one payment a thread: fewer of its payments tell as much.
-                wanted = count if who == OURS else min(count, 64)
-                load = _drive(third, "/settle", cluster.bodies(wanted), AT_ONCE)
-                figures.append(_figure("solana-settle", who, load, wanted))
+                figures.append(_measure("solana-settle", who, third, cluster, count if who == OURS else min(count, 64)))
     return figures
 
 
-def _drive(third: Running, path: str, bodies: Sequence[bytes], at_once: int) -> Load:
-    return asyncio.run(drive(third.url, posts(path, list(bodies)), at_once))
-
-
-def _figure(row: str, who: str, load: Load, count: int) -> Figure:
-    good = load.count(_good)
+def _measure(row: str, who: str, third: Running, cluster: _Cluster, count: int) -> Figure:
+    """The rate, and what one payment takes of the facilitator's processor time and of the devnet's."""
+    bodies = cluster.bodies(count)
+    own, devnet = cpu_seconds(third.pid), cluster.cpu_seconds()
+    load = _drive(third, "/" + row.partition("-")[2], bodies)
+    own, devnet = cpu_seconds(third.pid) - own, cluster.cpu_seconds() - devnet
     samples = [reply.seconds for reply in load.replies] or [0.0]
+    good = load.count(_good)
     notes = {
         "good": f"{good}/{count}", "p50_ms": round(median_ms(samples), 1),
         "p99_ms": round(quantile(samples, 0.99) * 1000, 1), "at_once": AT_ONCE,
+        "cpu_ms": round(own * 1000 / count, 3), "devnet_cpu_ms": round(devnet * 1000 / count, 3),
     }  # fmt: skip
     return Figure(row, who, good / load.seconds, "/s", notes)
+
+
+def _drive(third: Running, path: str, bodies: Sequence[bytes], at_once: int = AT_ONCE) -> Load:
+    return asyncio.run(drive(third.url, posts(path, list(bodies)), at_once))

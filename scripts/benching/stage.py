@@ -257,7 +257,13 @@ def free_port() -> int:
 
 
 def pid_of(url: str) -> int:
-    """The process that listens at a URL of this machine; 0 where the system does not tell."""
+    """A process that listens at a URL of this machine; 0 where the system does not tell."""
+    return next(iter(pids_of(url)), 0)
+
+
+def pids_of(url: str) -> list[int]:
+    """Every process that listens at a URL of this machine, as far as the system tells."""
+    found = []
     port = int(url.rpartition(":")[2])
     try:
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
@@ -268,10 +274,10 @@ def pid_of(url: str) -> int:
             except OSError:
                 continue
             if any(f"socket:[{inode}]" in links for inode in inodes):
-                return int(process.name)
+                found.append(int(process.name))
     except OSError:
         pass
-    return 0
+    return found
 
 
 def memory_mb(pid: int) -> float:

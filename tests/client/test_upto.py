@@ -2,92 +2,39 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-import httpx
 import pytest
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
 
 from tests.chains import EvmWorld
-from tests.facilitator.world import EvmShop, facilitator
+from tests.client.metered import MAXIMUM, Counter, open_counter
 from tests.payments import evm_asset, upto_requirement
-from x402.billing import Metered
 from x402.client import allowance
-from x402.client.allowance import Allowance
+from x402.client.allowance import Account, Allowance
 from x402.client.approval import UNLIMITED, approve, units_of
-from x402.client.auth import X402Auth
 from x402.client.budget import Limits
 from x402.client.choose import Buyer, Policy, choose
 from x402.client.flow import receipt_of
 from x402.client.record import Finding
 from x402.client.wallet import Wallet
 from x402.errors import DeclinedError, UnavailableError
-from x402.gateway.paywall import Paywall
 from x402.networks import BASE, BASE_SEPOLIA, get
 from x402.ports.evm import RpcEvmChain
-from x402.ports.ledger import SqlLedger
 from x402.schemes import gas_sponsoring
 from x402.stages import Settled, State
 from x402.wire.challenge import Challenge, Requirement
 
-MAXIMUM = 10_000
 PAYER = "0x" + "aa" * 20
 KEY = (BASE_SEPOLIA, evm_asset().address)
 
 
-@dataclass
-class Counter:
-    """A buyer before a metered shop, on one devnet."""
-
-    shop: EvmShop
-    ledger: SqlLedger
-    wallet: Wallet
-    app: Any
-    url: str
-
-    def auth(self, **options: Any) -> X402Auth:
-        given: dict[str, Any] = {
-            "journal": ":memory:", "evm_rpc": self.url, "policy": Policy(schemes=("upto", "exact")),
-        }  # fmt: skip
-        return X402Auth(self.wallet, **(given | options))
-
-    @asynccontextmanager
-    async def client(self, auth: X402Auth) -> AsyncIterator[httpx.AsyncClient]:
-        transport = httpx.ASGITransport(self.app)
-        mounts = {self.url: httpx.AsyncHTTPTransport()}
-        async with httpx.AsyncClient(transport=transport, mounts=mounts, base_url="http://localhost", auth=auth) as it:
-            yield it
-
-
 @pytest.fixture
 async def counter(evm_devnet: EvmWorld) -> AsyncIterator[Counter]:
-    shop = await EvmShop.open(evm_devnet)
-    wallet = Wallet(evm=shop.payer.key.to_hex(), testnet_only=True)
-    app = FastAPI()
-
-    @app.get("/note")
-    async def note(request: Request, units: int = 0) -> JSONResponse:
-        request.scope["x402"].metered = Metered(model="m", charged=units)
-        return JSONResponse({"note": "yes"})
-
-    async with SqlLedger("sqlite://") as ledger, SqlLedger("sqlite://") as books:
-        app.add_middleware(
-            Paywall,
-            routes={"GET /note": "$0.01"},
-            pay_to={BASE_SEPOLIA: shop.offer.pay_to},
-            facilitator=facilitator([shop.rail(books)], books),
-            ledger=ledger,
-            schemes=("exact", "upto"),
-            answer_keys=[secrets.token_bytes(32)],
-        )
-        yield Counter(shop, ledger, wallet, app, evm_devnet.url)
-    await shop.chain.aclose()
+    async with open_counter(evm_devnet) as counter:
+        yield counter
 
 
 async def test_B16_a_wallet_without_gas_pays_what_it_used(counter: Counter) -> None:
@@ -179,6 +126,11 @@ async def test_without_a_node_exact_is_paid(counter: Counter) -> None:
     assert await counter.shop.received() == MAXIMUM
 
 
+def test_a_node_that_says_gas_is_dear_costs_no_more_than_the_cap() -> None:
+    assert Account(0, 10**15, 10**15).fees == (allowance.FEE_MAX, allowance.FEE_MAX)
+    assert Account(0, 10**6, 10**5).fees == (2 * 10**6, 10**5)
+
+
 def buyer(**members: Any) -> Buyer:
     return Buyer({"eip155": PAYER}, "shop.test", secure=True, **members)
 
@@ -216,6 +168,7 @@ def test_the_scheme_is_chosen_by_price_then_by_preference() -> None:
         (buyer(allowances={KEY: Allowance(MAXIMUM - 1)}), "permit2_allowance_required"),
         (buyer(allowances={KEY: Allowance(0, None)}, sponsored=True), "permit2_allowance_required"),
         (buyer(allowances={KEY: Allowance(0, 3)}, sponsored=True), ""),
+        (buyer(allowances={KEY: Allowance(0, None, Account(0, 1, 1))}), ""),
         (buyer(allowances={KEY: Allowance(MAXIMUM)}), ""),
         (buyer(allowances={KEY: Allowance(UNLIMITED)}, cap=Decimal("0.001")), "price_above_limit"),
     ],

@@ -34,6 +34,8 @@ async def test_the_cost_is_what_the_balance_lost_and_the_fee_is_no_less(
         lost = before - rail.balances[shop.signer.address]
         assert 0 < lost <= most
         assert await rail.cost(receipt.transaction) == lost
+    # Who has not seen it land asks the chain.
+    assert await svm.rail().cost(receipt.transaction) == lost
     assert await party.rails[evm.offer.network].cost("0x" + "12" * 32) is None
     # The most expensive Solana payment that is sponsored: 50,000 lamports of priority, and two signatures.
     assert most == 10_000 + 1

@@ -320,6 +320,9 @@ async def test_A08_the_maximum_is_reserved_whatever_is_used(shop: Any, note: Any
     assert first.status_code == 500
     second = await client.get("/note?units=1", headers=await paid(shop, "/note?units=1"))
     assert (second.status_code, second.json()["code"]) == (402, "over_committed")
+    # It passes by itself once the first is settled, or needs a larger allowance.
+    assert second.headers["retry-after"] == "2"
+    assert "x402 approve" in second.text
 
 
 async def test_A08_what_is_unsettled_stays_within_the_operators_limit(shop: Any, note: Any) -> None:

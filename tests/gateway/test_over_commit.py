@@ -87,7 +87,12 @@ async def test_A08_a_refusal_names_what_is_open_and_claims_nothing(poor: Any) ->
     refused = await client.get("/report", headers=header)
     assert (refused.status_code, refused.json()["error"]) == (402, "over_committed")
     assert refused.json()["details"] == {"open": "10000", "balance": "10000", "amount": "10000"}
+    assert refused.headers["retry-after"] == "2"
+    poor.bank.balances[poor.payer.address] = PRICE - 1
+    never = await client.get("/report", headers=poor.payer.pay(await poor.challenge()))
+    assert (never.json()["error"], never.headers.get("retry-after")) == ("over_committed", None)
     go_on.set()
+    poor.bank.balances[poor.payer.address] = PRICE
     assert (await first).status_code == 200
     # Nothing was claimed, so with a new balance the very same payment is as good as any.
     poor.bank.balances[poor.payer.address] = 2 * PRICE

@@ -65,8 +65,10 @@ class EvmBuyer:
         assert await chain.receipt(transaction, timeout=10) is not None
         return transaction
 
-    def headers(self, transaction: str, target: str = "/report", signer: Any = None) -> dict[str, str]:
-        text = binding_text(BASE_SEPOLIA, transaction, digest(target))
+    def headers(
+        self, transaction: str, target: str = "/report", signer: Any = None, *, request: str = ""
+    ) -> dict[str, str]:
+        text = binding_text(BASE_SEPOLIA, transaction, request or digest(target))
         signature = eip712.sign((signer or self.payer).key, sign_in.evm_digest(text))
         return {"X-Payment": f"{self.name}:{transaction}", BINDING: "0x" + signature.hex()}
 
@@ -117,8 +119,10 @@ class SvmBuyer:
     def seller(self) -> str:
         return self.shop.offer.pay_to
 
-    def headers(self, transaction: str, target: str = "/report", signer: Any = None) -> dict[str, str]:
-        text = binding_text(SOLANA_DEVNET, transaction, digest(target))
+    def headers(
+        self, transaction: str, target: str = "/report", signer: Any = None, *, request: str = ""
+    ) -> dict[str, str]:
+        text = binding_text(SOLANA_DEVNET, transaction, request or digest(target))
         signature = (signer or self.keypair).sign_message(text.encode())
         return {"X-Payment": f"{self.name}:{transaction}", BINDING: str(signature)}
 

@@ -69,6 +69,45 @@ async def test_a_caller_who_gives_up_leaves_the_others_alone() -> None:
     assert await second == 1
 
 
+async def test_who_asks_alike_before_the_request_has_left_shares_an_answer() -> None:
+    heights = iter(range(100, 200))
+    node = Node(height=lambda depth: next(heights), other=1)
+    rpc = node.rpc
+    asked = [asyncio.create_task(rpc.share("height", "confirmed")) for _ in range(10)]
+    deeper = asyncio.create_task(rpc.share("height", "finalized"))
+    await asyncio.sleep(0)
+    asked[0].cancel()
+    assert await asyncio.gather(*asked[1:]) == [100] * 9
+    assert await deeper == 101
+    assert node.count("height") == 2
+    # It has left: whoever asks now knows of something newer, and gets a newer answer.
+    assert await rpc.share("height", "confirmed") == 102
+
+
+async def test_E01_a_shared_question_that_has_left_is_joined_by_nobody() -> None:
+    left: asyncio.Queue[asyncio.Future[int]] = asyncio.Queue()
+
+    async def slow(content: bytes) -> tuple[int, bytes]:
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        left.put_nowait(answer)
+        return 200, json.dumps({"id": json.loads(content)["id"], "result": await answer}).encode()
+
+    rpc = JsonRpc(URL, post=slow)
+    early = asyncio.create_task(rpc.share("height"))
+    first = await left.get()
+    late = asyncio.create_task(rpc.share("height"))
+    second = await left.get()
+    second.set_result(2)
+    first.set_result(1)
+    assert [await early, await late] == [1, 2]
+
+
+async def test_everybody_hears_that_a_shared_question_failed() -> None:
+    node = Node(height=Failure(-32005, "behind"))
+    outcomes = await asyncio.gather(*(node.rpc.share("height") for _ in range(3)), return_exceptions=True)
+    assert [type(one) for one in outcomes] == [RpcError] * 3
+
+
 async def test_calls_gather_while_the_node_is_busy_and_no_longer_than_a_millisecond() -> None:
     asked: list[int] = []
     answered = asyncio.Event()

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from solders.hash import Hash
 from solders.instruction import AccountMeta, Instruction
-from solders.message import Message
+from solders.message import Message, MessageV0, to_bytes_versioned
 
 from tests.schemes.exact_svm_forge import (
     AMOUNT,
@@ -40,7 +41,7 @@ from tests.schemes.exact_svm_forge import (
 from x402 import networks
 from x402.errors import RefusedError
 from x402.schemes import exact_svm_reasons as why
-from x402.schemes.exact_svm_layout import identify, pay_id
+from x402.schemes.exact_svm_layout import identify, pay_id, signed_bytes
 from x402.schemes.exact_svm_rules import check
 from x402.wire.payment import Payment
 
@@ -65,6 +66,35 @@ def test_C15_payer_signature() -> None:
     changed = bytearray(transaction(steps()))
     changed[-5] ^= 1
     assert refused(bytes(changed)) == why.SIGNATURE
+
+
+def test_C15_what_was_read_once_answers_for_nothing_else() -> None:
+    """The reading of a payment is kept, and so is what was found of its signature: for these very bytes alone."""
+    raw = transaction(steps())
+    good = accepted(raw)
+    assert accepted(raw) == good
+    other = transaction(swapped(MEMO_AT, memo(b"fedcba9876543210")))
+    borrowed = other[:65] + raw[65:129] + other[129:]
+    for _ in range(2):
+        assert accepted(raw) == good
+        assert refused(borrowed) == why.SIGNATURE
+        assert refused(raw + b"\x00") == why.NOT_DECODED
+        assert accepted(other).transfer.message == other[129:] != good.transfer.message
+    # Who asks for something else than was paid is told so, however well the payment is known.
+    text = base64.b64encode(raw).decode()
+    with pytest.raises(RefusedError) as caught:
+        check(Payment.of(offer(amount=AMOUNT + 1), {"transaction": text}), offer(amount=AMOUNT + 1), managed=MANAGED)
+    assert caught.value.code == why.AMOUNT
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=80))
+def test_the_bytes_that_are_signed_are_the_library_s(blockhash: bytes, text: bytes) -> None:
+    instructions = swapped(MEMO_AT, memo(text))
+    for message in (
+        Message.new_with_blockhash(instructions, SPONSOR.pubkey(), Hash(blockhash)),
+        MessageV0.try_compile(SPONSOR.pubkey(), instructions, [], Hash(blockhash)),
+    ):
+        assert signed_bytes(message) == bytes(to_bytes_versioned(message))
 
 
 def test_C15_legacy_and_later_versions() -> None:

@@ -23,6 +23,7 @@ from x402.client.journal import IN_MEMORY, Journal
 from x402.errors import UnavailableError
 from x402.ports import Clock
 from x402.ports.ledger import SqlLedger
+from x402.ports.ledger_ahead import Look
 from x402.ports.ledger_database import DATABASE_ERRORS
 from x402.ports.schema import SCHEMA_VERSION, metadata, versions
 
@@ -155,7 +156,7 @@ class SimulatedLedger(SqlLedger):
     async def close(self) -> None:
         """Nothing is open."""
 
-    async def _do(self, work: Callable[[Connection], T], *locks: tuple[str, ...]) -> T:
+    async def _do(self, work: Callable[[Connection], T], *locks: tuple[str, ...], look: Look | None = None) -> T:
         name = work.__qualname__.split(".")[1] if "." in work.__qualname__ else work.__qualname__
         return await self._disk.do(work, f"ledger.{name}")
 

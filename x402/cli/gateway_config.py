@@ -27,11 +27,13 @@ TEMPLATE = """# A gateway's settings. `x402 gateway check` says what is still to
 public_url = ""
 host = "127.0.0.1"
 port = 4021
+# Processes that serve the port together, on one ledger.
+workers = 1
 # sqlite:///file, or postgresql://user@host/database where replicas share the work.
 ledger = "sqlite:///x402-gateway.sqlite"
 # Networks that carry real money are refused unless this is true.
 mainnet = false
-# Signs quotes; without it they don't outlive the process. At least 16 characters.
+# Signs quotes; without it a key file beside a SQLite ledger does. At least 16 characters.
 # quote_key = "std::env::QUOTE_KEY"
 # Seals what must be read again: kept answers, secrets. Without it a key file is made beside a SQLite ledger.
 # answer_key = "std::env::ANSWER_KEY"
@@ -202,7 +204,7 @@ def _advice(settings: GatewaySettings) -> Iterator[tuple[str, str]]:
     if settings.host not in ("127.0.0.1", "::1", "localhost") or settings.mainnet:
         if not settings.public_url:
             yield "public_url", "set public_url: sign-ins and signed keys name it, and without it nobody can sign in"
-        if not settings.quote_keys:
+        if not settings.quote_keys and not settings.ledger.startswith("sqlite"):
             yield "quote_key", "set quote_key: without it a restart forgets every open quote"
     if settings.public_url and not settings.trusted_proxies and settings.public_url.startswith("https://"):
         yield "trusted_proxies", "who ends TLS in front of you? Name its network, or all clients count as one"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+from functools import partial
 from pathlib import Path
+from socket import socket
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +21,9 @@ _Ledger = Annotated[
     str | None, typer.Option("--ledger", help="The ledger: sqlite:///file or postgresql://user@host/database.")
 ]
 _Config = Annotated[Path | None, typer.Option("--config", "-c", help="The gateway's TOML file.")]
+_Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, max=64, help="Processes that serve the port, on one ledger.")
+]
 _Mainnet = Annotated[bool, typer.Option("--mainnet", help="Allow networks with real money.")]
 _Open = Annotated[bool, typer.Option("--open", help="Serve anybody on networks with real money, at your cost.")]
 
@@ -32,6 +37,7 @@ def gateway(
     host: _Host = None,
     port: _Port = None,
     ledger: _Ledger = None,
+    workers: _Workers = None,
     mainnet: _Mainnet = False,
 ) -> None:
     """Run a gateway: sells the answers of any OpenAI-compatible model server, one paid call at a time.
@@ -45,8 +51,8 @@ def gateway(
     pay back what was paid and never answered (X402_REFUND_AFTER_SECONDS, X402_REFUND_PER_DAY). Providers:
     X402_HEDGE_PERCENT asks a second one when the first is slow, X402_CACHE_SECONDS and X402_CACHE_SHARED give answers
     again, X402_PROVIDER_ADMISSION and X402_PROVIDER_HOSTS let others register, X402_BONUS_PERCENT and
-    X402_PAYOUT_AFTER_SECONDS say what they are paid. SIGHUP has the price file read again. Limits, keys, webhooks, the
-    dashboard and retention: docs/operating.md.
+    X402_PAYOUT_AFTER_SECONDS say what they are paid. SIGHUP has the price file read again. X402_WORKERS (--workers)
+    processes serve the port together. Limits, keys, webhooks, the dashboard and retention: docs/operating.md.
 
     Example:
 
@@ -54,17 +60,22 @@ def gateway(
     """
     if context.invoked_subcommand is not None:
         return
-    from x402.gateway.app import create_app
+    from x402.cli.workers import check_shared, gateway_of, serve_together
     from x402.settings import GatewaySettings
-    from x402.telemetry import Telemetry
-    from x402.telemetry.logs import log_facts
 
-    settings = GatewaySettings.read(
-        **_given(config=config, host=host, port=port, ledger=ledger, mainnet=mainnet or None)
-    )
-    app = create_app(settings, telemetry=Telemetry([log_facts()]))
+    given = _given(config=config, host=host, port=port, ledger=ledger, workers=workers, mainnet=mainnet or None)
+    settings = GatewaySettings.read(**given)
+    if settings.workers > 1:
+        check_shared(settings)
+    # Contradictions are told here in one sentence, before any worker is started.
+    app = gateway_of(given)
     titles = " and ".join(_title(network) for network in settings.pay_to)
-    _run(app, settings.host, settings.port, f"gateway paid on {titles}")
+    what = f"gateway paid on {titles}"
+    if settings.workers == 1:
+        _run(app, settings.host, settings.port, what)
+    else:
+        listener = _listen(settings.host, settings.port, f"{settings.workers} workers of a {what}")
+        serve_together(partial(gateway_of, given), settings.workers, listener)
 
 
 def facilitator(
@@ -160,18 +171,25 @@ def _title(network: str) -> str:
 
 
 def _run(app: Any, host: str, port: int, what: str) -> None:
-    """Serve until interrupted. The port is taken before anything starts, so that a taken one is a clear error."""
+    """Serve until interrupted."""
     import uvicorn
 
-    from x402.devnet.town_serving import listen
     from x402.request_head import BoundedHead
 
-    listener = listen(port, host)
-    bound = listener.getsockname()[1]
-    err().print(f"[bold]{what}[/] at http://{host}:{bound}  [dim](Ctrl-C ends it)[/]", soft_wrap=True)
+    listener = _listen(host, port, what)
     config = uvicorn.Config(app, http=BoundedHead, log_level="info", access_log=False)
     # What was imported stays for ever: a tenth of a request's time went into looking through it for garbage.
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GARBAGE_AT, 50, 100)
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int, what: str) -> socket:
+    """The port, taken before anything starts, so that a taken one is a clear error; and where it is, told."""
+    from x402.devnet.town_serving import listen
+
+    listener = listen(port, host)
+    bound = listener.getsockname()[1]
+    err().print(f"[bold]{what}[/] at http://{host}:{bound}  [dim](Ctrl-C ends it)[/]", soft_wrap=True)
+    return listener

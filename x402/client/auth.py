@@ -12,20 +12,23 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.to_thread
 import httpx
 import httpx2
 
 from x402 import networks
 from x402.client.ahead import Ahead
+from x402.client.answers import RECEIPT_COMMENT, receipt_in
 from x402.client.body import Arrival
 from x402.client.breaker import Breaker
 from x402.client.budget import Limits
 from x402.client.choose import Policy
-from x402.client.effects import Ask, Do, Effect, Send, Terms, Wanted
+from x402.client.effects import Ask, Do, Effect, Send, Terms, Wait, Wanted
 from x402.client.flow import EXTENSION, PAYMENT_REQUIRED_STATUS, Outcome, journey, outcome_of, receipt_of
 from x402.client.identity import Identity, identity_of
 from x402.client.journal import Journal
@@ -37,7 +40,7 @@ from x402.client.sign_in import SignInAuth
 from x402.client.stream import WatchedStream, bound
 from x402.client.verdict import Reply, concerns, taken
 from x402.client.wallet import Wallet
-from x402.errors import UnavailableError, X402Error
+from x402.errors import MalformedError, UnavailableError, X402Error
 from x402.lifecycle import Event
 from x402.lifecycle import Outcome as Settlement
 from x402.settings import ClientSettings
@@ -45,6 +48,8 @@ from x402.telemetry import Telemetry
 from x402.wire.headers import PAYMENT_HEADERS
 from x402.wire.receipt import Receipt
 
+_NOTED = "x402.receipt"
+"""Key of `response.extensions` under which the receipt of a stream is kept, once it was told to everybody."""
 PLACEHOLDER = "Bearer x402"
 """What the `openai` package sends when its key is `x402`, because it wants some key; no credential, so it stays."""
 
@@ -60,7 +65,8 @@ class X402Auth(httpx.Auth, httpx2.Auth):
     `pay_ahead` (X402_PAY_AHEAD, on) a payment goes with the first request to a seller that has announced its prices.
     `on_receipt` hears of every receipt. With `sign_in` each request says whose it is before anything is paid, so that a
     balance with the seller is spent first: `True` signs in where the wallet pays, an `Identity` says where; then
-    nothing is paid ahead.
+    nothing is paid ahead. With `sign_in_when_asked` only a 402 that offers a sign-in is answered by one, and only to a
+    host that has answered a payment of this wallet; it is paid when that does not help.
 
     Calls raise `DeclinedError` (not signed), `UnpaidError` (refused by the seller), `PendingError` (money may still
     move: make the same call again), `MalformedError` (unreadable 402) and `UnavailableError` (no journal, no node).
@@ -82,6 +88,7 @@ class X402Auth(httpx.Auth, httpx2.Auth):
         pay_ahead: bool | None = None,
         on_receipt: Callable[[Receipt], None] | None = None,
         sign_in: Identity | bool = False,
+        sign_in_when_asked: bool = False,
         telemetry: Telemetry | None = None,
         settings: ClientSettings | None = None,
         clock: Callable[[], int] = lambda: int(time.time()),
@@ -92,9 +99,10 @@ class X402Auth(httpx.Auth, httpx2.Auth):
             journal = Journal(journal or found.journal_path, clock=clock)
         nodes, evm_nodes = by_network(svm_rpc, found.svm_rpc_url), by_network(evm_rpc, found.evm_rpc_url)
         proof = Proof(journal, evm_rpc=evm_nodes, svm_rpc=nodes, clock=clock)
+        ahead = found.pay_ahead if pay_ahead is None else pay_ahead
         self.terms = Terms(
             wallet=wallet or Wallet.from_env(found),
-            policy=policy or Policy(),
+            policy=_policy(policy or Policy(), found),
             limits=limits or Limits.of(found),
             journal=journal,
             clock=clock,
@@ -103,7 +111,8 @@ class X402Auth(httpx.Auth, httpx2.Auth):
             evm_rpc=evm_nodes,
             confirm=proof.confirm,
             breaker=breaker or Breaker(found.host_failures, found.host_cool_down_seconds),
-            ahead=Ahead(clock) if not sign_in and (found.pay_ahead if pay_ahead is None else pay_ahead) else None,
+            ahead=Ahead(clock) if ahead and not (sign_in or sign_in_when_asked) else None,
+            sign_in_when_asked=sign_in_when_asked,
             prove=prove or proof,
         )
         if sign_in is True:
@@ -129,6 +138,10 @@ class X402Auth(httpx.Auth, httpx2.Auth):
         seat = _Seat(self, request)
         try:
             while (effect := seat.effect) is not None:
+                if isinstance(effect, Wait):
+                    time.sleep(effect.seconds)
+                    seat.wake()
+                    continue
                 if isinstance(effect, Do):
                     seat.perform()
                     continue
@@ -147,6 +160,10 @@ class X402Auth(httpx.Auth, httpx2.Auth):
         seat = _Seat(self, request)
         try:
             while (effect := seat.effect) is not None:
+                if isinstance(effect, Wait):
+                    await anyio.sleep(effect.seconds)
+                    seat.wake()
+                    continue
                 if isinstance(effect, Do):
                     await anyio.to_thread.run_sync(seat.perform)
                     continue
@@ -182,6 +199,9 @@ class X402Auth(httpx.Auth, httpx2.Auth):
         record = outcome.record if outcome is not None else None
         if record is None or not concerns(receipt, record.entry.subject):
             return False
+        if response.extensions.get(_NOTED) == receipt:
+            return True
+        response.extensions[_NOTED] = receipt
         settled = receipt.outcome is Settlement.SETTLED
         event, stage = None, None
         if settled and receipt.transaction:
@@ -189,6 +209,15 @@ class X402Auth(httpx.Auth, httpx2.Auth):
         self.quietly(lambda: self.journal.conclude(record.pay_id, event=event, stage=stage, receipt=receipt))
         self.heard(receipt)
         return True
+
+    def note_comment(self, response: Any, text: str) -> None:
+        """`note_receipt` for what a stream had in its comment; one that cannot be read is none."""
+        try:
+            receipt = receipt_in(RECEIPT_COMMENT + text)
+        except MalformedError:
+            return
+        if receipt is not None:
+            self.note_receipt(response, receipt)
 
     def heard(self, receipt: Receipt) -> None:
         """Tell everybody of a receipt; a listener that fails changes nothing about the payment (fault A19)."""
@@ -208,6 +237,11 @@ class X402Auth(httpx.Auth, httpx2.Auth):
             work()
         except UnavailableError as error:
             self._telemetry.emit("client.journal_failed", code=error.code)
+
+
+def _policy(policy: Policy, settings: ClientSettings) -> Policy:
+    """With what it leaves to the environment."""
+    return policy if policy.approvals is not None else replace(policy, approvals=settings.sign_approvals)
 
 
 class _Seat:
@@ -241,6 +275,10 @@ class _Seat:
             self._advance(lambda: self._journey.throw(error))
         else:
             self._advance(lambda: self._journey.send(result))
+
+    def wake(self) -> None:
+        """Go on after the time that the journey wanted to pass."""
+        self._advance(lambda: self._journey.send(None))
 
     def dress(self, effect: Send | Ask) -> Any:
         """The library's request for an effect."""
@@ -312,6 +350,7 @@ class _Seat:
                 broken=lambda: auth.quietly(lambda: auth.journal.leave(call)),
                 left=lambda: auth.quietly(lambda: auth.journal.walk_away(record.pay_id, call)),
                 bodiless=outcome.bodiless,
+                late=None if outcome.receipt is not None else partial(auth.note_comment, response),
             )
             response.stream = WatchedStream(response.stream, arrival)
         if outcome.receipt is not None:

@@ -40,7 +40,9 @@ class Policy:
     host, the addresses that may be paid; any other host is held to those that it was paid at before. A signature lives
     `lifetime_seconds` at most, however long the offer asks for. `allow_http` permits paying real money over a
     connection that anybody on the way can alter. A 402 that is written in both versions of x402 is read and paid in
-    `version`; None takes 2.
+    `version`; None takes 2. With `approvals` an approval of Permit2 for all of a token is signed, as a transaction that
+    the seller's facilitator sends, where an offer needs one and no permit for one payment does; None leaves that to the
+    environment.
     """
 
     max_per_call: Decimal | str | int | None = None
@@ -51,6 +53,7 @@ class Policy:
     lifetime_seconds: int = 600
     allow_http: bool = False
     version: int | None = None
+    approvals: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_per_call", dollars(self.max_per_call))
@@ -198,7 +201,8 @@ def _check_allowance(amount: Amount, buyer: Buyer) -> None:
             "permit2_allowance_unknown",
             "no node says what Permit2 may move of the wallet's tokens: name one in X402_EVM_RPC_URL",
         )
-    if known.units < amount.units and not (buyer.sponsored and known.permit_nonce is not None and asset.eip712_name):
+    permitted = buyer.sponsored and known.permit_nonce is not None and asset.eip712_name
+    if known.units < amount.units and not permitted and known.account is None:
         raise DeclinedError(
             "permit2_allowance_required",
             f"Permit2 may move {Amount(min(known.units, asset.largest), asset)} of the wallet's and {amount} is the"

@@ -13,7 +13,7 @@ from x402.client.choose import Choice
 from x402.client.wallet import Wallet
 from x402.errors import MalformedError, UnavailableError
 from x402.lifecycle import Subject
-from x402.schemes import exact_evm, exact_svm, gas_sponsoring, upto_evm
+from x402.schemes import approval_sponsoring, exact_evm, exact_svm, gas_sponsoring, upto_evm
 from x402.wire.challenge import Challenge
 from x402.wire.extensions import echo
 from x402.wire.payment import Payment
@@ -111,14 +111,21 @@ def _permit(choice: Choice, wallet: Wallet, now: int, lifetime_seconds: int, ent
 
 
 def _sponsorship(unsigned: upto_evm.SignedPermit, wallet: Wallet, allowances: Allowances) -> dict[str, Any]:
-    """The EIP-2612 permit that goes with a payment for which Permit2's allowance is too small; else nothing."""
+    """The EIP-2612 permit, or the approval, that goes with a payment for which Permit2's allowance is too small; else
+    nothing."""
     asset, permit = unsigned.asset, unsigned.permit
     known = allowances.get((asset.network, asset.address))
-    if known is None or known.permit_nonce is None or known.units >= permit.maximum:
+    if known is None or known.units >= permit.maximum:
         return {}
-    return gas_sponsoring.sign(
-        permit.payer, permit.maximum, known.permit_nonce, permit.deadline, asset, wallet.sign_digest
-    )
+    if known.permit_nonce is not None and asset.eip712_name:
+        return gas_sponsoring.sign(
+            permit.payer, permit.maximum, known.permit_nonce, permit.deadline, asset, wallet.sign_digest
+        )
+    if known.account is None:
+        return {}
+    chain_id = networks.get(asset.network).chain_id
+    call = approval_sponsoring.unsigned_approval(asset, chain_id, known.account.nonce, *known.account.fees)
+    return approval_sponsoring.sign(permit.payer, asset, call, wallet.sign_digest)
 
 
 def _evm(

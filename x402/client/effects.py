@@ -58,7 +58,14 @@ class Do:
     work: Callable[[], object]
 
 
-Effect = Send | Ask | Do
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Let so much time pass. The answer is nothing."""
+
+    seconds: float
+
+
+Effect = Send | Ask | Do | Wait
 T = TypeVar("T")
 Journey = Generator[Effect, Any, T]
 
@@ -78,7 +85,9 @@ class Terms:
     found. `prove` asks the chain
     what became of a payment, writes down what it proves, and returns the row as it then is; without a chain it stays
     as it was. It raises nothing but `UnavailableError("journal_unavailable")`. `ahead` remembers announced prices;
-    without it every payment waits for its 402.
+    without it every payment waits for its 402. With `sign_in_when_asked` a 402 that offers a sign-in is answered by one
+    first, where that host was paid before (`client.invitation`). `patience_seconds` bounds how long a call waits for
+    others of the same wallet that are in its way at the seller.
     """
 
     wallet: Wallet
@@ -92,4 +101,6 @@ class Terms:
     confirm: Callable[[], int] = field(default=lambda: 0)
     breaker: Breaker = field(default_factory=Breaker)
     ahead: Ahead | None = None
+    sign_in_when_asked: bool = False
     prove: Callable[[Record], Record] = field(default=lambda record: record)
+    patience_seconds: int = 20

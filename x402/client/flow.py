@@ -17,17 +17,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from x402.client import invitation
 from x402.client.draft import ENTROPY_BYTES
-from x402.client.effects import Journey, Send, Terms, Wanted, do
+from x402.client.effects import Journey, Send, Terms, Wait, Wanted, do
 from x402.client.owner import Call
 from x402.client.record import Record
-from x402.client.signing import sign, sign_over
-from x402.client.verdict import Reply, Verdict, judge, origin
+from x402.client.signing import host_of, sign, sign_over
+from x402.client.verdict import Reply, Verdict, is_metered, judge, origin, retry_after
 from x402.errors import DeclinedError, MalformedError, Moved, UnavailableError, UnpaidError
 from x402.lifecycle import Event
+from x402.schemes import upto_evm
 from x402.stages import State
-from x402.wire.challenge import BalanceEmpty, read_challenge
-from x402.wire.headers import PAYMENT_RESPONSE, X_PAYMENT_RESPONSE
+from x402.wire.challenge import BalanceEmpty, Challenge, read_challenge
+from x402.wire.headers import PAYMENT_RESPONSE, SIGN_IN_WITH_X, X_PAYMENT_RESPONSE
 from x402.wire.receipt import Receipt, read_receipt
 
 PAYMENT_REQUIRED_STATUS = 402
@@ -35,8 +37,13 @@ _OTHER_TERMS = frozenset(
     {"invalid_payment_requirements", "invalid_tariff", "quote_required", "tariff_expired", "tariff_mismatch"}
 )
 """Refusals of a payment that came ahead: it was compared with the seller's terms, and went no further."""
+_OVER_COMMITTED = "over_committed"
+"""The refusal of a payment that has to wait for others of its payer, if it comes with `Retry-After`."""
 EXTENSION = "x402"
 """Key of `response.extensions` under which the `Outcome` of a call is kept."""
+_NOT_LET_IN = (401, 403)
+_PAID_LOOK = 100
+"""How many payments to a host are looked through for one that it answered."""
 _EXPOSE = ("Access-Control-Expose-Headers", f"{PAYMENT_RESPONSE},{X_PAYMENT_RESPONSE}")
 """Every SDK client sends it with a payment, as a request header (protocol page §1.2)."""
 
@@ -106,11 +113,43 @@ def journey(wanted: Wanted, terms: Terms, call: Call) -> Journey[Outcome]:
     if isinstance(challenge, BalanceEmpty):
         return Outcome()
     _check_place(wanted, reply)
+    if terms.sign_in_when_asked:
+        asked = yield from _sign_in(wanted, terms, challenge, reply)
+        if asked is None:
+            return Outcome()
+        challenge, reply = asked
     if terms.ahead is not None:
         terms.ahead.learn(wanted.method, wanted.url, wanted.body, challenge)
-    record = yield from sign(wanted, terms, call, challenge, reply.url, dead)
-    verdict = yield from _present(wanted, record)
+    entropy = terms.entropy(ENTROPY_BYTES)
+    record = yield from sign(wanted, terms, call, challenge, reply.url, dead, entropy)
+    record, verdict = yield from _present_in_turn(wanted, terms, record, entropy)
     return (yield from _conclude(terms, record, verdict))
+
+
+def _sign_in(
+    wanted: Wanted, terms: Terms, challenge: Challenge, reply: Reply
+) -> Journey[tuple[Challenge, Reply] | None]:
+    """Answer a 402 by saying who we are, if it asks for that and this host was paid before: None when the last reply is
+    the answer, else what is to be paid, and where that was said."""
+    header = yield from do(partial(_introduction, terms, challenge, reply.url))
+    if header is None:
+        return challenge, reply
+    heard: Reply = yield Send(reply.url, ((SIGN_IN_WITH_X, header),))
+    if heard.status in _NOT_LET_IN:
+        return challenge, reply
+    if heard.status != PAYMENT_REQUIRED_STATUS:
+        return None
+    again = read_challenge(heard.headers, heard.body, prefer=terms.policy.version)
+    if isinstance(again, BalanceEmpty):
+        return challenge, reply
+    _check_place(wanted, heard)
+    return again, heard
+
+
+def _introduction(terms: Terms, challenge: Challenge, url: str) -> str | None:
+    known = terms.journal.history(_PAID_LOOK, host=host_of(url))
+    paid = {(one.entry.subject.network, one.entry.subject.payer) for one in known if one.answered_at}
+    return invitation.sign_in(challenge, url, terms.wallet, paid, now=terms.clock())
 
 
 def _pay_ahead(wanted: Wanted, terms: Terms, call: Call) -> Journey[tuple[Record, Verdict] | None]:
@@ -128,7 +167,7 @@ def _pay_ahead(wanted: Wanted, terms: Terms, call: Call) -> Journey[tuple[Record
     except (DeclinedError, UnavailableError):
         # The seller may ask for less, or on another network, and the ordinary way says what is wrong.
         return None
-    verdict = yield from _present(wanted, record)
+    record, verdict = yield from _present_in_turn(wanted, terms, record, entropy)
     if verdict.reply.status >= 300:
         ahead.forget(*asked)
     if verdict.error is None or verdict.error.code not in _OTHER_TERMS or verdict.event is not Event.REFUSE:
@@ -188,6 +227,51 @@ def _present(wanted: Wanted, record: Record) -> Journey[Verdict]:
     url = record.entry.subject.record.get("at") or wanted.url
     reply: Reply = yield Send(url, ((record.header_name, record.header), _EXPOSE))
     return judge(reply, record.entry.subject, sent_to=url)
+
+
+def _present_in_turn(wanted: Wanted, terms: Terms, record: Record, entropy: bytes) -> Journey[tuple[Record, Verdict]]:
+    """Present a payment; and again, for a while, when the seller says that it must wait for others of this wallet.
+
+    What goes along with a maximum (an EIP-2612 permit) may be outdated by what they have settled, so that is signed
+    over, on the same terms and with the same nonce; anything else is presented byte for byte.
+    """
+    verdict, waited = (yield from _present(wanted, record)), 0
+    while (seconds := _in_the_way(verdict, waited)) is not None and waited + seconds <= terms.patience_seconds:
+        yield Wait(seconds)
+        waited += seconds
+        if is_metered(record.entry.subject):
+            renewed = yield from _renew(wanted, terms, record, verdict.reply, entropy)
+            if renewed is None:
+                break
+            record = renewed
+        verdict = yield from _present(wanted, record)
+    return record, verdict
+
+
+def _in_the_way(verdict: Verdict, waited: int) -> int | None:
+    """How long to wait for other payments, each time longer; None when nothing is in the way, or it does not pass."""
+    if verdict.error is None or verdict.error.code != _OVER_COMMITTED or verdict.event is not Event.REFUSE:
+        return None
+    seconds = retry_after(verdict.reply.headers)
+    return None if seconds is None else max(1, seconds, waited)
+
+
+def _renew(wanted: Wanted, terms: Terms, record: Record, reply: Reply, entropy: bytes) -> Journey[Record | None]:
+    """The payment signed over for the terms on which it was made, or None where they are not offered any more."""
+    subject = record.entry.subject
+    try:
+        challenge = read_challenge(reply.headers, reply.body, prefer=terms.policy.version)
+        if isinstance(challenge, BalanceEmpty):
+            return None
+        same = tuple(
+            offer
+            for offer in challenge.accepts
+            if (offer.scheme, offer.pay_to, offer.amount) == (upto_evm.SCHEME, subject.payee, subject.amount)
+        )
+        challenge = challenge.model_copy(update={"accepts": same})
+        return (yield from sign_over(wanted, terms, challenge, record, entropy))
+    except (DeclinedError, MalformedError, UnavailableError):
+        return None
 
 
 def _check_place(wanted: Wanted, reply: Reply) -> None:

@@ -19,7 +19,7 @@ from x402.client.record import Record
 from x402.client.trust import listed, remembered
 from x402.client.verdict import Reply
 from x402.errors import DeclinedError, UnavailableError
-from x402.schemes import gas_sponsoring
+from x402.schemes import approval_sponsoring, gas_sponsoring
 from x402.wire.challenge import Challenge
 
 
@@ -140,9 +140,15 @@ def _allowances(challenge: Challenge, terms: Terms) -> Journey[Allowances]:
     url = terms.evm_rpc.get(network.id) or terms.evm_rpc.get("")
     if not url:
         return {}
-    answer: Reply = yield Ask(url, question(offer, payer))
+    approves = terms.policy.approvals is True and approval_sponsoring.is_offered(challenge.extensions)
+    answer: Reply = yield Ask(url, question(offer, payer, account=approves))
     known, asset = read_answer(answer.status, answer.body), network.asset(offer.asset)
-    return {} if known is None or asset is None else {(network.id, asset.address): known}
+    if known is None or asset is None:
+        return {}
+    if not gas_sponsoring.is_offered(challenge.extensions):
+        # The seller takes no permit, so none is signed.
+        known = replace(known, permit_nonce=None)
+    return {(network.id, asset.address): known}
 
 
 def _node(choice: Choice, terms: Terms) -> str:

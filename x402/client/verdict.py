@@ -23,6 +23,11 @@ from x402.wire.receipt import PENDING, Receipt, read_receipt
 _CODE = re.compile(r"[a-z][a-z0-9_]{2,99}", re.ASCII)
 _SEEN_BEFORE = frozenset({"duplicate_settlement", "invalid_exact_evm_nonce_already_used", "permit2_invalid_nonce"})
 """Refusals that say that this very payment was taken before: they prove nothing about the money (fault A10)."""
+_HINTS = {
+    "over_committed": " (the wallet does not cover this beside what is not settled yet: wait for that, or where Permit2"
+    " moves the money let it move more, with x402 approve)"
+}
+"""What a bare code means to a payer."""
 _RETRY_AFTER_MAX_SECONDS = 3600
 _BODILESS = (204, 205)
 
@@ -205,7 +210,7 @@ def _as_code(text: str) -> str:
 
 
 def _unpaid(reason: str, message: str) -> UnpaidError:
-    words = "" if message == reason else f" ({message})"
+    words = _HINTS.get(reason, "") if message == reason else f" ({message})"
     return UnpaidError(
         reason,
         f"the seller refused the payment: {reason}{words}. It was signed once and stays reserved; the same call made"

@@ -11,6 +11,7 @@ from x402.confirmation import Confirmations
 from x402.errors import RefusedError, UnavailableError
 from x402.evidence import Standing
 from x402.evidence.evm import EvmWitness, authorization_of
+from x402.facilitator.approval_relay import ApprovalRelay
 from x402.facilitator.evm_again import Afford, EvmAgain
 from x402.facilitator.evm_check import EvmCheck
 from x402.facilitator.evm_queue import EvmQueue
@@ -19,6 +20,7 @@ from x402.facilitator.rail import Checked, prove
 from x402.facilitator.signer import EvmSigner
 from x402.lifecycle import Entry, Subject
 from x402.ports import Clock, EvmChain, Ledger, NotSent
+from x402.schemes import approval_sponsoring, gas_sponsoring, upto_evm_rules
 from x402.schemes.evm_payment import EvmPayment
 from x402.schemes.evm_scheme import SCHEMES, EvmScheme, evm_scheme
 from x402.schemes.subject import evm_subject
@@ -50,6 +52,7 @@ class EvmRail:
         gas: Gas | None = None,
         confirmations: Confirmations | None = None,
         afford: Afford | None = None,
+        relay: ApprovalRelay | None = None,
     ) -> None:
         self.network = network
         self.balances: Mapping[str, int] = {}
@@ -65,6 +68,10 @@ class EvmRail:
         self._again = EvmAgain(
             chain, self._sender, self._check, self._witness, self._queue, self._gas, clock, afford or _anything
         )
+        self._relay = relay
+        if relay is not None:
+            relay.data_fee = self._sender.data_fee
+        self.extensions: Sequence[str] = (gas_sponsoring.EXTENSION,)
         self._proven = False
 
     async def aclose(self) -> None:
@@ -77,12 +84,23 @@ class EvmRail:
     async def kinds(self) -> Sequence[Kind]:
         try:
             self.balances = await self._sender.balances()
+            richest = max(self.balances, key=lambda address: self.balances[address])
+            await self._look_at_relay()
         except UnavailableError:
             return ()
-        richest = max(self.balances, key=lambda address: self.balances[address])
         if self.balances[richest] < self.reserve:
             return ()
         return tuple(self._kind(scheme, richest) for scheme in SCHEMES.values())
+
+    async def _look_at_relay(self) -> None:
+        """Offer to send approvals for as long as there is gas to give."""
+        self.extensions = (gas_sponsoring.EXTENSION,)
+        if self._relay is None:
+            return
+        held = await self._relay.balance()
+        self.balances = {**self.balances, self._relay.address: held}
+        if held >= max(self._relay.limits.wei, self.reserve):
+            self.extensions = (gas_sponsoring.EXTENSION, approval_sponsoring.EXTENSION)
 
     def _kind(self, scheme: EvmScheme, address: str) -> Kind:
         extra = {"facilitatorAddress": address} if scheme.named_facilitator else {}
@@ -104,16 +122,26 @@ class EvmRail:
                 details={"payer": signed.payer},
             )  # fmt: skip
         await self._prove()
-        seen = await self._check.inspect(scheme, signed, self._gas.of(signed), settling=settling)
-        nothing_due = scheme.named_facilitator and signed.amount == 0
         subject = evm_subject(signed, payment, requirement)
-        return EvmChecked(subject, payment, requirement, seen.balance, nothing_due, signed, seen.plain)
+        try:
+            seen = await self._check.inspect(scheme, signed, self._gas.of(signed), settling=settling)
+        except RefusedError as error:
+            if self._relay is None or error.code != upto_evm_rules.ALLOWANCE_REQUIRED:
+                raise
+            plan = await self._relay.plan(payment, signed, settling=settling)
+            if plan is None:
+                raise
+            # What the payer can pay with is this payment's alone, until the approval is there.
+            return EvmChecked(subject, payment, requirement, signed.amount, preparation=plan, signed=signed)
+        nothing_due = scheme.named_facilitator and signed.amount == 0
+        return EvmChecked(subject, payment, requirement, seen.balance, nothing_due, signed=signed, plain=seen.plain)
 
     async def fee(self, checked: Checked) -> int:
         signed = _signed(checked)
         # Both are known but for once in a while, so asking them side by side would cost two tasks for nothing.
         fees, data_fee = await self._chain.fees(), await self._sender.data_fee()
-        return self._gas.of(signed) * self._sender.bid(fees)[0] + data_fee
+        before = checked.preparation.cost if checked.preparation is not None else 0
+        return before + self._gas.of(signed) * self._sender.bid(fees)[0] + data_fee
 
     async def cost(self, transaction: str, shares: int = 1) -> int | None:
         receipt = await self._chain.receipt(transaction, timeout=0)
@@ -179,6 +207,8 @@ class EvmRail:
 
     async def heal(self, ledger: Ledger) -> None:
         await self._sender.heal(ledger)
+        if self._relay is not None:
+            await self._relay.resume()
 
     async def is_deep(self, subject: Subject, settled: Settled) -> bool:
         """Whether a transfer is buried as deep as its amount asks for (fault A16)."""

@@ -8,7 +8,7 @@ day costs 0.05 ETH and 1 SOL. Another network with real money has no usual figur
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from urllib.parse import urlsplit
@@ -16,10 +16,13 @@ from urllib.parse import urlsplit
 from x402 import networks
 from x402.errors import MisconfiguredError
 from x402.facilitator.allowance import Allowance, Caps, Failures, FeeShare
+from x402.facilitator.approval_relay import ApprovalLimits, ApprovalRelay
 from x402.facilitator.callers import Callers, fee_units
 from x402.facilitator.door import Door
-from x402.ports import Clock, Ledger
-from x402.settings import FacilitatorLimits
+from x402.facilitator.signer import EvmSigner
+from x402.ports import Clock, EvmChain, Ledger
+from x402.ports.grants import GrantBook
+from x402.settings import FacilitatorLimits, secret
 from x402.telemetry import Telemetry
 
 USUAL_REQUESTS_PER_MINUTE = 6_000
@@ -80,6 +83,30 @@ def build_ceilings(settings: FacilitatorLimits, served: Iterable[str]) -> dict[s
     by_family = {networks.EIP155: settings.evm_balance_max, networks.SOLANA: settings.svm_balance_max}
     stated = {network: by_family[networks.get(network).family] for network in served}
     return {network: fee_units(most, network) for network, most in stated.items() if most is not None}
+
+
+def build_relay(
+    settings: FacilitatorLimits,
+    network: str,
+    chain: EvmChain,
+    keys: Sequence[EvmSigner],
+    grants: GrantBook | None,
+    clock: Clock,
+) -> ApprovalRelay | None:
+    """Who sends payers' approvals on an EVM network, with gas of ours; nobody unless a key is set for that.
+
+    Raises `MisconfiguredError` for a key that settles payments as well: its nonces and its coins are one purpose's.
+    """
+    key = secret(settings.approval_gas_key)
+    if not key or grants is None:
+        return None
+    signer = EvmSigner(key.strip())
+    if any(other.address == signer.address for other in keys):
+        raise MisconfiguredError(
+            "approval_gas_key_in_use", "X402_APPROVAL_GAS_KEY settles payments too; give approvals a key of their own"
+        )
+    limits = ApprovalLimits(fee_units(settings.approval_gas_max, network), settings.approval_gas_times)
+    return ApprovalRelay(network, chain, grants, signer, clock, limits=limits)
 
 
 def _caps(settings: FacilitatorLimits, network: networks.Network) -> Caps:

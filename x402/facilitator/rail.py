@@ -20,17 +20,40 @@ from x402.wire.facilitation import Kind
 from x402.wire.payment import Payment
 
 
+class Preparation(Protocol):
+    """What has to happen on chain before a payment can settle, and costs gas of ours: the payer's approval of Permit2
+    (`approval_relay.py`)."""
+
+    @property
+    def name(self) -> str:
+        """Under which it is booked, once."""
+        ...
+
+    @property
+    def cost(self) -> int:
+        """The most that it costs us, in wei."""
+        ...
+
+    async def carry_out(self, *, timeout: float) -> bool:
+        """Have it done within about `timeout` seconds; whether this call began it, so that its cost is due.
+
+        Raises `RefusedError` when it can't be done, and `UnavailableError` while nobody knows.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Checked:
     """A payment that broke no rule, with what it is on chain; `balance` is what can be taken from its payer, in atomic
     units, where the check has seen it. `nothing_due` says that it is to be closed without a transaction, because its
-    scheme meters and nothing was used."""
+    scheme meters and nothing was used; `preparation` is what has to happen on chain before it can settle."""
 
     subject: Subject
     payment: Payment
     requirement: Requirement
     balance: int | None = None
     nothing_due: bool = False
+    preparation: Preparation | None = None
 
 
 class Rail(Protocol):
@@ -38,12 +61,14 @@ class Rail(Protocol):
     given.
 
     `balances` are what `kinds` last saw its signers hold, and `reserve` what each must hold to send, in wei or
-    lamports. Every method may raise `UnavailableError` when the chain can't be asked, except where it says otherwise.
+    lamports; `extensions` are those of `/supported` that it serves now. Every method may raise `UnavailableError` when
+    the chain can't be asked, except where it says otherwise.
     """
 
     network: str
     balances: Mapping[str, int]
     reserve: int
+    extensions: Sequence[str]
 
     async def aclose(self) -> None:
         """Close the connections to the node; a later question opens others. Never raises."""
@@ -78,7 +103,7 @@ class Rail(Protocol):
         ...
 
     async def fee(self, checked: Checked) -> int:
-        """The most that settling this payment costs whoever sends it, in wei or lamports."""
+        """The most that settling this payment costs whoever sends it, in wei or lamports, its preparation included."""
         ...
 
     async def cost(self, transaction: str, shares: int = 1) -> int | None:

@@ -29,7 +29,7 @@ from x402.facilitator.door import Door
 from x402.facilitator.evm_again import Afford
 from x402.facilitator.evm_rail import EvmRail
 from x402.facilitator.evm_sender import Gas
-from x402.facilitator.outfit import build_allowance, build_ceilings, build_door, read_origins
+from x402.facilitator.outfit import build_allowance, build_ceilings, build_door, build_relay, read_origins
 from x402.facilitator.rail import Rail
 from x402.facilitator.settle import LocalFacilitator
 from x402.facilitator.signer import EvmSigner, SvmSigner
@@ -37,6 +37,8 @@ from x402.facilitator.svm_rail import SvmRail
 from x402.facilitator.tank import Tank
 from x402.ports import Ledger
 from x402.ports.evm import RpcEvmChain
+from x402.ports.grant_book import SqlGrants
+from x402.ports.grants import GrantBook
 from x402.ports.ledger import SqlLedger
 from x402.ports.svm import RpcSvmChain
 from x402.settings import FacilitatorSettings, secret
@@ -78,9 +80,12 @@ def served(settings: FacilitatorSettings) -> list[networks.Network]:
     return chosen
 
 
-def build_rails(settings: FacilitatorSettings, afford: Afford | None = None) -> list[Rail]:
-    """The rails of the networks that are served; `afford` is asked before a bid is raised. Raises
-    `MisconfiguredError` as `served` does, and for a key that is none or a network without a node."""
+def build_rails(
+    settings: FacilitatorSettings, afford: Afford | None = None, grants: GrantBook | None = None
+) -> list[Rail]:
+    """The rails of the networks that are served; `afford` is asked before a bid is raised, and `grants` remembers the
+    gas that is given for approvals, of which there is none without. Raises `MisconfiguredError` as `served` does, and
+    for a key that is none or has another use, or a network without a node."""
     rails: list[Rail] = []
     for network in served(settings):
         if network.family == networks.EIP155:
@@ -88,7 +93,10 @@ def build_rails(settings: FacilitatorSettings, afford: Afford | None = None) -> 
             keys = [EvmSigner(key.strip()) for key in secret(settings.evm_private_key).split(",")]
             deep = parse_confirmations(settings.evm_confirmations)
             gas = Gas(bundle=settings.evm_bundle_gas)
-            rails.append(EvmRail(network.id, chain, keys, unix_now, gas=gas, afford=afford, confirmations=deep))
+            relay = build_relay(settings, network.id, chain, keys, grants, unix_now)
+            rails.append(
+                EvmRail(network.id, chain, keys, unix_now, gas=gas, afford=afford, confirmations=deep, relay=relay)
+            )
         else:
             cluster = RpcSvmChain(settings.svm_rpc_url or _public_node(network))
             text = secret(settings.svm_private_key)
@@ -116,8 +124,9 @@ def build_facilitator(settings: FacilitatorSettings, ledger: Ledger) -> LocalFac
     telemetry = Telemetry([log_facts()])
     names = [network.id for network in served(settings)]
     allowance = build_allowance(settings, names, ledger, unix_now, telemetry)
+    grants = SqlGrants(ledger) if isinstance(ledger, SqlLedger) else None
     return LocalFacilitator(
-        build_rails(settings, allowance.afford),
+        build_rails(settings, allowance.afford, grants),
         ledger,
         telemetry=telemetry,
         settle_timeout_seconds=settings.settle_timeout_seconds,
@@ -182,7 +191,8 @@ class _Service:
                 closing.push_async_callback(own.close)
                 self._parts = parts
             facilitator = self._parts.facilitator
-            closing.push_async_callback(facilitator.aclose)
+            for rail in facilitator.rails.values():
+                closing.push_async_callback(rail.aclose)
             watch, look = self._watch(facilitator), self._look(self._parts.tank)
             self._background = (asyncio.create_task(watch), asyncio.create_task(look))
             try:

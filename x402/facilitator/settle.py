@@ -18,14 +18,15 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from x402 import networks
-from x402.errors import MalformedError, RefusedError, UnavailableError
+from x402.errors import LimitedError, MalformedError, RefusedError, UnavailableError
 from x402.facilitator import finality
 from x402.facilitator.allowance import Allowance
 from x402.facilitator.callers import ANYBODY, Caller
+from x402.facilitator.preparing import Unprepared, prepare
 from x402.facilitator.rail import Checked, Rail
 from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, begin
 from x402.ports import Ledger, NotSent
-from x402.schemes import exact_evm, exact_svm_reasons, gas_sponsoring, upto_evm
+from x402.schemes import exact_evm, exact_svm_reasons
 from x402.schemes.subject import recall
 from x402.stages import NOTHING_DUE, Final, Intended, Refused, Reversed, Settled
 from x402.telemetry import Telemetry
@@ -63,11 +64,6 @@ class LocalFacilitator:
         self._timeout = settle_timeout_seconds
         self._flights: dict[str, dict[str, asyncio.Task[Receipt]]] = {}
 
-    async def aclose(self) -> None:
-        """Close the connections to the nodes; the ledger is closed by whoever opened it."""
-        for rail in self.rails.values():
-            await rail.aclose()
-
     async def verify(self, payment: Payment, requirement: Requirement, *, caller: Caller = ANYBODY) -> Verification:
         """Whether the payment would settle now. Raises `UnavailableError` when the chain can't be asked."""
         try:
@@ -98,6 +94,7 @@ class LocalFacilitator:
         """Every kind that can be settled now, in both versions."""
         kinds: list[Kind] = []
         signers: dict[str, list[str]] = {}
+        extensions: dict[str, None] = {}
         for rail in self.rails.values():
             offered = await rail.kinds()
             if not offered:
@@ -110,9 +107,8 @@ class LocalFacilitator:
             ]
             mine = signers.setdefault(f"{rail.network.partition(':')[0]}:*", [])
             mine += [address for address in rail.signers() if address not in mine]
-        sponsors = any(kind.scheme == upto_evm.SCHEME for kind in kinds)
-        extensions = (gas_sponsoring.EXTENSION,) if sponsors else ()
-        return Supported(kinds=tuple(kinds), extensions=extensions, signers=signers)
+            extensions |= dict.fromkeys(rail.extensions)
+        return Supported(kinds=tuple(kinds), extensions=tuple(extensions), signers=signers)
 
     async def reconcile(self, pay_id: str, *, timeout: float) -> Receipt | None:
         """What has become of a payment: the chain is asked when the ledger does not know. None for an unknown one.
@@ -170,8 +166,14 @@ class LocalFacilitator:
         rail = self._rail(requirement)
         try:
             checked = await rail.check(checked.payment, requirement, settling=True)
+            if checked.preparation is not None:
+                checked = await prepare(rail, checked, checked.preparation, self.allowance, caller, self._timeout)
+        except LimitedError as error:
+            return self._refuse(requirement, error)
         except (RefusedError, MalformedError) as error:
             return await self._refuse_unless_settled(rail, checked, error)
+        except Unprepared as error:
+            return self._doubt(subject, error)
         try:
             entry, won = await (self._close(subject) if checked.nothing_due else self._intend(rail, checked, caller))
         except RefusedError as error:

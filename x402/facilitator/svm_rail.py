@@ -66,6 +66,7 @@ class SvmRail:
         self._limits = limits
         self.reserve = (lamports or Lamports()).reserve
         self.balances: Mapping[str, int] = {}
+        self.extensions: Sequence[str] = ()
         self._confirmations = confirmations or Confirmations()
         self._witness = SvmWitness(network, chain)
         self._proven = False
@@ -99,14 +100,18 @@ class SvmRail:
 
     async def check(self, payment: Payment, requirement: Requirement, *, settling: bool = False) -> Checked:
         signed = self._signed(payment, requirement)
-        unsigned = _unsigned(signed)
         transfer = signed.transfer
-        _, simulation, (destination, source), height = await asyncio.gather(
-            self._prove(),
-            self._chain.simulate(unsigned, verify_signatures=False),
-            self._chain.accounts([transfer.destination, transfer.source]),
-            self._height(settling),
-        )
+        await self._prove()
+        simulate = self._chain.simulate(_unsigned(signed), verify_signatures=False)
+        accounts = self._chain.accounts([transfer.destination, transfer.source])
+        height = 0
+        if settling:
+            # Asked for together with the check, it costs no round trip of its own.
+            simulation, (destination, source), height = await asyncio.gather(
+                simulate, accounts, self._chain.block_height()
+            )
+        else:
+            simulation, (destination, source) = await asyncio.gather(simulate, accounts)
         problem = exact_svm_settlement.destination_problem(destination, requirement)
         if problem is not None:
             raise problem
@@ -222,10 +227,6 @@ class SvmRail:
     def _cosign(self, signed: SignedTransfer) -> tuple[str, bytes]:
         signature = self._signers[signed.transfer.fee_payer].sign_message(exact_svm_settlement.message_to_sign(signed))
         return exact_svm_settlement.cosign(signed, signature)
-
-    async def _height(self, wanted: bool) -> int:
-        """Asked for together with the check, it costs no round trip of its own."""
-        return await self._chain.block_height() if wanted else 0
 
     def _signed_of(self, checked: Checked) -> SignedTransfer:
         known = checked.signed if isinstance(checked, SvmChecked) else None

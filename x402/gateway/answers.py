@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from x402.errors import MisconfiguredError
 from x402.ports import Answer, Clock, Ledger
 
+LEDGER_FILE = "x402-gateway.sqlite"
 MIN_KEY_BYTES = 16
 _SEAL = "x402-sealed"
 _VERSION = "1"
@@ -77,6 +78,16 @@ class Answers:
             headers = json.loads(plain[4:end])
             return Answer(answer.status, tuple((name, value) for name, value in headers), plain[end:], answer.complete)
         return None
+
+
+def keys_beside(ledger: Ledger | str | Path | None) -> tuple[bytes, ...]:
+    """The one key of a ledger that is a file, the default one for None; an object's owner gives keys, or none.
+
+    Raises what `key_beside` raises.
+    """
+    place = str(ledger if isinstance(ledger, str | Path) else LEDGER_FILE if ledger is None else "")
+    path = place.removeprefix("sqlite:///")
+    return (key_beside(Path(path)),) if path and "://" not in path else ()
 
 
 def key_beside(ledger: Path) -> bytes:

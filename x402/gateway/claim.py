@@ -16,6 +16,7 @@ from x402.gateway.facilitators import Facilitators
 from x402.gateway.hash_proof import subject_of
 from x402.gateway.offers import flow_of, shortfall
 from x402.gateway.policy import Policy, units_of
+from x402.gateway.problem import OVER_COMMITTED
 from x402.gateway.terms import Flow
 from x402.lifecycle import Entry, Event, Party, Subject, begin
 from x402.ports import Clock, IdentifierTaken, Ledger, NoRoom, Room
@@ -79,10 +80,10 @@ class Claims:
         except NoRoom as error:
             if flow is Flow.METERED:
                 # What it costs is known only afterwards, so it can't be settled first.
-                raise self._no_room(subject, error) from error
+                raise self._no_room(subject, error, flow) from error
             if error.scope == "failures" or (error.scope == "payer" and balance is None):
                 return await self._begin(subject, Flow.UPFRONT, None, name)
-            raise self._no_room(subject, error) from error
+            raise self._no_room(subject, error, flow) from error
 
     def _check(self, verdict: Verification, subject: Subject, requirement: Requirement) -> None:
         if verdict.is_valid is not True:
@@ -119,7 +120,7 @@ class Claims:
                 "you gave this payment-identifier to another payment; send that one again, or choose another",
             ) from error
 
-    def _no_room(self, subject: Subject, error: NoRoom) -> RefusedError | UnavailableError:
+    def _no_room(self, subject: Subject, error: NoRoom, flow: Flow) -> RefusedError | UnavailableError:
         self.telemetry.emit("sale.no_room", network=subject.network, reason=error.scope)
         if error.scope == "failures":
             return RefusedError(
@@ -132,9 +133,12 @@ class Claims:
             return UnavailableError(
                 "too_much_unsettled", "too many answers wait for their settlement; send the same payment again soon"
             )
+        sponsored = flow is Flow.METERED and subject.amount <= error.room
         return RefusedError(
-            "over_committed",
-            "the payer's balance does not cover this payment and those that are not settled yet",
+            OVER_COMMITTED,
+            "wait until your first payments are settled, or let Permit2 move more of your tokens: x402 approve"
+            if sponsored
+            else "the payer's balance does not cover this payment and those that are not settled yet",
             mender=Mender.PAYER,
             details={"open": str(error.open_units), "balance": str(error.room), "amount": str(subject.amount)},
         )

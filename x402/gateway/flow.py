@@ -23,13 +23,14 @@ from collections.abc import Awaitable
 from dataclasses import replace
 
 from x402.errors import MalformedError, Moved, PendingError, RefusedError, UnavailableError, X402Error
+from x402.gateway.job import Job
 from x402.gateway.metered import Counted, MeteredSale
 from x402.gateway.offers import identity_of
 from x402.gateway.problem import ApiProblem, status_of
 from x402.gateway.reconcile import Reconciler
 from x402.gateway.recording import Recording, sold_of, split_notes
 from x402.gateway.refund import Refunds
-from x402.gateway.register import Job, Register, in_use
+from x402.gateway.register import Register, in_use
 from x402.gateway.running import Offer, Running
 from x402.gateway.sale import Handler, Refusal, Reply, Whole
 from x402.gateway.terms import Flow

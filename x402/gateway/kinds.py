@@ -33,6 +33,7 @@ class Kinds:
         self._known: Supported | None = None
         self._stale_at = 0
         self._asking = asyncio.Lock()
+        self._found: dict[tuple[str, str], Kind | None] = {}
 
     async def supported(self) -> Supported:
         """What can be settled. Raises `UnavailableError` when the facilitator never answered."""
@@ -50,7 +51,10 @@ class Kinds:
 
     async def find(self, scheme: str, network: str) -> Kind | None:
         """The kind for a scheme on a network, or None."""
-        return (await self.supported()).find(scheme, network)
+        supported = await self.supported()
+        if (scheme, network) not in self._found:
+            self._found[scheme, network] = supported.find(scheme, network)
+        return self._found[scheme, network]
 
     async def fee_payers(self, network: str) -> frozenset[str]:
         """Every address that may pay the fees of a payment that names one, as the facilitator announces them."""
@@ -74,7 +78,7 @@ class Kinds:
             known = await self._facilitator.supported()
         except (UnavailableError, MalformedError):
             known = self._known and without_hints(self._known)
-        self._known = known
+        self._known, self._found = known, {}
         # An outage is asked about again soon, but not by every request.
         self._stale_at = self._clock() + (self._ttl if known is not None else 1)
 

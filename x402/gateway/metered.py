@@ -20,8 +20,9 @@ from contextlib import suppress
 
 from x402 import networks
 from x402.errors import UnavailableError, X402Error
+from x402.gateway.job import Job
 from x402.gateway.recording import Recording
-from x402.gateway.register import Job, Register
+from x402.gateway.register import Register
 from x402.gateway.running import Running
 from x402.gateway.sale import Handler, HeaderPairs, Refusal
 from x402.lifecycle import UnlawfulEvent

@@ -19,16 +19,19 @@ from x402.money import Amount, Asset
 from x402.networks import Network
 from x402.ports import Clock
 from x402.price import PriceList
-from x402.schemes import gas_sponsoring, upto_evm
+from x402.schemes import approval_sponsoring, gas_sponsoring, upto_evm
 from x402.schemes.evm_scheme import evm_scheme
 from x402.schemes.exact_svm_layout import identify
 from x402.tariff import Tariff
 from x402.wire.challenge import Challenge, Requirement, Resource
+from x402.wire.facilitation import Kind
 from x402.wire.payment import Payment
 
 SCHEME = "exact"
 """The scheme of v1, and of refunds."""
 UNPAID = "PAYMENT-SIGNATURE header is required"
+_FIXED_MAX = 256
+"""Offers that are remembered; a price function may name any number of prices."""
 _MISMATCH = "invalid_payment_requirements"
 _TARIFF = "tariff"
 _DYNAMIC = HINTS | {"feePayer", "facilitatorAddress", "quote"}
@@ -43,6 +46,7 @@ class Offers:
         self.seller = seller
         self._clock = clock
         self.kinds = Kinds(facilitator, clock=clock, ttl_seconds=kinds_ttl_seconds)
+        self._fixed: dict[tuple[Any, ...], tuple[Kind, Requirement]] = {}
 
     async def requirements(self, terms: Terms, *, request_digest: str, preferred: str = "") -> tuple[Requirement, ...]:
         """One requirement per scheme and network that the facilitator settles, those on the preferred network first.
@@ -101,12 +105,13 @@ class Offers:
         return any(kind is not None for kind in kinds)
 
     async def sponsoring(self, requirements: Sequence[Requirement]) -> dict[str, Any]:
-        """The extension by which a payer needs no gas for Permit2's allowance, where an offer draws on that and the
-        facilitator presents such a permit."""
-        metered = any(requirement.scheme == upto_evm.SCHEME for requirement in requirements)
-        if not metered or gas_sponsoring.EXTENSION not in (await self.kinds.supported()).extensions:
+        """The extensions by which a payer needs no gas for Permit2's allowance, where an offer draws on that and the
+        facilitator has them."""
+        if not any(requirement.scheme == upto_evm.SCHEME for requirement in requirements):
             return {}
-        return {gas_sponsoring.EXTENSION: gas_sponsoring.declaration()}
+        served = (await self.kinds.supported()).extensions
+        ways = (gas_sponsoring, approval_sponsoring)
+        return {way.EXTENSION: way.declaration() for way in ways if way.EXTENSION in served}
 
     def challenge(
         self,
@@ -143,6 +148,21 @@ class Offers:
         kind = await self.kinds.find(scheme, network)
         if kind is None:
             return None
+        if token is not None:
+            return self._composed(kind, scheme, network, terms, token)
+        # Without a quote an offer says the same to everybody, until the facilitator says something else.
+        key = scheme, network, terms.flow, type(terms.price), terms.price
+        made = self._fixed.get(key)
+        if made is not None and made[0] is kind:
+            return made[1]
+        if len(self._fixed) >= _FIXED_MAX:
+            self._fixed.clear()
+        offer = self._composed(kind, scheme, network, terms, None)
+        if offer is not None:
+            self._fixed[key] = kind, offer
+        return offer
+
+    def _composed(self, kind: Kind, scheme: str, network: str, terms: Terms, token: str | None) -> Requirement | None:
         if networks.get(network).family == networks.SOLANA and not kind.extra.get("feePayer"):
             return None
         asset = asset_on(network)
@@ -283,6 +303,8 @@ def _domain(asset: Asset) -> dict[str, str]:
 
 
 def _without(requirement: Requirement, names: frozenset[str]) -> Requirement:
+    if names.isdisjoint(requirement.extra):
+        return requirement
     extra = {name: value for name, value in requirement.extra.items() if name not in names}
     return requirement.model_copy(update={"extra": extra})
 

@@ -26,7 +26,7 @@ from starlette.requests import Request
 from x402.errors import MisconfiguredError, UnavailableError, X402Error
 from x402.gateway import asgi
 from x402.gateway.accounts.members import Members, members_of
-from x402.gateway.answers import key_beside
+from x402.gateway.answers import LEDGER_FILE, keys_beside
 from x402.gateway.asgi import App, Message, Receive, Scope, Send
 from x402.gateway.counter import Counter, Free, PriceRule
 from x402.gateway.envelope import EnvelopeRule, plain_envelope
@@ -54,7 +54,6 @@ __all__ = ["FREE", "Flow", "PaidRequest", "Paywall", "Sale", "Terms", "paid"]
 BODY_LIMIT = 1024 * 1024
 RECONCILE_SECONDS = 15.0
 DRAIN_SECONDS = 30.0
-LEDGER_FILE = "x402-gateway.sqlite"
 
 
 def _wall_clock() -> int:
@@ -82,7 +81,8 @@ class Paywall:
     its first request; 0 announces none.
     `public_url` is how clients reach the app; it is never taken from a request (fault B19). A delivered answer is kept
     for `answer_retention_seconds` (also in `policy`), for the same payment to be sent again; 0 keeps none. It is sealed
-    with the first of `answer_keys`; without any by `quote_keys`, or by a key file that is made beside the ledger's.
+    with the first of `answer_keys`; without any by `quote_keys`. Without those a key file that is made beside the
+    ledger's seals answers and signs quotes.
 
     `schemes` are those in which payments are taken, the preferred one first: `exact`, for the price, and on EVM
     networks `upto`, for what a request has used of it. With `accounts` (in the ledger, or in a book of their own) every
@@ -126,7 +126,8 @@ class Paywall:
         telemetry: Telemetry | None = None,
     ) -> None:
         self.app = app
-        keys = tuple(quote_keys) or (secrets.token_bytes(32),)
+        beside = () if quote_keys else keys_beside(ledger)
+        keys: tuple[bytes, ...] = tuple(quote_keys) or beside or (secrets.token_bytes(32),)
         nodes, policy = nodes or Nodes(), _policy(policy, answer_retention_seconds)
         seller = Seller(
             pay_to=addresses_of(pay_to, network), max_timeout_seconds=max_timeout_seconds, schemes=tuple(schemes),
@@ -145,7 +146,7 @@ class Paywall:
             telemetry=telemetry,
             policy=policy,
             witnesses=nodes.witnesses,
-            answer_keys=tuple(answer_keys) or tuple(quote_keys) or _keys_beside(ledger),
+            answer_keys=tuple(answer_keys) or tuple(quote_keys) or beside,
             credits=accounts is not False,
         )
         refunds = None if purse is None else refunds_of(register, purse, offers.kinds, nodes.blockhashes)
@@ -358,13 +359,6 @@ def _members(
 def _policy(policy: Policy | None, answer_retention_seconds: int | None) -> Policy:
     known, kept = policy or Policy(), answer_retention_seconds
     return known if kept is None else replace(known, answer_retention_seconds=kept)
-
-
-def _keys_beside(ledger: Ledger | str | Path | None) -> Sequence[bytes]:
-    """A key of its own for a ledger that is a file; an object's owner gives one, or answers die with the process."""
-    place = str(ledger if isinstance(ledger, str | Path) else LEDGER_FILE if ledger is None else "")
-    path = place.removeprefix("sqlite:///")
-    return (key_beside(Path(path)),) if path and "://" not in path else ()
 
 
 class _PaidDependency:

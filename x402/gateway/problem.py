@@ -49,6 +49,9 @@ def retry_after(error: X402Error) -> int | None:
     """After how many seconds the same request may be sent again, when that is of use."""
     if isinstance(error, PendingError | ApiProblem):
         return error.retry_after_seconds
+    if error.code == OVER_COMMITTED and int(error.details["amount"]) <= int(error.details["balance"]):
+        # What is open will be settled, and this payment alone is covered.
+        return 2
     if status_of(error) == 409:
         return 1 if error.code == AT_WORK else None
     return 2 if status_of(error) == 503 else None
@@ -68,5 +71,7 @@ def error_body(error: X402Error) -> dict[str, Any]:
     return {"error": body | {name: value for name, value in error.as_json().items() if name not in body}}
 
 
+OVER_COMMITTED = "over_committed"
+"""Code of a 402 for a payment that its payer's balance does not cover beside those that are not settled yet."""
 AT_WORK = "payment_in_progress"
 """Code of a 409 that passes by itself: the payment's first request is still being served."""

@@ -18,9 +18,10 @@ import asyncio
 from collections.abc import Container
 
 from x402.errors import RefusedError, X402Error
+from x402.gateway.job import Job
 from x402.gateway.recording import sold_of
 from x402.gateway.refund import Refunds
-from x402.gateway.register import ME, Job, Register
+from x402.gateway.register import ME, Register
 from x402.gateway.sale import Refusal
 from x402.gateway.terms import Flow
 from x402.lifecycle import Entry, UnlawfulEvent

@@ -8,7 +8,6 @@ payer, or when the chain itself shows it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from x402.billing import Booking
 from x402.errors import ConflictError, MalformedError, PendingError, RefusedError, UnavailableError
@@ -17,15 +16,14 @@ from x402.gateway.accounts import credits
 from x402.gateway.accounts.discounts import Discounts
 from x402.gateway.answers import Answers
 from x402.gateway.belief import Belief
-from x402.gateway.claim import FACILITATOR, FLOW, Claims
+from x402.gateway.claim import FACILITATOR, Claims
 from x402.gateway.facilitators import Facilitators
 from x402.gateway.hash_proof import subject_of
+from x402.gateway.job import Job
 from x402.gateway.lease import Leases
-from x402.gateway.offers import flow_of
 from x402.gateway.policy import Policy
 from x402.gateway.problem import AT_WORK
-from x402.gateway.sale import Refusal, Sale
-from x402.gateway.terms import Flow
+from x402.gateway.sale import Refusal
 from x402.gateway.watch import Watch
 from x402.lifecycle import Entry, Event, Party, Subject, open_states
 from x402.ports import Answer, Arrow, Clock, Ledger
@@ -34,7 +32,6 @@ from x402.stages import (
     NOTHING_DUE,
     Credited,
     Delivered,
-    Final,
     Lost,
     Owed,
     Refused,
@@ -54,54 +51,6 @@ from x402.wire.payment import Payment
 from x402.wire.receipt import Receipt
 
 ME = Party.GATEWAY
-
-
-@dataclass(slots=True)
-class Job:
-    """A payment at work: its row in the ledger, what was taken, and what its handler may know."""
-
-    entry: Entry
-    taken: Facilitation
-    sale: Sale
-    is_new: bool = False
-    """Whether it was claimed just now, so that nothing of it can lie anywhere."""
-    due: int | None = None
-    """What is to be taken, once that is known, where it may be less than what was signed; atomic units."""
-    is_unsent: bool = False
-    """Whether it is SETTLING by a decision of just now, and was handed to nobody yet."""
-
-    @classmethod
-    def of(cls, entry: Entry, taken: Facilitation | None = None) -> Job:
-        """The job of a remembered payment."""
-        subject = entry.subject
-        taken = taken or recall(subject)
-        sale = Sale(
-            pay_id=subject.pay_id,
-            payer=subject.payer,
-            payee=subject.payee,
-            network=subject.network,
-            asset=subject.asset,
-            amount=subject.amount,
-            flow=Flow(subject.record.get(FLOW) or flow_of(taken.requirement)),
-            requirement=taken.requirement,
-        )
-        return cls(entry, taken, sale)
-
-    @property
-    def pay_id(self) -> str:
-        """The payment's chain-level identity."""
-        return self.entry.subject.pay_id
-
-    @property
-    def paid(self) -> Subject:
-        """The payment with what moves of it, or has moved."""
-        return replace(self.entry.subject, amount=self.entry.amount)
-
-    def receipt(self, transaction: str) -> Receipt:
-        """The receipt of a settled payment, or of one for which nothing was due, with what its handler noted."""
-        subject = self.entry.subject
-        receipt = Receipt.settled(transaction, subject.network, subject.payer, self.entry.due if transaction else 0)
-        return receipt.model_copy(update={"extra": dict(self.sale.notes)}) if self.sale.notes else receipt
 
 
 class Register:
@@ -333,7 +282,7 @@ class Register:
         sealed = self.answers.sealed(job.pay_id, answer) if answer is not None and keeps else None
         try:
             job.entry = await self.ledger.follow(
-                ME, job.pay_id, [(Event.DELIVER, _delivered(job, transaction))],
+                ME, job.pay_id, [(Event.DELIVER, job.delivered(transaction))],
                 answer=sealed, forget_answer=not keeps, booking=self._booking(job, transaction),
             )  # fmt: skip
         except UnavailableError:
@@ -380,11 +329,6 @@ class Register:
     def emit(self, name: str, subject: Subject) -> None:
         """Tell a fact about a payment."""
         self.telemetry.emit(name, network=subject.network, amount_units=subject.amount)
-
-
-def _delivered(job: Job, transaction: str) -> Delivered | Final:
-    stage = job.entry.stage
-    return Final(transaction, stage.block) if isinstance(stage, Restored) else Delivered(transaction)
 
 
 def _name_of(entry: Entry) -> str:

@@ -20,6 +20,8 @@ CHALLENGE_LIMIT = 7 * 1024
 _VARY = ", ".join((*PAYMENT_HEADERS, "Accept"))
 _EXPOSED = ", ".join(EXPOSED_HEADERS)
 
+_NO_STORE = ("Cache-Control", "no-store")
+
 Plain = tuple[int, HeaderPairs, bytes]
 """Status, headers and body of a small reply."""
 
@@ -36,7 +38,9 @@ def challenge_reply(
 ) -> Plain:
     """A 402: the v2 challenge in `PAYMENT-REQUIRED`, and in the body what the reader's profile expects there."""
     challenge, header = _fitting(challenge)
-    headers: HeaderPairs = ((PAYMENT_REQUIRED, header), *_receipt_headers(receipt))
+    seconds = None if refusal is None else retry_after(refusal)
+    waits: HeaderPairs = () if seconds is None else (("Retry-After", str(seconds)),)
+    headers: HeaderPairs = ((PAYMENT_REQUIRED, header), *waits, *_receipt_headers(receipt))
     return _small_reply(402, envelope.challenge(challenge, refusal), headers)
 
 
@@ -77,15 +81,17 @@ def _receipt_headers(receipt: Receipt | None) -> HeaderPairs:
 
 def guarded(headers: HeaderPairs) -> HeaderPairs:
     """Headers that no shared cache keeps, and that a browser's script may read (faults F04, F16)."""
-    kept = [(name, value) for name, value in headers if name.lower() != "cache-control"]
-    joined = _joined(_joined(kept, "Vary", _VARY), "Access-Control-Expose-Headers", _EXPOSED)
-    return (*joined, ("Cache-Control", "no-store"))
-
-
-def _joined(headers: list[tuple[str, str]], name: str, value: str) -> list[tuple[str, str]]:
-    before = [old for field, old in headers if field.lower() == name.lower()]
-    rest = [(field, old) for field, old in headers if field.lower() != name.lower()]
-    return [*rest, (name, ", ".join([*before, value]))]
+    kept: list[tuple[str, str]] = []
+    joined: dict[str, list[str]] = {"vary": [], "access-control-expose-headers": []}
+    for field in headers:
+        name = field[0].lower()
+        if name in joined:
+            joined[name].append(field[1])
+        elif name != "cache-control":
+            kept.append(field)
+    vary = ("Vary", ", ".join([*joined["vary"], _VARY]))
+    exposed = ("Access-Control-Expose-Headers", ", ".join([*joined["access-control-expose-headers"], _EXPOSED]))
+    return (*kept, vary, exposed, _NO_STORE)
 
 
 def is_preflight(method: str, headers: Sequence[tuple[str, str]]) -> bool:

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+from x402.gateway.job import Job
 from x402.gateway.recording import Recording
-from x402.gateway.register import Job, in_use
+from x402.gateway.register import in_use
 from x402.gateway.sale import Handler, Refusal, Reply
 from x402.wire.challenge import Requirement
 from x402.wire.payment import Payment

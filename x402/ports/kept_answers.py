@@ -40,7 +40,8 @@ _FORGET = Prepared(delete(answers).where(answers.c.created_at <= value("before")
 def keep(connection: Connection, pay_id: str, answer: Answer, now: int) -> None:
     """Write an answer down, in place of an older one."""
     values = {"status": answer.status, "headers": json.dumps(answer.headers), "body": answer.body}
-    _KEEP.do(connection, pay_id=pay_id, **values, complete=answer.complete, created_at=now)
+    values |= {"complete": answer.complete, "created_at": now}
+    _KEEP.gather(connection, ("answer", pay_id), pay_id=pay_id, **values)
 
 
 def read(connection: Connection, pay_id: str) -> Answer | None:
@@ -54,7 +55,7 @@ def read(connection: Connection, pay_id: str) -> Answer | None:
 
 def drop(connection: Connection, pay_id: str) -> None:
     """Delete the answer of one payment."""
-    _DROP.do(connection, pay_id=pay_id)
+    _DROP.gather(connection, ("answer", pay_id), pay_id=pay_id)
 
 
 def forget(connection: Connection, before: int) -> int:

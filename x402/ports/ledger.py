@@ -35,6 +35,8 @@ from x402.ports import (
     unsettled,
 )
 from x402.ports.leases import Lease
+from x402.ports.ledger_ahead import Look
+from x402.ports.ledger_entry import entry_of
 from x402.ports.ledger_thread import LedgerThread
 from x402.ports.prepared import Prepared
 from x402.ports.schema import SCHEMA_VERSION, versions
@@ -98,8 +100,11 @@ class SqlLedger:
             locks.append(unsettled.LOCK)
         if identifier:
             locks.append(("identifier", subject.payer, identifier))
+        claimed = subject if entry.party is Party.GATEWAY else None
         return await self._do(
-            lambda connection: ledger_rows.open_row(connection, entry, lease, room, identifier, arrows), *locks
+            lambda connection: ledger_rows.open_row(connection, entry, lease, room, identifier, arrows),
+            *locks,
+            look=Look(entry.party, subject.pay_id, to_write=True, subject=claimed, room=room),
         )
 
     async def intend(
@@ -110,6 +115,7 @@ class SqlLedger:
             lambda connection: ledger_rows.intend(connection, subject, signer, chain_nonce, sign, lease),
             _row(Party.FACILITATOR, subject.pay_id),
             _book(signer),
+            look=Look(Party.FACILITATOR, subject.pay_id, to_write=True),
         )
 
     async def intend_together(
@@ -146,6 +152,7 @@ class SqlLedger:
             ),
             _row(Party.FACILITATOR, pay_id),
             _book(signer),
+            look=Look(Party.FACILITATOR, pay_id, to_write=True),
         )
 
     async def advance(
@@ -184,7 +191,7 @@ class SqlLedger:
         names = [_row(party, pay_id), *(of_account(account) for account in (booking.accounts if booking else ()))]
         if party is Party.GATEWAY:
             names.append(unsettled.LOCK)
-        return await self._do(follow, *names)
+        return await self._do(follow, *names, look=Look(party, pay_id, to_write=True))
 
     async def lease(self, party: Party, pay_id: str, seconds: int) -> bool:
         lease = self._lease(seconds)
@@ -199,14 +206,14 @@ class SqlLedger:
         lease = self._lease(seconds)
 
         def take(connection: Connection) -> Sequence[Entry]:
-            return [ledger_rows.entry_of(row) for row in leases.take_open(connection, party, lease, limit, states)]
+            return [entry_of(row) for row in leases.take_open(connection, party, lease, limit, states)]
 
         return await self._do(take)
 
     # Questions.
 
     async def find(self, party: Party, pay_id: str) -> Entry | None:
-        return await self._do(lambda connection: ledger_rows.find(connection, party, pay_id))
+        return await self._do(lambda connection: ledger_rows.find(connection, party, pay_id), look=Look(party, pay_id))
 
     async def held_elsewhere(self, party: Party) -> int:
         now = self._clock()
@@ -282,8 +289,8 @@ class SqlLedger:
         now = self._clock()
         return Lease(self.holder, now, now + seconds)
 
-    async def _do(self, work: Callable[[Connection], T], *locks: tuple[str, ...]) -> T:
-        return await self._thread.do(work, *locks)
+    async def _do(self, work: Callable[[Connection], T], *locks: tuple[str, ...], look: Look | None = None) -> T:
+        return await self._thread.do(work, *locks, look=look)
 
 
 def of_account(account: str) -> tuple[str, ...]:

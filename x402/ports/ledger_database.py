@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Engine, bindparam, create_engine, event, text
@@ -21,7 +20,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool, StaticPool
 
 from x402.errors import MisconfiguredError
-from x402.ports.prepared import settle
+from x402.ports.prepared import give_up, settle
 
 DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, UnicodeError)
 """What a statement may raise: Python's sqlite3 can't even say what is wrong with a schema whose bytes are no text."""
@@ -32,11 +31,13 @@ _PATIENCE = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval":
 """How a lost network is noticed, seconds and milliseconds; libpq's names."""
 
 _SESSION = ("SET lock_timeout = '20s'", "SET statement_timeout = '30s'",
-            "SET idle_in_transaction_session_timeout = '20s'")  # fmt: skip
-"""A replica that stops in the middle of a transaction loses it, and the others go on."""
+            "SET idle_in_transaction_session_timeout = '20s'", "SET plan_cache_mode = force_custom_plan")  # fmt: skip
+"""A replica that stops in the middle of a transaction loses it, and the others go on. A statement is planned for the
+tables as they are: a plan that is kept from when they were empty reads all of them when they have grown."""
 
-_CONFLICTS = frozenset({"40001", "40P01"})
-"""SQLSTATE of serialization failures and deadlocks: nothing was written, and the same work may succeed now."""
+_CONFLICTS = frozenset({"40001", "40P01", "53200"})
+"""SQLSTATE of serialization failures, deadlocks, and no memory left for locks, which fewer jobs need less of: nothing
+was written, and the same work may succeed now."""
 
 _LOCK = text("SELECT pg_advisory_xact_lock(name) FROM (SELECT unnest(:names) AS name ORDER BY 1) AS sorted").bindparams(
     bindparam("names", type_=ARRAY(BigInteger))
@@ -87,7 +88,7 @@ class LedgerDatabase:
         self._url = address_of(place)
         self.is_sqlite = self._url.drivername == "sqlite"
         # The locks of a transaction share PostgreSQL's memory for locks with those of the other replicas.
-        self.jobs_max = 512 if self.is_sqlite else 64
+        self.jobs_max = 512 if self.is_sqlite else 256
         self._engine: Engine | None = None
         self._connection: Connection | None = None
 
@@ -100,7 +101,7 @@ class LedgerDatabase:
                 event.listen(self._engine, "begin", _begin_at_once)
             else:
                 event.listen(self._engine, "before_cursor_execute", lambda connection, *_: settle(connection))
-                event.listen(self._engine, "rollback", _give_up)
+                event.listen(self._engine, "rollback", give_up)
         if self._connection is None:
             self._connection = self._engine.connect()
         return self._connection
@@ -152,12 +153,6 @@ def _configure_sqlite(raw: Any, _: object) -> None:
     raw.isolation_level = None
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
         raw.execute(f"PRAGMA {pragma}")
-
-
-def _give_up(connection: Connection) -> None:
-    # Whatever went wrong was told already, or is undone with the rest.
-    with suppress(DBAPIError):
-        settle(connection)
 
 
 def _begin_at_once(connection: Connection) -> None:

@@ -9,7 +9,7 @@ from functools import cache
 from sqlalchemy import Connection, select
 
 from x402.lifecycle import Entry, Party, open_states
-from x402.ports.ledger_rows import entry_of
+from x402.ports.ledger_entry import entry_of
 from x402.ports.prepared import Prepared, value
 from x402.ports.schema import payments, whole_payments
 from x402.stages import State

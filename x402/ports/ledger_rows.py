@@ -7,25 +7,22 @@ leaves row and events agreeing.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from x402.errors import Mender, UnavailableError
 from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, advance, begin
 from x402.ports import Arrow, IdentifierTaken, Room, Sign, SignAgain, SignTogether, nonce_book, unsettled
+from x402.ports.known import known
 from x402.ports.leases import Lease
+from x402.ports.ledger_entry import entry_of, written
 from x402.ports.ledger_text import BEGIN, attest
-from x402.ports.prepared import Insert, Prepared, value
+from x402.ports.prepared import Insert, Key, Prepared, value
 from x402.ports.schema import bundles, events, identifiers, payments, whole_payments
-from x402.stages import STAGES, Intended, Settled, Stage, State
-
-_MEMBERS: Mapping[State, tuple[str, ...]] = {
-    state: tuple(member.name for member in fields(kind)) for state, kind in STAGES.items()
-}
+from x402.stages import Intended, Settled, State
 
 _row = (payments.c.party == value("party")) & (payments.c.pay_id == value("pay_id"))
 _FIND = Prepared(whole_payments.where(_row))
@@ -74,8 +71,22 @@ def _update(columns: tuple[str, ...]) -> Prepared:
 
 def find(connection: Connection, party: Party, pay_id: str, *, to_write: bool = False) -> Entry | None:
     """The row; with `to_write` nobody else writes to it before this transaction ends."""
-    row = (_FIND_TO_WRITE if to_write else _FIND).first(connection, party=str(party), pay_id=pay_id)
-    return None if row is None else entry_of(row)
+    return _look(connection, party, pay_id, to_write=to_write)()
+
+
+def _look(connection: Connection, party: Party, pay_id: str, *, to_write: bool = False) -> Callable[[], Entry | None]:
+    """Ask for a row, to be read when it is wanted: it may be known by then."""
+    here, name = known(connection), (str(party), pay_id)
+    if here is not None and name in here.entries:
+        entry = here.entries[name]
+        return lambda: entry
+    asked = (_FIND_TO_WRITE if to_write else _FIND).ask(connection, party=name[0], pay_id=pay_id)
+
+    def read() -> Entry | None:
+        row = asked.first()
+        return None if row is None else entry_of(row)
+
+    return read
 
 
 def open_row(
@@ -90,22 +101,21 @@ def open_row(
 
     Everything is looked at before anything is written, so whoever is refused has written nothing.
     """
-    found = _FIND.ask(connection, party=str(entry.party), pay_id=entry.subject.pay_id)
+    older = _look(connection, entry.party, entry.subject.pay_id)
     sums = unsettled.Sums(connection, entry.subject, room) if entry.party is Party.GATEWAY else None
-    row = found.first()
-    if row is not None:
-        return entry_of(row), False
+    known_already = older()
+    if known_already is not None:
+        return known_already, False
     if identifier:
         _check_name(connection, entry, identifier)
     if sums is not None:
         sums.check()
-    first = replace(entry, created_at=lease.now, updated_at=lease.now)
-    moved = _follow(first, arrows)
-    _write_first(connection, entry, lease, sums)
+    moved = _follow(replace(entry, created_at=lease.now, updated_at=lease.now), arrows)
+    last = _write_first(connection, entry, lease, sums, list(zip(arrows, moved, strict=True)))
     if identifier:
         payer, pay_id = entry.subject.payer, entry.subject.pay_id
-        _NAME.do(connection, payer=payer, identifier=identifier, pay_id=pay_id)
-    return (_move(connection, first, arrows, moved, lease.now) if arrows else first), True
+        _NAME.gather(connection, ("name", payer, identifier), payer=payer, identifier=identifier, pay_id=pay_id)
+    return last, True
 
 
 def _check_name(connection: Connection, entry: Entry, identifier: str) -> None:
@@ -128,9 +138,9 @@ def intend(
     nonce = nonce_book.free(connection, subject.network, signer, chain_nonce)
     # What signs may refuse, so nothing is written before it has signed.
     entry = begin(Party.FACILITATOR, subject, sign(nonce))
-    _write_first(connection, entry, lease)
+    first = _write_first(connection, entry, lease)
     nonce_book.take(connection, subject.network, signer, chain_nonce, nonce)
-    return replace(entry, created_at=lease.now, updated_at=lease.now), True
+    return first, True
 
 
 def intend_together(
@@ -145,11 +155,11 @@ def intend_together(
     and False for the others."""
     outcomes: dict[str, tuple[Entry, bool]] = {}
     fresh: dict[str, Subject] = {}
-    asked = [_FIND.ask(connection, party=str(Party.FACILITATOR), pay_id=subject.pay_id) for subject in subjects]
-    for subject, found in zip(subjects, asked, strict=True):
-        row = found.first()
-        if row is not None:
-            outcomes[subject.pay_id] = entry_of(row), False
+    asked = [_look(connection, Party.FACILITATOR, subject.pay_id) for subject in subjects]
+    for subject, older in zip(subjects, asked, strict=True):
+        entry = older()
+        if entry is not None:
+            outcomes[subject.pay_id] = entry, False
         else:
             fresh.setdefault(subject.pay_id, subject)
     if fresh:
@@ -160,8 +170,7 @@ def intend_together(
             begin(Party.FACILITATOR, subject, stage) for subject, stage in zip(fresh.values(), stages, strict=True)
         ]
         for entry in entries:
-            _write_first(connection, entry, lease)
-            outcomes[entry.subject.pay_id] = replace(entry, created_at=lease.now, updated_at=lease.now), True
+            outcomes[entry.subject.pay_id] = _write_first(connection, entry, lease), True
         nonce_book.take(connection, network, signer, chain_nonce, nonce)
         _keep_bundle(connection, network, signer, nonce, stages)
     # One payment may have been presented twice, on different terms: the first of them is the row's.
@@ -205,6 +214,9 @@ def sharing(connection: Connection, network: str, signer: str, nonce: int, trans
 def _keep_bundle(connection: Connection, network: str, signer: str, nonce: int, stages: Sequence[Intended]) -> None:
     if stages[0].shares > 1:
         _BUNDLE.do(connection, network=network, signer=signer, nonce=nonce, raw=stages[0].raw)
+        here = known(connection)
+        if here is not None:
+            here.forget_attempts()
 
 
 def replace_attempt(
@@ -246,38 +258,6 @@ def _known(connection: Connection, party: Party, pay_id: str) -> Entry:
     return entry
 
 
-def entry_of(row: Any) -> Entry:
-    """A row as the memory that it is. Raises `UnavailableError("ledger_damaged")` for one that nobody here wrote."""
-    try:
-        return _parsed(row)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UnavailableError(
-            "ledger_damaged",
-            f"the ledger's row of payment {row.pay_id!s:.200} can't be read: `x402 ledger audit` says what is wrong",
-            mender=Mender.OPERATOR,
-        ) from error
-
-
-def _parsed(row: Any) -> Entry:
-    told: dict[str, Any] = json.loads(row.stage)
-    members: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
-    kind = STAGES[State(row.state)]
-    if "raw" in _MEMBERS[kind.state]:
-        members["raw"] = row.raw or row.bundle or b""
-    subject = Subject(
-        pay_id=row.pay_id,
-        network=row.network,
-        asset=row.asset,
-        payer=row.payer,
-        payee=row.payee,
-        amount=int(row.amount),
-        expires_at=row.expires_at,
-        fingerprint=row.fingerprint,
-        record=json.loads(row.record),
-    )
-    return Entry(Party(row.party), subject, kind(**members), row.created_at, row.updated_at)
-
-
 def _follow(entry: Entry, arrows: Sequence[Arrow]) -> Sequence[Entry]:
     """The memory after each arrow. Raises `UnlawfulEvent`."""
     moved: list[Entry] = []
@@ -289,30 +269,58 @@ def _follow(entry: Entry, arrows: Sequence[Arrow]) -> Sequence[Entry]:
 
 def _move(connection: Connection, entry: Entry, arrows: Sequence[Arrow], moved: Sequence[Entry], now: int) -> Entry:
     """Write where the arrows lead, and each of them into the events."""
+    columns, told = _arrows(entry, list(zip(arrows, moved, strict=True)))
+    party, pay_id, last = str(entry.party), entry.subject.pay_id, moved[-1]
+    columns["updated_at"] = now
+    unsettled.book(connection, entry.state, last)
+    _update(tuple(columns)).gather(connection, _key(entry), party=party, pay_id=pay_id, **columns)
+    for one in told:
+        _LOG.gather(connection, (), party=party, pay_id=pay_id, at=now, **one)
+    return _written(connection, replace(last, updated_at=now))
+
+
+def _arrows(entry: Entry, arrows: Sequence[tuple[Arrow, Entry]]) -> tuple[dict[str, Any], Sequence[Mapping[str, Any]]]:
+    """What arrows change in a payment's row, each with the memory after it, and what each tells the events."""
     columns: dict[str, Any] = {}
-    texts = []
-    for (what, stage), after in zip(arrows, moved, strict=True):
-        text, values = _written(after.stage)
-        columns |= values
-        texts.append((what, after, text))
+    told = []
+    for (what, stage), after in arrows:
+        text, values = written(after.stage)
+        columns |= values | {"state": str(after.state), "stage": text}
+        told.append({"event": str(what), "after": str(after.state), "stage": text})
         if isinstance(entry.stage, Intended) and isinstance(stage, Settled):
             # A payment that somebody else's transaction settled holds none of our nonces any more (fault A11).
             columns |= {} if stage.transaction in entry.stage.transactions else {"nonce": None}
-    party, pay_id = str(entry.party), entry.subject.pay_id
-    last, (_, _, text) = moved[-1], texts[-1]
-    columns |= {"state": str(last.state), "stage": text, "updated_at": now}
-    unsettled.book(connection, entry.state, last)
-    _update(tuple(columns)).do(connection, party=party, pay_id=pay_id, **columns)
-    for what, after, text in texts:
-        _LOG.do(connection, party=party, pay_id=pay_id, at=now, event=str(what), after=str(after.state), stage=text)
-    known = find(connection, entry.party, pay_id) if getattr(last.stage, "raw", None) == b"" else None
-    return known or replace(last, updated_at=now)
+    return columns, told
 
 
-def _write_first(connection: Connection, entry: Entry, lease: Lease, sums: unsettled.Sums | None = None) -> None:
-    """Write a first memory. Nobody else can have done so meanwhile: who begins a row has its name to himself."""
+def _written(connection: Connection, entry: Entry) -> Entry:
+    """What a payment's row tells now, for those who ask later in this transaction too."""
+    here, name = known(connection), (str(entry.party), entry.subject.pay_id)
+    if getattr(entry.stage, "raw", None) == b"":
+        # The bytes that were there before are there still.
+        if here is not None:
+            here.entries.pop(name, None)
+        return find(connection, entry.party, entry.subject.pay_id) or entry
+    if here is not None:
+        here.entries[name] = entry
+    return entry
+
+
+def _key(entry: Entry) -> Key:
+    return ("payment", str(entry.party), entry.subject.pay_id)
+
+
+def _write_first(
+    connection: Connection,
+    entry: Entry,
+    lease: Lease,
+    sums: unsettled.Sums | None = None,
+    arrows: Sequence[tuple[Arrow, Entry]] = (),
+) -> Entry:
+    """Write a first memory, and the arrows that follow at once. Nobody else can have done so meanwhile: who begins a
+    row has its name to himself."""
     subject, now = entry.subject, lease.now
-    text, values = _written(entry.stage)
+    text, values = written(entry.stage)
     constants = {
         "network": subject.network,
         "asset": subject.asset,
@@ -324,21 +332,13 @@ def _write_first(connection: Connection, entry: Entry, lease: Lease, sums: unset
         "record": json.dumps(dict(subject.record), separators=(",", ":")),
     }
     name = {"party": str(entry.party), "pay_id": subject.pay_id}
+    last = replace(arrows[-1][1] if arrows else entry, created_at=now, updated_at=now)
+    columns, told = _arrows(entry, arrows)
     state = {"state": str(entry.state), "stage": text, "created_at": now, "updated_at": now}
-    row = {"raw": None, "sender": None, "nonce": None} | values | name | state | constants | lease.columns
-    _INSERT.do(connection, **row)
-    unsettled.book(connection, None, entry, sums)
-    _LOG.do(connection, **name, at=now, event=BEGIN, after=str(entry.state), stage=attest(text, constants))
-
-
-def _written(stage: Stage) -> tuple[str, dict[str, Any]]:
-    """A stage as text, and what of it stands in columns: bytes, which only newer bytes replace, sender and nonce."""
-    members = {name: getattr(stage, name) for name in _MEMBERS[stage.state]}
-    if members.get("amount") is None:
-        members.pop("amount", None)
-    raw = members.pop("raw", b"")
-    shared = isinstance(stage, Intended) and stage.shares > 1
-    columns: dict[str, Any] = {"raw": raw} if raw and not shared else {}
-    if isinstance(stage, Intended):
-        columns |= {"sender": stage.sender, "nonce": stage.nonce}
-    return json.dumps(members, separators=(",", ":")), columns
+    row = {"raw": None, "sender": None, "nonce": None} | values | name | state | constants | lease.columns | columns
+    _INSERT.gather(connection, _key(entry), **row)
+    unsettled.book(connection, None, last, sums)
+    begun = {"event": BEGIN, "after": str(entry.state), "stage": attest(text, constants)}
+    for one in (begun, *told):
+        _LOG.gather(connection, (), **name, at=now, **one)
+    return _written(connection, last)

@@ -19,6 +19,8 @@ from sqlalchemy import Connection
 
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.ports import unsettled
+from x402.ports.known import forget
+from x402.ports.ledger_ahead import Look, read_ahead
 from x402.ports.ledger_database import DATABASE_ERRORS, LedgerDatabase, is_conflict, is_lost
 from x402.ports.migrations import migrate
 from x402.ports.prepared import settle
@@ -36,6 +38,7 @@ class _Job:
     work: Callable[[Connection], Any]
     future: asyncio.Future[Any]
     locks: Locks
+    look: Look | None
 
 
 class LedgerThread:
@@ -67,15 +70,16 @@ class LedgerThread:
             self._jobs.put(None)
             await asyncio.to_thread(thread.join)
 
-    async def do(self, work: Callable[[Connection], T], *locks: tuple[str, ...]) -> T:
+    async def do(self, work: Callable[[Connection], T], *locks: tuple[str, ...], look: Look | None = None) -> T:
         """The outcome of a piece of work, once it is durable. Raises what it raises, or `UnavailableError`.
 
         It may run again when the database gave it up, so it must do nothing but talk to the database.
+        `look` is what may be read for it beforehand, with what others need.
         """
         if self._thread is None or not self._thread.is_alive():
             raise UnavailableError("ledger_unavailable", "the ledger is not open")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._jobs.put(_Job(work, future, locks))
+        self._jobs.put(_Job(work, future, locks, look))
         return await future
 
     def _run(self, ready: asyncio.Future[None]) -> None:
@@ -145,20 +149,27 @@ class _Attempt:
         connection = self._database.connection()
         with connection.begin():
             self._database.lock(connection, (name for job in self._batch for name in job.locks))
-            for job in self._batch:
-                try:
-                    self.outcomes.append((job.future, job.work(connection), None))
-                except DATABASE_ERRORS:
-                    self.job_failed = True
-                    raise
-                except Exception as error:  # noqa: BLE001 - whatever it is belongs to the caller, not to this thread
-                    self.outcomes.append((job.future, None, error))
             try:
-                settle(connection)
+                self._work(connection)
             except DATABASE_ERRORS:
                 self.job_failed = True
                 raise
+            finally:
+                forget(connection)
             self.committing = True
+
+    def _work(self, connection: Connection) -> None:
+        looks = [job.look for job in self._batch if job.look is not None]
+        if len(looks) > 1 and not self._database.is_sqlite:
+            read_ahead(connection, looks)
+        for job in self._batch:
+            try:
+                self.outcomes.append((job.future, job.work(connection), None))
+            except DATABASE_ERRORS:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is belongs to the caller, not to this thread
+                self.outcomes.append((job.future, None, error))
+        settle(connection)
 
 
 def _tell(*outcomes: _Outcome) -> None:

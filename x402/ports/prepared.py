@@ -7,21 +7,38 @@ run in the transaction of the connection that they are given, like any other sta
 
 from __future__ import annotations
 
+import json
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import BindParameter, Connection, Delete, Dialect, Select, Table, Update, bindparam
+from sqlalchemy import (
+    JSON,
+    BindParameter,
+    Connection,
+    Delete,
+    Dialect,
+    Select,
+    Table,
+    Update,
+    bindparam,
+    column,
+    func,
+    select,
+)
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 
 T = TypeVar("T")
+Key = tuple[str, ...]
 Insert = Callable[[Table], Any]
 """Begins an insert into a table that can say what happens on conflict; both dialects spell that alike."""
 
 _PIPELINE = "x402.pipeline"
+_GATHERED = "x402.gathered"
 _SQLITE = sqlite_dialect(paramstyle="named")
 
 
@@ -49,6 +66,7 @@ class Prepared:
         self._statement = statement
         self._columns = list(columns) or None
         self._compiled: dict[str, _Compiled] = {}
+        self._of_many = ""
 
     def rows(self, connection: Connection, /, **values: Any) -> list[Any]:
         """Every row of a select, its columns by name."""
@@ -70,8 +88,27 @@ class Prepared:
         """Run it for its effect."""
         self.ask(connection, **values)
 
+    def gather(self, connection: Connection, key: Key, /, **values: Any) -> None:
+        """Run it for its effect, on PostgreSQL together with others of its kind: before anything is asked, and before
+        a commit.
+
+        `key` names the one row that it writes, or is empty for a new row that nobody names. Writes to one row keep
+        their order; of those by one statement only the newest is done, so each must write all that it ever writes.
+        """
+        if connection.dialect.name == "sqlite":
+            self.do(connection, **values)
+            return
+        gathered = connection.info.get(_GATHERED)
+        if gathered is not None and gathered.writer(key) not in (None, self):
+            _send(connection)
+            gathered = None
+        if gathered is None:
+            gathered = connection.info[_GATHERED] = _Gathered()
+        gathered.add(self, key, values)
+
     def ask(self, connection: Connection, /, **values: Any) -> Answers:
         """Run it; what it answers is fetched when it is wanted."""
+        _send(connection)
         compiled = self._for(connection.dialect)
         try:
             cursor = _driver(connection).execute(compiled.text, {**compiled.constants, **values})
@@ -84,6 +121,28 @@ class Prepared:
         if compiled is None:
             compiled = self._compiled[dialect.name] = self._compile(dialect)
         return compiled
+
+    def _send(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run it for its effect with each of these values, on PostgreSQL."""
+        driver, compiled = _driver(connection), self._for(connection.dialect)
+        if len(rows) == 1:
+            driver.execute(compiled.text, {**compiled.constants, **rows[0]})
+        elif callable(self._statement):
+            # One statement with all rows costs the server a third of as many statements.
+            self._of_many = self._of_many or self._compile_many(connection.dialect, self._statement)
+            driver.execute(self._of_many, {"rows": json.dumps(rows, default=_hexadecimal)})
+        else:
+            with driver.cursor() as cursor:
+                cursor.executemany(compiled.text, [{**compiled.constants, **values} for values in rows])
+
+    def _compile_many(self, dialect: Dialect, statement: Callable[[Insert], Any]) -> str:
+        insert = statement(postgresql_insert)
+        names = self._columns or []
+        told = func.json_to_recordset(bindparam("rows", type_=JSON)).table_valued(
+            *(column(name, insert.table.c[name].type) for name in names)
+        )
+        rows = select(*told.render_derived(name="told", with_types=True).c)
+        return str(insert.from_select(names, rows, include_defaults=False).compile(dialect=dialect))
 
     def _compile(self, dialect: Dialect) -> _Compiled:
         on_sqlite = dialect.name == "sqlite"
@@ -100,6 +159,28 @@ class Prepared:
         constants = {name: value for name, value in compiled.params.items() if value is not None}
         row: Any = namedtuple("Row", names)  # type: ignore[misc]
         return _Compiled(str(compiled), constants, row._make)
+
+
+class _Gathered:
+    """Writes that wait for each other, by their statement."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Prepared, dict[Key, Mapping[str, Any]]] = {}
+        self._writers: dict[Key, Prepared] = {}
+        self._nameless = 0
+
+    def writer(self, key: Key) -> Prepared | None:
+        """Which statement's write to this row waits here."""
+        return self._writers.get(key)
+
+    def add(self, statement: Prepared, key: Key, values: Mapping[str, Any]) -> None:
+        """One more."""
+        if key:
+            self._writers[key] = statement
+        else:
+            self._nameless += 1
+            key = ("", str(self._nameless))
+        self.rows.setdefault(statement, {})[key] = values
 
 
 class Answers:
@@ -143,6 +224,8 @@ def settle(connection: Connection) -> None:
     calls this: before another kind of statement, and before a commit. So one statement's failure may be raised by the
     next ones, and the transaction is lost either way.
     """
+    if not connection.invalidated:
+        _send(connection)
     pipeline = None if connection.invalidated else connection.info.pop(_PIPELINE, None)
     if pipeline is None:
         return
@@ -150,6 +233,36 @@ def settle(connection: Connection) -> None:
         pipeline.__exit__(None, None, None)
     except connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
         raise _told(connection, error) from error
+
+
+def give_up(connection: Connection) -> None:
+    """End what was sent before a transaction is rolled back: what was gathered is never sent."""
+    if not connection.invalidated:
+        connection.info.pop(_GATHERED, None)
+    # Whatever went wrong was told already, or is undone with the rest.
+    with suppress(DBAPIError):
+        settle(connection)
+
+
+def _send(connection: Connection) -> None:
+    """Send what was gathered, without waiting for it."""
+    if connection.dialect.name == "sqlite":
+        return
+    gathered: _Gathered | None = connection.info.pop(_GATHERED, None)
+    if gathered is None:
+        return
+    try:
+        for statement, rows in gathered.rows.items():
+            statement._send(connection, list(rows.values()))
+    except (TypeError, ValueError) as error:
+        # What can't even be sent is several jobs' loss, not that of the one who asks now.
+        raise StatementError(type(error).__name__, None, None, error, hide_parameters=True) from error
+    except connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
+        raise _told(connection, error) from error
+
+
+def _hexadecimal(raw: bytes) -> str:
+    return "\\x" + raw.hex()
 
 
 def _driver(connection: Connection) -> Any:

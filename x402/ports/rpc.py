@@ -42,7 +42,7 @@ class JsonRpc:
         self._line = NodeLine(url, timeout_seconds=timeout_seconds)
         self._carry = post or self._line.post
         self._waiting: list[tuple[dict[str, Any], asyncio.Future[Any]]] = []
-        self._shared: dict[str, asyncio.Task[Any]] = {}
+        self._shared: dict[str, asyncio.Future[Any]] = {}
         self._departure: asyncio.Handle | None = None
         self._flights: set[asyncio.Task[None]] = set()
         self._next_id = 0
@@ -59,6 +59,19 @@ class JsonRpc:
 
         Raises `RpcError` for an error answer and `UnavailableError("rpc_unavailable")` for none.
         """
+        return await self._ask(method, params)
+
+    async def share(self, method: str, *params: Any) -> Any:
+        """As `call`, for a question that many ask alike: whoever asks it before the request has left gets the same
+        answer. Nobody gets one to a question that had left before he asked: it may be older than what he knows."""
+        key = json.dumps([method, params])
+        asked = self._shared.get(key)
+        if asked is None:
+            asked = self._shared[key] = self._ask(method, params)
+        # Whoever gives up leaves the others their answer.
+        return await asyncio.shield(asked)
+
+    def _ask(self, method: str, params: Sequence[Any]) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._next_id += 1
@@ -69,17 +82,7 @@ class JsonRpc:
         elif len(self._waiting) == _LARGEST_BATCH:
             self._departure.cancel()
             self._departure = self._at_once(loop)
-        return await future
-
-    async def share(self, method: str, *params: Any) -> Any:
-        """As `call`, for a question that many ask alike: whoever asks it before the request has left gets the same
-        answer. Nobody gets one to a question that had left before he asked: it may be older than what he knows."""
-        key = json.dumps([method, params])
-        asked = self._shared.get(key)
-        if asked is None:
-            asked = self._shared[key] = asyncio.create_task(self.call(method, *params))
-        # Whoever gives up leaves the others their answer.
-        return await asyncio.shield(asked)
+        return future
 
     def _at_once(self, loop: asyncio.AbstractEventLoop) -> asyncio.Handle:
         return loop.call_soon(self._depart)

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _OPEN_STATES = ("claimed", "intended", "owed", "refunding", "restored", "reversed", "served", "settled", "settling")
 
@@ -340,7 +340,7 @@ _bundle = select(bundles.c.raw).where(
     bundles.c.nonce == payments.c.nonce,
 )
 whole_payments = select(payments, _bundle.scalar_subquery().label("bundle"))
-"""Payments with the bytes that they share with others, as `ledger_rows.entry_of` reads them."""
+"""Payments with the bytes that they share with others, as `ledger_entry.entry_of` reads them."""
 
 
 def upsert(connection: Connection, table: Table) -> Any:

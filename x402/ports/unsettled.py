@@ -8,13 +8,14 @@ open. A ledger that is opened counts them anew.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 from sqlalchemy import Connection, delete, select
 
 from x402.lifecycle import Entry, Party, Subject
 from x402.ports import NoRoom, Room
+from x402.ports.known import Known, Sum, known
 from x402.ports.prepared import Insert, Prepared, value
 from x402.ports.schema import payments, unsettled
 from x402.stages import State
@@ -25,12 +26,22 @@ LOCK = ("unsettled",)
 """Whoever writes to the sums has this name to itself."""
 
 _PAID = (State.SETTLED, State.DELIVERED, State.OWED, State.CREDITED, State.RESTORED, State.FINAL)
-_EVERYBODY = ""
-_Key = tuple[str, str, str]
+has_paid = (payments.c.party == str(Party.GATEWAY)) & payments.c.state.in_([str(state) for state in _PAID])
+"""Whether a payment has moved its money."""
+has_failed = (
+    payments.c.party.in_([str(Party.GATEWAY), str(Party.FACILITATOR)])
+    & payments.c.state.in_([str(State.REFUSED), str(State.REVERSED), str(State.LOST)])
+    # What a facilitator refused without a transaction never left it, and cost nobody anything.
+    & ((payments.c.party == str(Party.GATEWAY)) | payments.c.stage.not_like('%,"transaction":""}'))
+)
+"""Whether a payment failed that could have been settled."""
+
+EVERYBODY = ""
+"""The payer of a sum that is of all payers."""
 
 _of_asset = (unsettled.c.network == value("network")) & (unsettled.c.asset == value("asset"))
 _READ = Prepared(
-    select(unsettled.c.payer, unsettled.c.units).where(_of_asset, unsettled.c.payer.in_([_EVERYBODY, value("payer")]))
+    select(unsettled.c.payer, unsettled.c.units).where(_of_asset, unsettled.c.payer.in_([EVERYBODY, value("payer")]))
 )
 _DROP = Prepared(delete(unsettled).where(_of_asset, unsettled.c.payer == value("payer")))
 
@@ -43,9 +54,8 @@ def _newest(insert: Insert) -> object:
 _WRITE = Prepared(_newest, ("network", "asset", "payer", "units"))
 _LATELY = Prepared(
     select(payments.c.amount).where(
-        payments.c.party == str(Party.GATEWAY),
+        has_paid,
         payments.c.payer == value("payer"),
-        payments.c.state.in_([str(state) for state in _PAID]),
         payments.c.updated_at >= value("since"),
         payments.c.network == value("network"),
         payments.c.asset == value("asset"),
@@ -54,10 +64,7 @@ _LATELY = Prepared(
 _FAILED = Prepared(
     select(payments.c.pay_id)
     .where(payments.c.payer == value("payer"), payments.c.updated_at >= value("since"))
-    .where(payments.c.party.in_([str(Party.GATEWAY), str(Party.FACILITATOR)]))
-    .where(payments.c.state.in_([str(State.REFUSED), str(State.REVERSED), str(State.LOST)]))
-    # What a facilitator refused without a transaction never left it, and cost nobody anything.
-    .where((payments.c.party == str(Party.GATEWAY)) | payments.c.stage.not_like('%,"transaction":""}'))
+    .where(has_failed)
     .limit(1)
 )
 _OPEN = Prepared(
@@ -73,11 +80,16 @@ class Sums:
 
     def __init__(self, connection: Connection, subject: Subject, room: Room | None = None) -> None:
         self._subject, self._room = subject, room or Room()
-        of_payer = {"network": subject.network, "asset": subject.asset, "payer": subject.payer}
+        here, everybody, mine = known(connection) or Known(), *_keys(subject)
         since, failures_since = self._room.since, self._room.failures_since
-        self._failed = failures_since is not None and _FAILED.ask(connection, payer=subject.payer, since=failures_since)
-        self._lately = since is not None and _LATELY.ask(connection, **of_payer, since=since)
-        self._asked = _READ.ask(connection, **of_payer)
+        if failures_since is not None:
+            self._failed = _failed(connection, here, subject.payer, failures_since)
+        if since is not None:
+            self._lately = _paid(connection, here, mine, since)
+        if everybody in here.unsettled and mine in here.unsettled:
+            self.units = {key[2]: here.unsettled[key] for key in (everybody, mine)}
+        else:
+            self._asked = _READ.ask(connection, **_of_payer(mine))
 
     @cached_property
     def units(self) -> Mapping[str, int]:
@@ -87,16 +99,43 @@ class Sums:
     def check(self) -> None:
         """Raise `NoRoom` when a payment that is not written yet would leave more unsettled than may be."""
         subject, room = self._subject, self._room
-        if self._failed and self._failed.scalar() is not None:
+        if room.failures_since is not None and self._failed():
             raise NoRoom("failures", 0, 0)
-        lately = sum(int(row.amount) for row in self._lately.rows()) if self._lately else 0
+        lately = self._lately() if room.since is not None else 0
         scopes = (
             ("payer", room.payer, self.units.get(subject.payer, 0) + lately),
-            ("total", room.total, self.units.get(_EVERYBODY, 0)),
+            ("total", room.total, self.units.get(EVERYBODY, 0)),
         )
         for scope, limit, units in scopes:
             if limit is not None and units + subject.amount > limit:
                 raise NoRoom(scope, units, limit)
+
+
+def _failed(connection: Connection, here: Known, payer: str, since: int) -> Callable[[], bool]:
+    """Ask whether a payment of his failed since."""
+    if payer in here.failed:
+        last = here.failed[payer]
+        return lambda: last is not None and last >= since
+    asked = _FAILED.ask(connection, payer=payer, since=since)
+    return lambda: asked.scalar() is not None
+
+
+def _paid(connection: Connection, here: Known, mine: Sum, since: int) -> Callable[[], int]:
+    """Ask how much he paid since."""
+    if mine in here.paid:
+        units = sum(amount for at, amount in here.paid[mine] if at >= since)
+        return lambda: units
+    asked = _LATELY.ask(connection, **_of_payer(mine), since=since)
+    return lambda: sum(int(row.amount) for row in asked.rows())
+
+
+def _keys(subject: Subject) -> tuple[Sum, Sum]:
+    """The sum of everybody, and the payer's own."""
+    return (subject.network, subject.asset, EVERYBODY), (subject.network, subject.asset, subject.payer)
+
+
+def _of_payer(key: Sum) -> Mapping[str, str]:
+    return dict(zip(("network", "asset", "payer"), key, strict=True))
 
 
 def book(connection: Connection, before: State | None, after: Entry, sums: Sums | None = None) -> None:
@@ -105,19 +144,21 @@ def book(connection: Connection, before: State | None, after: Entry, sums: Sums 
         return
     change = (after.state in UNSETTLED) - (before in UNSETTLED)
     if change:
-        subject = after.subject
+        subject, here = after.subject, known(connection)
         units = (sums or Sums(connection, subject)).units
-        for payer in (_EVERYBODY, subject.payer):
-            _set(connection, (subject.network, subject.asset, payer), units.get(payer, 0) + change * subject.amount)
+        for key in _keys(subject):
+            _set(connection, key, units.get(key[2], 0) + change * subject.amount)
+            if here is not None and change < 0:
+                here.forget_conduct(key)
 
 
 def recount(connection: Connection) -> None:
     """Sum up anew what the rows say, whoever wrote them."""
-    counted: Counter[_Key] = Counter()
+    counted: Counter[Sum] = Counter()
     for row in _OPEN.rows(connection):
         # What is no number was written by nobody here, and an audit tells it.
         units = int(row.amount) if str(row.amount).isdecimal() else 0
-        for payer in (_EVERYBODY, row.payer):
+        for payer in (EVERYBODY, row.payer):
             counted[row.network, row.asset, payer] += units
     known = {(row.network, row.asset, row.payer): int(row.units) for row in _SUMS.rows(connection)}
     for key in known.keys() | counted.keys():
@@ -125,10 +166,12 @@ def recount(connection: Connection) -> None:
             _set(connection, key, counted[key])
 
 
-def _set(connection: Connection, key: _Key, units: int) -> None:
-    network, asset, payer = key
+def _set(connection: Connection, key: Sum, units: int) -> None:
+    here = known(connection)
+    if here is not None:
+        here.unsettled[key] = max(0, units)
     if units > 0:
-        _WRITE.do(connection, network=network, asset=asset, payer=payer, units=str(units))
+        _WRITE.gather(connection, ("unsettled", *key), **_of_payer(key), units=str(units))
     else:
         # Whoever owes nothing has no row, so there are as many as there are payers at work.
-        _DROP.do(connection, network=network, asset=asset, payer=payer)
+        _DROP.gather(connection, ("unsettled", *key), **_of_payer(key))

@@ -20,6 +20,7 @@ from x402.schemes.upto_evm import SCHEME, VALIDITY_MARGIN_SECONDS, SignedPermit,
 from x402.wire.challenge import Requirement
 from x402.wire.payment import Payment
 
+ALLOWANCE_REQUIRED = "permit2_allowance_required"
 _ERC6492_SUFFIX = "6492" * 16
 _FAILED = "invalid_upto_evm_transaction_failed"
 
@@ -48,7 +49,7 @@ WORDS = {
     "permit2_deadline_expired": "the permit has expired or dies too soon to settle",
     "permit2_not_yet_valid": "the permit is not valid yet",
     "permit2_invalid_nonce": "this permit was already used or given up on chain",
-    "permit2_allowance_required": "the payer has not allowed Permit2 to move so much of this token",
+    ALLOWANCE_REQUIRED: "the payer has not allowed Permit2 to move so much of this token",
     "permit2_insufficient_balance": "the payer holds less USDC than the payment",
     "invalid_permit2_signature": "the signature was not made by the payer for this payment",
     "invalid_upto_evm_payload_self_transfer": "payer and seller are the same account, so nothing would move",
@@ -112,7 +113,7 @@ def judge_simulation(signed: SignedPermit, result: CallResult, funds: Funds | No
     reason = explain_revert(result.revert)
     if reason == _FAILED:
         if signed.sponsorship is None and funds.allowance is not None and funds.allowance < signed.amount:
-            raise _refusal_of(signed, "permit2_allowance_required", mender=Mender.PAYER)
+            raise _refusal_of(signed, ALLOWANCE_REQUIRED, mender=Mender.PAYER)
         if funds.balance is not None and funds.balance < signed.amount:
             raise _refusal_of(signed, "permit2_insufficient_balance", mender=Mender.PAYER)
     raise _refusal_of(signed, reason, WORDS.get(reason) or f"the proxy refuses the settlement: {reason}")

@@ -128,7 +128,12 @@ async def test_a_failed_transaction_is_visible_and_pays_its_fee(chain: Chain) ->
     tx = await chain.payment(9_000_000)
     refused = (await chain.send(tx))["error"]
     assert refused["message"].endswith("Error processing Instruction 2: custom program error: 0x1")
+    assert refused["data"]["unitsConsumed"] > 0
+    assert refused["data"]["logs"][-1].endswith("failed: custom program error: 0x1")
+    # What fails in the preflight has happened to nobody.
     assert await chain.status(tx) is None
+    assert await chain.devnet.lamports(str(chain.fee_payer.pubkey())) == SOL
+    assert await chain.devnet.usdc_balance(str(chain.buyer.pubkey())) == 1_000_000
     await chain.send(tx, skipPreflight=True)
     failure = {"InstructionError": [2, {"Custom": 1}]}
     assert (await chain.status(tx))["err"] == failure

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.gateway.accounts.wallets import EVM, HOST, SVM, Signer
+from tests.gateway.test_pay_ahead import CHAT, Buyer, chat
 from x402.billing import EntryKind, Posting
 from x402.wire.headers import SIGN_IN_WITH_X
 from x402.wire.sign_in import Dialect, instant
@@ -239,3 +240,18 @@ async def test_G02_a_flood_of_offered_nonces_costs_no_row(client: Any, metered: 
     assert await metered.shop.ledger.run(count) == 0
     await client.post("/text", headers=Signer().answer(await offered(metered)))
     assert await metered.shop.ledger.run(count) == 1
+
+
+async def test_row_016_a_client_that_was_asked_signs_in_and_spends_what_it_did_not_use(
+    make: Any, shop: Any, town: Any
+) -> None:
+    """Our own 402 offers the sign-in as any seller's does: what a bound left over pays the next answer."""
+    buyer = Buyer(shop, sign_in_when_asked=True)
+    async with buyer.at(make(public_url="http://gateway.test")) as client:
+        paid = await client.post(CHAT, json=chat(max_tokens=900))
+        assert (paid.status_code, buyer.requests(), len(shop.bank.moved)) == (200, 2, 1)
+        again = await client.post(CHAT, json=chat(max_tokens=5))
+        assert (again.status_code, buyer.requests(), len(shop.bank.moved)) == (200, 2, 1), "nothing was paid"
+        assert "X-402-Bill" in again.headers
+        dear = await client.post(CHAT, json=chat(max_tokens=4000))
+        assert (dear.status_code, buyer.requests(), len(shop.bank.moved)) == (200, 3, 2), "it was not enough"

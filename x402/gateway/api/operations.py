@@ -18,7 +18,7 @@ from x402 import networks
 from x402.errors import UnavailableError
 from x402.gateway.accounts import Holder
 from x402.gateway.accounts.keys import KeyRing
-from x402.gateway.answers import key_beside
+from x402.gateway.answers import keys_beside
 from x402.gateway.api.asked import SignIn
 from x402.gateway.api.budgets import add_budgets
 from x402.gateway.api.dashboard import add_dashboard
@@ -34,7 +34,7 @@ from x402.gateway.operations.peers import networks_of
 from x402.gateway.operations.retention import PURGE_SECONDS, Purge, Retention
 from x402.gateway.operations.session import Sessions
 from x402.gateway.operations.webhooks import Webhooks
-from x402.gateway.paywall import LEDGER_FILE, Paywall
+from x402.gateway.paywall import Paywall
 from x402.gateway.problem import ApiProblem
 from x402.gateway.sale import PaidRequest
 from x402.gateway.sealed import Seal
@@ -91,7 +91,7 @@ class Operations:
             exempt=networks_of(settings.rate_exempt, "X402_RATE_EXEMPT"),
         )
         self.limits = Limits(pace, store=settings.rate_store, telemetry=facts)
-        keys = settings.quote_keys or settings.answer_keys or (secrets.token_bytes(32),)
+        keys = settings.quote_keys or settings.answer_keys or keys_beside(place) or (secrets.token_bytes(32),)
         self._sessions = Sessions(
             settings.operators.split(","), key=keys[0], clock=clock, seconds=settings.operator_session_seconds
         )
@@ -255,7 +255,7 @@ def ring_of(
 
 def seal_of(settings: GatewaySettings, place: Ledger | str | Path | None) -> Seal:
     """What seals secrets at rest: the answers' key, else the quotes', else the one in the file beside the ledger."""
-    return Seal(settings.answer_keys or settings.quote_keys or _beside(place))
+    return Seal(settings.answer_keys or settings.quote_keys or keys_beside(place))
 
 
 class _Later:
@@ -272,13 +272,6 @@ def _solana(receivers: Sequence[str], settings: GatewaySettings) -> str:
     """The network on which wallets that issue keys have their accounts."""
     known = [networks.to_caip2(name) for name in receivers]
     return next((name for name in known if name.startswith(networks.SOLANA)), networks.to_caip2(settings.svm_network))
-
-
-def _beside(place: Ledger | str | Path | None) -> tuple[bytes, ...]:
-    """The key beside a ledger that is a file, which the answers in it are sealed with as well."""
-    text = str(place if isinstance(place, str | Path) else LEDGER_FILE if place is None else "")
-    path = text.removeprefix("sqlite:///")
-    return (key_beside(Path(path)),) if path and "://" not in path else ()
 
 
 def _off(what: str) -> ApiProblem:

@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import Connection, func, insert, inspect, select, text
 
 from x402.errors import MisconfiguredError
-from x402.ports import rating_table  # noqa: F401 - it belongs to the schema that is made here
+from x402.ports import grant_table, rating_table  # noqa: F401 - they belong to the schema that is made here
 from x402.ports.operator_schema import statements
 from x402.ports.schema import SCHEMA_VERSION, metadata, revisions
 from x402.ports.schema import versions as version_rows
