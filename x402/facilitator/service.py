@@ -191,7 +191,8 @@ class _Service:
                 closing.push_async_callback(own.close)
                 self._parts = parts
             facilitator = self._parts.facilitator
-            closing.push_async_callback(facilitator.aclose)
+            for rail in facilitator.rails.values():
+                closing.push_async_callback(rail.aclose)
             watch, look = self._watch(facilitator), self._look(self._parts.tank)
             self._background = (asyncio.create_task(watch), asyncio.create_task(look))
             try:

@@ -64,11 +64,6 @@ class LocalFacilitator:
         self._timeout = settle_timeout_seconds
         self._flights: dict[str, dict[str, asyncio.Task[Receipt]]] = {}
 
-    async def aclose(self) -> None:
-        """Close the connections to the nodes; the ledger is closed by whoever opened it."""
-        for rail in self.rails.values():
-            await rail.aclose()
-
     async def verify(self, payment: Payment, requirement: Requirement, *, caller: Caller = ANYBODY) -> Verification:
         """Whether the payment would settle now. Raises `UnavailableError` when the chain can't be asked."""
         try:
