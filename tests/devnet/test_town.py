@@ -137,9 +137,13 @@ async def test_a_chain_that_is_given_up_while_it_is_made_leaves_no_thread() -> N
         if not own_threads() <= threads:
             break
         await asyncio.sleep(0.001)
-    starting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await starting
+    if starting.done():
+        # A busy machine may have made it before we looked.
+        await starting.result().__aexit__(None, None, None)
+    else:
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
     assert own_threads() <= threads
 
 

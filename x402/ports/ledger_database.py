@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterable
+from time import sleep
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Engine, bindparam, create_engine, event, text
@@ -34,6 +35,9 @@ _SESSION = ("SET lock_timeout = '20s'", "SET statement_timeout = '30s'",
             "SET idle_in_transaction_session_timeout = '20s'", "SET plan_cache_mode = force_custom_plan")  # fmt: skip
 """A replica that stops in the middle of a transaction loses it, and the others go on. A statement is planned for the
 tables as they are: a plan that is kept from when they were empty reads all of them when they have grown."""
+
+_TRIES, _TRY_SECONDS = 200, 0.05
+"""How often a busy database is asked for the log of changes, and the pause between."""
 
 _CONFLICTS = frozenset({"40001", "40P01", "53200"})
 """SQLSTATE of serialization failures, deadlocks, and no memory left for locks, which fewer jobs need less of: nothing
@@ -151,8 +155,23 @@ def _number(name: tuple[str, ...]) -> int:
 def _configure_sqlite(raw: Any, _: object) -> None:
     # Python's sqlite3 would otherwise begin transactions by its own rules.
     raw.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
-        raw.execute(f"PRAGMA {pragma}")
+    raw.execute("PRAGMA busy_timeout=30000")
+    _keep_a_log(raw)
+    raw.execute("PRAGMA synchronous=FULL")
+
+
+def _keep_a_log(raw: Any) -> None:
+    """Have changes written ahead. SQLite makes nobody wait who asks for that while another process does the same."""
+    for _ in range(_TRIES):
+        try:
+            raw.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            sleep(_TRY_SECONDS)
+        else:
+            return
+    raw.execute("PRAGMA journal_mode=WAL")
 
 
 def _begin_at_once(connection: Connection) -> None:

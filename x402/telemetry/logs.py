@@ -5,8 +5,9 @@ from __future__ import annotations
 from x402.telemetry import Fact, Observer, request_id
 
 _WARNINGS = ("refused", "pending", "reversed", "failed", "unavailable", "_low", "_high")
-_COUNTED = ("gateway.", "step.", "signer.balance", "fees.spent", "verify.valid")
-"""These are told again and again and say nothing about one payment: they belong in the metrics alone."""
+_COUNTED = frozenset({"signer.balance", "fees.spent", "verify.valid"})
+_GAUGES = ("gateway.", "step.")
+"""These, and what is only counted, are told again and again: they belong in the metrics alone."""
 
 
 def log_facts() -> Observer:
@@ -16,7 +17,7 @@ def log_facts() -> Observer:
     logger = structlog.get_logger("x402")
 
     def observe(fact: Fact) -> None:
-        if fact.name.startswith(_COUNTED):
+        if fact.name in _COUNTED or fact.name.startswith(_GAUGES):
             return
         write = logger.warning if fact.name.endswith(_WARNINGS) else logger.info
         asked = request_id.get()
