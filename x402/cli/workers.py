@@ -39,7 +39,6 @@ _GARBAGE_AT = 10_000
 def keep_what_is_loaded() -> None:
     """Have the garbage collector leave alone what was imported, which stays for ever: a tenth of a request's time went
     into looking through it."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(_GARBAGE_AT, 50, 100)
 
