@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -14,7 +15,7 @@ from x402.client.auth import X402Auth
 from x402.client.budget import Limits
 from x402.client.choose import Policy
 from x402.client.journal import Journal
-from x402.devnet.model import FREE, STORY
+from x402.devnet.model import ECHO, FREE
 from x402.devnet.town import Town
 from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET
 from x402.settings import ClientSettings
@@ -32,6 +33,8 @@ FLOWS: dict[str, dict[str, Any]] = {
     "balance": {"policy": Policy(networks=(BASE_SEPOLIA,), schemes=("exact",), mainnet=False), "sign_in": True},
 }
 """By name: how the client pays. The first call of each is not counted: it learns the seller's prices."""
+_REST_SECONDS = 0.15
+"""How long the town rests after a call: the chain is in this process, and settles the call before meanwhile."""
 
 
 async def first_tokens(count: int) -> dict[str, list[float]]:
@@ -57,8 +60,8 @@ async def first_tokens(count: int) -> dict[str, list[float]]:
                     # The money that the streams are paid from.
                     filled = await paying.post(f"{town.urls.chat}/session/deposit", json={"amount": "5.00"})
                     filled.raise_for_status()
-                await _first(paying, town.urls.chat, STORY)
-                samples[flow] = [await _first(paying, town.urls.chat, STORY) for _ in range(count)]
+                await _first(paying, town.urls.chat, ECHO)
+                samples[flow] = [await _first(paying, town.urls.chat, ECHO) for _ in range(count)]
     return samples
 
 
@@ -84,4 +87,5 @@ async def _first(client: httpx.AsyncClient, base: str, model: str) -> float:
         first = 0.0
         async for _ in reply.aiter_bytes():
             first = first or time.perf_counter() - begun
+    await asyncio.sleep(_REST_SECONDS)
     return first

@@ -39,6 +39,7 @@ TOPICS = (
     "webhook.test",
 )
 _IDLE_SECONDS = 5.0
+_GATHER_SECONDS = 0.2
 _GONE = 410
 
 
@@ -115,6 +116,8 @@ class Webhooks:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_IDLE_SECONDS):
                     await self._news.wait()
+                # Payments come first: what happens while one is answered is told together.
+                await asyncio.sleep(_GATHER_SECONDS)
             self._news.clear()
 
     async def step(self) -> int:
