@@ -90,7 +90,7 @@ def table(figures: Sequence[Figure], goals: Sequence[Goal]) -> list[dict[str, An
         peers = [values[who] for who in (PYTHON, TYPESCRIPT) if who in values]
         rival = (max if goal.more else min)(peers) if peers else None
         ours = values.get(OURS)
-        ratio = None if rival is None or ours is None else _ratio(ours, rival, goal.more)
+        ratio = _ratio(ours, rival, goal.more) if rival and ours else None
         lines.append(
             {
                 "row": goal.row, "figure": goal.title, "unit": next(iter(here.values())).unit,
