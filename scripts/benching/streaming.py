@@ -33,6 +33,8 @@ FLOWS: dict[str, dict[str, Any]] = {
     "balance": {"policy": Policy(networks=(BASE_SEPOLIA,), schemes=("exact",), mainnet=False), "sign_in": True},
 }
 """By name: how the client pays. The first call of each is not counted: it learns the seller's prices."""
+_THINKING_SECONDS = 0.01
+"""How long the model thinks before each token, so that the later ones don't take their time from the first."""
 _REST_SECONDS = 0.15
 """How long the town rests after a call: the chain is in this process, and settles the call before meanwhile."""
 
@@ -40,7 +42,7 @@ _REST_SECONDS = 0.15
 async def first_tokens(count: int) -> dict[str, list[float]]:
     """Seconds to the first byte of the answer, by flow; and those of a verify."""
     samples: dict[str, list[float]] = {}
-    async with Town() as town:
+    async with Town(model_delay_seconds=_THINKING_SECONDS) as town:
         async with httpx.AsyncClient(trust_env=False, timeout=60) as plain:
             await _first(plain, town.urls.chat, FREE)
             samples["free"] = [await _first(plain, town.urls.chat, FREE) for _ in range(count)]

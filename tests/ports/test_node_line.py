@@ -143,3 +143,36 @@ async def test_control_any_status_and_body_is_an_answer() -> None:
         line = NodeLine(url)
         assert await line.post(b"{}") == (429, b"busy")
         await line.aclose()
+
+
+async def test_E03_a_node_that_hangs_up_on_a_rested_connection_is_asked_once_more() -> None:
+    """The node closes as the next request is on its way, which nobody can see coming."""
+    asked: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            asked.append(await read(reader))
+            if len(asked) == 2:
+                return
+            writer.write(answer(b"{}"))
+
+    async with node(serve) as url:
+        line = NodeLine(url)
+        for question in (b"one", b"two"):
+            assert await line.post(question) == (200, b"{}")
+        await line.aclose()
+    assert asked == [b"one", b"two", b"two"]
+
+
+async def test_E03_a_node_that_always_hangs_up_is_away() -> None:
+    asked: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        asked.append(await read(reader))
+
+    async with node(serve) as url:
+        line = NodeLine(url)
+        with pytest.raises(UnavailableError, match="did not answer"):
+            await line.post(b"one")
+        await line.aclose()
+    assert asked == [b"one", b"one"]

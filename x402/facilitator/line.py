@@ -15,7 +15,8 @@ import httpx
 
 _CONNECTIONS = 256
 _CONNECT_SECONDS = 20.0
-_IDLE_SECONDS = 30.0
+_IDLE_SECONDS = 4.0
+"""Many servers hang up on a connection that has rested for five seconds, and a settlement is not asked for twice."""
 
 
 class NotReached(Exception):

@@ -28,12 +28,23 @@ class NodeLine:
 
     async def post(self, content: bytes) -> tuple[int, bytes]:
         """The status and body of an answer. Raises `UnavailableError("rpc_unavailable")` for none, and for one of more
-        than 32 MiB."""
+        than 32 MiB.
+
+        A node may hang up on a connection that has rested, at the very moment at which it is used again. So what was
+        lost before a word of the answer is asked once more: no question is asked in vain twice, and bytes that are sent
+        twice land once.
+        """
         try:
-            async with self._open().post(self._url, data=content, headers=_HEADERS, allow_redirects=False) as response:
-                return response.status, await _read(response)
+            try:
+                return await self._ask(content)
+            except aiohttp.ServerDisconnectedError:
+                return await self._ask(content)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise UnavailableError("rpc_unavailable", f"the node did not answer ({type(error).__name__})") from None
+
+    async def _ask(self, content: bytes) -> tuple[int, bytes]:
+        async with self._open().post(self._url, data=content, headers=_HEADERS, allow_redirects=False) as response:
+            return response.status, await _read(response)
 
     async def aclose(self) -> None:
         """Close the connections."""
