@@ -340,3 +340,19 @@ async def test_I11_a_refund_pays_back_one_payment(tmp_path: Path) -> None:
         change = f'SET stage = \'{{"transaction":"0xtwo","refund":"{wrong}"}}\' WHERE pay_id = \'two\''
         forge(file, f"UPDATE payments {change}", f"UPDATE events {change} AND after = 'refunded'")
         assert found(file) & {("I11", "gateway", "one"), ("I11", "gateway", "two")}, wrong
+
+
+async def test_I11_refunds_may_share_a_transaction_and_never_a_payment(tmp_path: Path) -> None:
+    async with SqlLedger(url(tmp_path)) as ledger:
+        for name, back in (("one", "a"), ("two", "b"), ("three", "b")):
+            await ledger.begin(begin(SHOP, subject(name), Claimed()))
+            for event, stage in (
+                (Event.SUBMIT, Settling()),
+                (Event.SETTLE, Settled(f"0x{name}")),
+                (Event.FAIL, Owed(f"0x{name}", "why")),
+                (Event.REFUND, Refunding(f"0x{name}", "header", back)),
+                (Event.SETTLE, Refunded(f"0x{name}", "0xtogether")),
+            ):
+                await ledger.advance(SHOP, name, event, stage)
+    told = judge(tmp_path / "ledger.sqlite", batched=True).violations
+    assert {(one.invariant, one.pay_id) for one in told} in ({("I11", "three")}, {("I11", "two")})

@@ -145,7 +145,7 @@ def audit(
             found.unattested += not _attested(history)
         wrong = [*_lawless(history), *_unlike(history), *_amount(history), *_unserved(history, now, overdue_seconds)]
         wrong += _paid_twice(history, paid, payers, batched=batched)
-        wrong += _shared(history, once)
+        wrong += _shared(history, once, batched=batched)
         found.violations += [Violation(invariant, history.party, history.pay_id, words) for invariant, words in wrong]
         if history.payment is not None:
             _count(found.totals, history.payment)
@@ -291,8 +291,8 @@ def _count_of(told: Mapping[str, Any]) -> int:
     return shares if isinstance(shares, int) else 1
 
 
-def _shared(history: History, once: dict[tuple[str, ...], str]) -> _Wrong:
-    """I8 and I11: what belongs to one payment only, a sender's nonce and a refund's transaction."""
+def _shared(history: History, once: dict[tuple[str, ...], str], *, batched: bool) -> _Wrong:
+    """I8 and I11: what belongs to one payment only, a sender's nonce and a refund, which may share its transaction."""
     row = history.payment
     if row is None:
         return
@@ -307,8 +307,10 @@ def _shared(history: History, once: dict[tuple[str, ...], str]) -> _Wrong:
                 owner = str(names.get("transaction")) if _count_of(told) > 1 else row.pay_id
                 held.append(("I8", ("nonce", network, what), what, owner))
     if row.state == State.REFUNDED:
-        refund = f"refund {names.get('refund')}"
-        held.append(("I11", ("refund", network, str(names.get("refund"))), refund, row.pay_id))
+        signed = [members_of(one.stage).get("pay_id") for one in history.events if one.after == State.REFUNDING]
+        alone = not (batched and network.startswith(networks.EIP155 + ":"))
+        for refund in [*signed[-1:], *([names.get("refund")] if alone else [])]:
+            held.append(("I11", ("refund", network, str(refund)), f"refund {refund}", row.pay_id))
         if not names.get("refund") or names.get("refund") == names.get("transaction"):
             yield "I11", "refunded, and no transaction of its own is named"
     for invariant, key, what, owner in held:
