@@ -62,7 +62,7 @@ KEYED_URLS = [
 async def test_E03_a_key_in_the_url_of_a_dead_node(air: Air, url: str, tmp_path: Path) -> None:
     """Port 9 answers nobody: every route of the service fails because of its nodes."""
     members: dict[str, Any] = {
-        "evm_private_key": SecretStr("44" * 32),
+        "evm_private_key": SecretStr("4d" * 32),
         "svm_private_key": SecretStr(str(Keypair())),
         "evm_rpc_url": url.format(port=9),
         "svm_rpc_url": url.format(port=9),
@@ -79,7 +79,7 @@ async def test_E03_a_key_in_the_url_of_a_dead_node(air: Air, url: str, tmp_path:
         air.look()
     settings = FacilitatorSettings.read(**members)
     air.seen += [repr(settings), str(settings), str(describe(settings)), repr(RpcEvmChain(url.format(port=9), 1).rpc)]
-    assert heard(air, CANARY, "44" * 32) == []
+    assert heard(air, CANARY, "4d" * 32) == []
 
 
 @pytest.mark.parametrize("url", KEYED_URLS)

@@ -232,7 +232,9 @@ async def test_A06_A22_killed_after_the_send_and_before_the_answer(trade: Trade)
     await trade.rules(look="hang")
     asking = asyncio.create_task(trade.send(payment))
     await trade.until_asked(LOOK[trade.network])
-    assert await trade.moved() == 1
+    async with asyncio.timeout(20):
+        while await trade.moved() != 1:
+            await asyncio.sleep(0.05)
     trade.service.kill()
     assert is_pending(await asking)
     await trade.rules()
