@@ -132,6 +132,14 @@ class Trade:
         assert units % PRICE == 0
         return units // PRICE
 
+    async def until_paid(self) -> None:
+        """Wait until a block has carried the first price to the seller."""
+        for _ in range(400):
+            if await self.moved() == 1:
+                return
+            await asyncio.sleep(0.05)
+        pytest.fail("the payment never landed")
+
     async def until_asked(self, method: str) -> None:
         """Wait until the facilitator has asked its node this since the line was last given rules."""
         await self.until(lambda: method in self.line.devnet.asked)
@@ -232,9 +240,7 @@ async def test_A06_A22_killed_after_the_send_and_before_the_answer(trade: Trade)
     await trade.rules(look="hang")
     asking = asyncio.create_task(trade.send(payment))
     await trade.until_asked(LOOK[trade.network])
-    async with asyncio.timeout(20):
-        while await trade.moved() != 1:
-            await asyncio.sleep(0.05)
+    await trade.until_paid()
     trade.service.kill()
     assert is_pending(await asking)
     await trade.rules()
