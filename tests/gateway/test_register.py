@@ -116,6 +116,28 @@ async def test_A22_what_is_over_is_told_by_every_replica_whoever_holds_it(desk: 
     assert (known.entry.state, replica.leases._held) == (State.DELIVERED, set())
 
 
+@pytest.mark.parametrize("how", ["another request", "garbage", "more money"])
+async def test_A24_B14_the_answer_is_for_the_very_same_payment_and_request(desk: Desk, how: str) -> None:
+    """Its identity is public: whoever names it proves nothing."""
+    register = await desk.open()
+    payment = desk.signed()
+    job = await register.claim(payment, "print", desk.offered())
+    await register.leases.end(job.pay_id)
+    other = payment
+    if how == "garbage":
+        other = payment.model_copy(update={"payload": {}})
+    if how == "more money":
+        dearer = {**payment.payload["authorization"], "value": "10001"}
+        other = payment.model_copy(update={"payload": {**payment.payload, "authorization": dearer}})
+    with pytest.raises(ConflictError) as refused:
+        await register.known(job.pay_id, other, "other" if how == "another request" else "print")
+    assert refused.value.code == "payment_already_used"
+    # Control: the very same is taken up.
+    known = await register.known(job.pay_id, payment, "print")
+    assert known is not None
+    assert known.entry == job.entry
+
+
 async def test_A22_a_payment_is_taken_up_where_it_stands_when_it_is_ours(desk: Desk, ledger: SqlLedger) -> None:
     """Whoever held it before may have moved it on between our look and our lease."""
     register = await desk.open()
