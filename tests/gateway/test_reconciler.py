@@ -66,7 +66,8 @@ async def test_E11_a_payment_that_was_looked_at_is_free_while_others_are_still_a
             if len(looked) == 1:
                 return pending(pay_id, truth)
             await go_on.wait()
-            return shop.bank.move(pay_id, truth)
+            shop.bank.move(pay_id, truth)
+            return truth
 
         shop.bank.script = [slowly, slowly]
         round_ = asyncio.create_task(shop.paywall.till.reconcile())

@@ -239,6 +239,7 @@ async def test_A22_a_settlement_that_cannot_be_written_down_is_pending_and_names
         await blind.settle(job)
     moved = desk.shop.bank.moved[job.pay_id]
     assert isinstance(told.value.error, PendingError)
+    assert told.value.receipt is not None
     assert (told.value.error.transaction, told.value.receipt.transaction) == (moved, moved)
     assert (await ledger.find(ME, job.pay_id) or job.entry).state is State.SETTLING
     # Control: the same ledger, well again.
@@ -293,6 +294,7 @@ async def test_A16_a_refusal_is_written_told_and_carried_by_its_receipt(desk: De
     with pytest.raises(Refusal) as told:
         await register.settle(job)
     assert isinstance(told.value.error, RefusedError)
+    assert told.value.receipt is not None
     assert (told.value.receipt.error_reason, desk.told()) == ("insufficient_funds", ["sale.refused"])
 
 
