@@ -256,6 +256,39 @@ async def test_A17_a_handler_that_says_nothing_in_time_costs_nothing(meter: Mete
     assert (await meter.shop.entry()).state is State.CLAIMED
 
 
+async def test_a_handler_that_fails_before_it_says_anything_costs_nothing(meter: Meter) -> None:
+    async def run(_: Any, __: Any, sink: Any) -> None:
+        await sink.start(200, (("content-type", "text/plain"),))
+        meter.use(100)
+        raise UnavailableError("upstream_failed", "the upstream is away")
+
+    with pytest.raises(UnavailableError, match="the upstream is away"):
+        await meter.sale()[0].serve(run)
+    assert (await meter.shop.entry()).state is State.CLAIMED
+
+
+async def test_A18_a_stream_that_settles_itself_waits_for_its_reader_first(meter: Meter) -> None:
+    """Its last event carries the receipt; a reader that leaves before it pays for what it has read."""
+
+    async def run(_: Any, __: Any, sink: Any) -> None:
+        await sink.start(200, STREAM)
+        for piece in range(3):
+            meter.use(100 * (piece + 1))
+            await sink.write(b"data\n\n")
+        await sale.settle()
+
+    sale, running = meter.sale()
+    serving = asyncio.create_task(sale.serve(run))
+    reply = await asyncio.wait_for(running.reply_to(2), 5)
+    await anext(aiter(reply.chunks))
+    await until(lambda: sale.recording.pieces == 3)
+    await asyncio.sleep(0.01)
+    assert "settle" not in meter.shop.bank.asked
+    await reply.chunks.aclose()
+    await asyncio.wait_for(serving, 5)
+    assert [units for _, units in meter.shop.bank.payees.values()] == [100]
+
+
 @pytest.mark.parametrize("swallowed", [True, False])
 async def test_an_answer_too_long_to_withhold_is_no_answer_whatever_its_handler_makes_of_it(
     meter: Meter, swallowed: bool
