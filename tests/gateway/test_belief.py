@@ -150,6 +150,7 @@ async def test_E12_without_a_witness_a_success_is_believed() -> None:
     [
         {"transaction": ""},
         {"network": "eip155:8453"},
+        {"network": SVM},
         {"network": ""},
         {"payer": "0x" + "11" * 20},
         {"success": False},
@@ -179,6 +180,7 @@ async def test_A03_solana_addresses_have_one_spelling() -> None:
     assert await Judge().of(settled(SVM, payer=PAYER[SVM].lower()), entry(SVM)) is None
     assert is_account(EVM, "0xAB", "0xab")
     assert not is_account(EVM, "0xab", "0xac")
+    assert not is_account(EVM, "0xac", "0xab")
     assert not is_account(SVM, "Ab", "ab")
     assert is_account(SVM, "Ab", "Ab")
 
@@ -282,12 +284,17 @@ async def test_A09_a_node_that_is_away_proves_nothing_and_is_told() -> None:
     [(None, False), (Standing(2), False), (Standing(3), True), (Standing(4), True), (Standing(1, final=True), True)],
 )
 async def test_A16_our_own_look_counts_blocks(standing: Standing | None, counts: bool) -> None:
-    depths = {"eip155": parse_confirmations("0=1,2=3")}
-    judge = Judge(Chain(Settled("0xa", 3), standing), confirmations=depths)
+    depths = {"eip155": parse_confirmations("0=1,1=2,2=3")}
+    chain = Chain(Settled("0xa", 3), standing)
+    judge = Judge(chain, confirmations=depths)
     verdict = await judge.of(PENDING, entry(amount=TWO_DOLLARS))
     assert verdict == (Settled("0xa", 3) if counts else None)
-    # Control: a cheap one counts in its first block.
+    # Control: a cheap one counts in its first block, and one of a middling price in its second.
     assert await judge.of(PENDING, entry()) == Settled("0xa", 3)
+    verdict = await judge.of(PENDING, entry(amount=TWO_DOLLARS // 2))
+    assert (verdict is None) is (standing is None)
+    chain.stands = Standing(1)
+    assert await judge.of(PENDING, entry(amount=TWO_DOLLARS // 2)) is None
 
 
 async def test_A09_who_was_handed_a_payment_before_is_looked_after_by_the_chain() -> None:
