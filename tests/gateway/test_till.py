@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +13,16 @@ from tests.facilitator.world import Meddled, unreachable
 from tests.gateway.waiting import until
 from x402.errors import ConflictError, MisconfiguredError, RefusedError, UnavailableError
 from x402.gateway.flow import Till
+from x402.gateway.offers import identity_of
 from x402.gateway.problem import ApiProblem, status_of
 from x402.gateway.recording import BrokenOff
 from x402.gateway.sale import Refusal, Reply
 from x402.lifecycle import Event, Party
 from x402.ports import Answer
+from x402.ports.ledger import SqlLedger
 from x402.stages import Released, Served, State
 
+NOW = 1_800_000_000
 PRICED = {"GET /report": "$0.01"}
 PLAIN = (("content-type", "text/plain"),)
 
@@ -165,20 +169,23 @@ async def test_A22_closing_waits_for_the_sales_at_work(counter: Counter) -> None
     assert len(counter.shop.bank.moved) == 1
 
 
-async def test_A22_closing_leaves_what_takes_too_long_to_the_ledger(counter: Counter) -> None:
+async def test_A22_closing_leaves_what_takes_too_long_to_the_ledger(counter: Counter, tmp_path: Path) -> None:
     """Nothing of it runs on, its row is given back for others, and nothing is renewed any more."""
-    till = await counter.open()
-    calls = [counter.take(counter.signed(), counter.slow) for _ in range(3)]
-    await until(lambda: counter.runs == 3)
-    till.register.leases.keep("another")
-    await till.drain(0.01)
-    assert (till._tasks, till._running) == (set(), {})
-    assert (till.register.leases._held, till.register.leases._beating) == (set(), None)
-    assert {entry.state for entry in await counter.shop.ledger.unresolved(Party.GATEWAY)} == {State.CLAIMED}
-    # Whoever waited is let go.
-    assert all(isinstance(end, BaseException) for end in await asyncio.gather(*calls, return_exceptions=True))
-    # Control: the same payment is served by whoever comes next.
-    assert till._tasks == set()
+    path = f"sqlite:///{tmp_path / 'gateway.sqlite'}"
+    async with SqlLedger(path, clock=lambda: NOW) as ours, SqlLedger(path, clock=lambda: NOW) as elsewhere:
+        counter.shop.ledger = ours
+        till = await counter.open()
+        calls = [counter.take(counter.signed(), counter.slow) for _ in range(3)]
+        await until(lambda: counter.runs == 3)
+        till.register.leases.keep("another")
+        await till.drain(0.01)
+        assert (till._tasks, till._running) == (set(), {})
+        assert (till.register.leases._held, till.register.leases._beating) == (set(), None)
+        left = await ours.unresolved(Party.GATEWAY)
+        assert [entry.state for entry in left] == [State.CLAIMED] * 3
+        assert [await elsewhere.lease(Party.GATEWAY, entry.subject.pay_id, 60) for entry in left] == [True] * 3
+        # Whoever waited is let go.
+        assert all(isinstance(end, BaseException) for end in await asyncio.gather(*calls, return_exceptions=True))
 
 
 async def test_A22_a_sale_that_is_over_is_not_joined_but_replayed(counter: Counter) -> None:
@@ -297,7 +304,8 @@ async def test_A22_B16_a_metered_answer_of_a_process_that_died_costs_what_it_wro
     assert told.value.receipt is not None
     assert told.value.receipt.amount == str(due)
     assert [units for _, units in counter.shop.bank.payees.values()] == [due] * bool(due)
-    assert counter.runs == 0
+    entry = await counter.shop.ledger.find(Party.GATEWAY, identity_of(payment))
+    assert (entry.state, counter.runs) == (State.DELIVERED if due else State.RELEASED, 0)
 
 
 @pytest.mark.parametrize("reason", ["a", "z"])
