@@ -230,7 +230,11 @@ async def test_D03_without_a_better_bid_the_same_bytes_leave_again(world: World,
     world.affordable = why != "poor"
     if why == "cap":
         world.node.bid = EvmFees(10**12 + 1, 1)
-    changed = {"stranger's key": {"sender": "z"}, "no nonce": {"nonce": None}, "last attempt": {"attempt": 3}}
+    changed: dict[str, dict[str, Any]] = {
+        "stranger's key": {"sender": "z"},
+        "no nonce": {"nonce": None},
+        "last attempt": {"attempt": 3},
+    }
     if why == "moved on":
         await world.ledger.advance(ME, entry.subject.pay_id, Event.SETTLE, THEIRS)
     await world.again.send(entry, replace(stage, **changed.get(why, {})), world.ledger)
