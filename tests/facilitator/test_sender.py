@@ -84,6 +84,7 @@ class Signed:
     signature: bytes = bytes(65)
     more_gas: int = 0
     valid_before: int = 999
+    sender: str = ""
 
     def calldata(self) -> bytes:
         return self.data
