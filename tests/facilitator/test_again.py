@@ -65,6 +65,7 @@ class World:
         self.landed: list[str] = []
         self.asked: list[int] = []
         self.inspected: list[int] = []
+        self.inspecting_takes = 0
         everything: Any = self
         self.again = EvmAgain(
             everything.node, self.pool.sender, everything, everything, everything, GAS, lambda: self.pool.now,
@@ -76,6 +77,7 @@ class World:
 
     async def inspect(self, _: Any, __: Any, gas: int) -> None:
         self.inspected.append(gas)
+        self.pool.now += self.inspecting_takes
         if self.refusal is not None:
             raise self.refusal
 
@@ -92,16 +94,16 @@ class World:
         assert isinstance(entry.stage, Intended)
         return entry, entry.stage
 
-    async def intended(self, *, together: int = 1) -> list[tuple[Entry, Intended]]:
+    async def intended(self, *, together: int = 1, key: str = "a") -> list[tuple[Entry, Intended]]:
         """The same with a nonce that the ledger has handed out, for several payments perhaps."""
         signed = [offer_and_payment() for _ in range(together)]
         subjects = [subject_of(payment, offer) for offer, payment in signed]
 
         def sign(nonce: int, waiting: Any) -> Any:
-            one = Intended(f"a:{nonce}", b"raw", 5000, "a", nonce, signed_at=NOW, bid=(80, 8), shares=len(waiting))
+            one = Intended(f"{key}:{nonce}", b"raw", 5000, key, nonce, signed_at=NOW, bid=(80, 8), shares=len(waiting))
             return [one] * len(waiting)
 
-        made = await self.ledger.intend_together(subjects, "a", 0, sign)
+        made = await self.ledger.intend_together(subjects, key, 0, sign)
         return [(entry, entry.stage) for entry, _ in made if isinstance(entry.stage, Intended)]
 
     async def stage(self, entry: Entry) -> Any:
@@ -196,18 +198,36 @@ async def test_D01_other_bytes_keep_a_nonce_that_is_still_theirs_and_only_with_a
     assert await world.again.replace(after, after.stage, world.ledger) is None
 
 
-@pytest.mark.parametrize("why", ["another key", "used", "shared"])
+@pytest.mark.parametrize("why", ["used", "shared"])
 async def test_D01_other_bytes_take_another_nonce_where_theirs_is_not_their_own(world: World, why: str) -> None:
     ((entry, stage), *_) = await world.intended(together=2 if why == "shared" else 1)
-    if why == "another key":
-        world.pool.sender.take_turn("a")
     if why == "used":
         world.node.counts = {"a": 1}
     after = await world.again.replace(entry, stage, world.ledger)
     assert after is not None
     assert isinstance(after.stage, Intended)
-    sender, nonce = ("b", 0) if why == "another key" else ("a", 1)
-    assert (after.stage.sender, after.stage.nonce, after.stage.shares) == (sender, nonce, 1)
+    assert (after.stage.sender, after.stage.nonce, after.stage.shares) == ("a", 1, 1)
+
+
+@pytest.mark.parametrize(("key", "other"), [("a", "b"), ("b", "a")])
+async def test_D01_another_key_takes_its_own_next_nonce_and_leaves_no_gap(world: World, key: str, other: str) -> None:
+    for _ in range(3):
+        ((entry, stage),) = await world.intended(key=key)
+    assert stage.nonce == 2
+    world.pool.sender.take_turn(key)
+    after = await world.again.replace(entry, stage, world.ledger)
+    assert after is not None
+    assert isinstance(after.stage, Intended)
+    assert (after.stage.sender, after.stage.nonce) == (other, 0)
+
+
+async def test_D01_a_lower_bid_is_another_one_that_a_poor_key_may_pay(world: World) -> None:
+    ((entry, stage),) = await world.intended()
+    world.node.bid = EvmFees(50, 5)
+    after = await world.again.replace(entry, stage, world.ledger)
+    assert after is not None
+    assert isinstance(after.stage, Intended)
+    assert (after.stage.nonce, after.stage.bid) == (0, (50, 5))
 
 
 async def test_D03_a_patient_sender_sends_the_same_and_an_impatient_one_bids_more(world: World) -> None:
@@ -292,13 +312,14 @@ async def test_A16_a_strangers_transfer_that_a_fork_took_back_is_signed_by_us(wo
     assert (after.attempt, len(world.node.sent)) == ((1, 0) if known else (2, 1))
 
 
-@pytest.mark.parametrize("why", ["", "no receipt", "spent", "unknown", "would fail", "poor", "moved on"])
+@pytest.mark.parametrize("why", ["", "no receipt", "spent", "unknown", "would fail", "poor", "late", "moved on"])
 async def test_D05_what_failed_in_company_is_tried_once_more_alone(world: World, why: str) -> None:
     ((entry, stage), _) = await world.intended(together=2)
     world.node.landed = set() if why == "no receipt" else {stage.transaction}
     world.spent = {"spent": True, "unknown": None}.get(why, False)
     world.refusal = RefusedError("insufficient_funds", "no") if why == "would fail" else None
     world.affordable = why != "poor"
+    world.inspecting_takes = 3990 if why == "late" else 0
     if why == "moved on":
         await world.ledger.advance(ME, entry.subject.pay_id, Event.SETTLE, THEIRS)
     after = await world.again.alone(entry, stage, world.ledger)
@@ -319,3 +340,9 @@ async def test_D05_a_node_that_refuses_it_alone_leaves_it_to_the_next_round(worl
     after = await world.again.alone(entry, stage, world.ledger)
     assert after is not None
     assert await world.stage(entry) == after.stage
+
+
+async def test_A16_after_the_last_attempt_nothing_is_signed_in_place_of_a_strangers_transfer(world: World) -> None:
+    entry, stage = await world.written(raw=b"", sender="", nonce=None, attempt=3)
+    await world.again.send(entry, stage, world.ledger)
+    assert (await world.stage(entry), world.node.sent) == (stage, [])
