@@ -59,6 +59,8 @@ class World:
         self.node = Node()
         self.pool: Pool = pool("a", "b", gas=GAS)
         self.pool.chain, self.pool.sender._chain = self.node, self.node  # type: ignore[assignment]
+        for key in self.pool.keys:
+            key.mark = "+"
         self.spent: bool | None = False
         self.refusal: Exception | None = None
         self.affordable = True
@@ -240,7 +242,7 @@ async def test_D03_a_patient_sender_sends_the_same_and_an_impatient_one_bids_mor
     better = await world.stage(entry)
     assert (better.attempt, better.nonce, better.bid, better.earlier) == (2, 0, (100, 10), ("a:0",))
     # What it may cost in all is asked with the new bid: ten gas, and the data.
-    assert (len(world.node.sent), world.asked) == (2, [10 * 100 + 7])
+    assert (world.node.sent, world.asked) == (["a:0", "a:0+"], [10 * 100 + 7])
 
 
 @pytest.mark.parametrize("why", ["poor", "cap", "stranger's key", "no nonce", "last attempt", "moved on"])
@@ -260,6 +262,15 @@ async def test_D03_without_a_better_bid_the_same_bytes_leave_again(world: World,
     await world.again.send(entry, replace(stage, **changed.get(why, {})), world.ledger)
     assert world.node.sent == ["a:0"]
     assert await world.stage(entry) == (THEIRS if why == "moved on" else stage)
+
+
+async def test_D03_two_that_share_a_transaction_are_outbid_together(world: World) -> None:
+    (one, first), (two, _) = await world.intended(together=2)
+    world.pool.now = NOW + 20
+    await world.again.send(one, first, world.ledger)
+    stages = [await world.stage(entry) for entry in (one, two)]
+    assert [(each.attempt, each.shares, each.transaction) for each in stages] == [(2, 2, "a:0+")] * 2
+    assert world.node.sent == ["a:0+"]
 
 
 async def test_D03_a_shared_transaction_is_outbid_for_all_who_can_afford_it(world: World) -> None:

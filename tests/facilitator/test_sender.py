@@ -68,11 +68,13 @@ class Key:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self.mark = ""
+        """What ends the name of everything that it signs."""
         self.signed: list[EvmTransaction] = []
 
     def sign_transaction(self, transaction: EvmTransaction) -> tuple[str, bytes]:
         self.signed.append(transaction)
-        return f"{self.address}:{transaction.nonce}", b"raw"
+        return f"{self.address}:{transaction.nonce}{self.mark}", b"raw"
 
 
 @dataclass
