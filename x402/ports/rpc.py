@@ -14,6 +14,7 @@ from typing import Any
 from x402.errors import UnavailableError
 from x402.ports.node_line import NodeLine
 from x402.ports.node_url import scrub, secrets_of
+from x402.wire.nesting import read_json
 
 Post = Callable[[bytes], Awaitable[tuple[int, bytes]]]
 """Carries one HTTP body to a node and brings status and body back; raises `UnavailableError` when none comes."""
@@ -123,8 +124,8 @@ class JsonRpc:
         content = json.dumps(bodies[0] if len(bodies) == 1 else bodies, separators=(",", ":"))
         status, answer = await self._carry(content.encode())
         try:
-            value = json.loads(answer)
-        except (ValueError, RecursionError):
+            value = read_json(answer)
+        except ValueError:
             raise UnavailableError("rpc_unavailable", f"the node answered HTTP {status} without JSON") from None
         replies = value if isinstance(value, list) else [value]
         # Our ids are numbers; an id of any other kind, a list above all, is nobody's.
