@@ -251,6 +251,29 @@ async def test_closing_ends_what_is_on_its_way_and_leaves_nothing_open() -> None
         assert line._rested == {}
 
 
+async def test_closing_gives_up_who_waits_for_a_connection_and_opens_none_for_him() -> None:
+    line = HttpLine(connections=1, idle_seconds=5)
+    asked = asyncio.Event()
+
+    async def silence(_: bytes, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await asyncio.sleep(1)
+
+    async with listening(silence) as server:
+        waiting = [asyncio.create_task(ask(line, server.url)) for _ in range(3)]
+        await asked.wait()
+        await line.aclose()
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(one) for one in found] == [NoAnswer, NotReached, NotReached]
+        opening = asyncio.create_task(ask(line, server.url))
+        await asyncio.sleep(0)
+        await line.aclose()
+        with pytest.raises(NotReached):
+            await opening
+        assert len(server.heard) == 1
+        assert line._open == set()
+
+
 @pytest.mark.parametrize(
     ("url", "headers"),
     [

@@ -73,7 +73,7 @@ class HttpConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Hang up at once; a question that is on its way stays without an answer."""
-        self._usable = False
+        self._fail(NoAnswer("it was closed"))
         if self._transport is not None:
             self._transport.abort()
 

@@ -19,11 +19,12 @@ from urllib.parse import quote, unquote, urlsplit
 
 import aiohappyeyeballs
 
-from x402.ports.http_connection import HttpConnection, NoAnswer, NotReached, Reply
+from x402.ports.http_connection import HttpConnection, NotReached, Reply
 
 _CONNECT_SECONDS = 20.0
 _NEXT_ADDRESS_SECONDS = 0.25
 """How long one of a host's addresses is tried alone (RFC 8305)."""
+_CLOSED = "the line was closed"
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _PATH_SAFE, _QUERY_SAFE = "/%:@!$&'()*+,;=~-._", "/%:@!$&'()*+,;=~-._?"
@@ -75,15 +76,16 @@ class HttpLine:
         request = head + (b"\r\n" if content is None else b"content-length: %d\r\n\r\n%b" % (len(content), content))
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
-        await self._wait_for_room(until)
+        room = self._room
+        await self._wait_for(room, until)
         try:
-            connection = self._take(origin, loop.time()) or await self._connect(origin, until)
+            connection = self._take(origin, loop.time()) or await self._connect(origin, room, until)
             try:
                 return await connection.exchange(request, seconds=until - loop.time(), limit=limit)
             finally:
                 self._give_back(origin, connection)
         finally:
-            self._room.release()
+            room.release()
 
     async def aclose(self) -> None:
         """Close the connections; who asks again opens new ones."""
@@ -93,12 +95,18 @@ class HttpLine:
             connection.close()
         self._begin()
 
-    async def _wait_for_room(self, until: float) -> None:
+    async def _wait_for(self, room: asyncio.Semaphore, until: float) -> None:
+        if not room.locked():
+            await room.acquire()
+            return
         try:
-            async with asyncio.timeout_at(until if self._room.locked() else None):
-                await self._room.acquire()
+            async with asyncio.timeout_at(until):
+                await room.acquire()
         except TimeoutError:
             raise NotReached("all connections are at work") from None
+        if room is not self._room:
+            room.release()
+            raise NotReached(_CLOSED)
 
     def _take(self, origin: Origin, now: float) -> HttpConnection | None:
         rested = self._rested.get(origin, [])
@@ -136,13 +144,16 @@ class HttpLine:
         self._open.discard(connection)
         connection.close()
 
-    async def _connect(self, origin: Origin, until: float) -> HttpConnection:
+    async def _connect(self, origin: Origin, room: asyncio.Semaphore, until: float) -> HttpConnection:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout_at(min(until, loop.time() + _CONNECT_SECONDS)):
                 connection = await self._connected(origin, loop)
         except (OSError, TimeoutError, ValueError) as error:
             raise NotReached(type(error).__name__) from None
+        if room is not self._room:
+            connection.close()
+            raise NotReached(_CLOSED)
         self._open.add(connection)
         return connection
 
@@ -196,6 +207,3 @@ def _head(url: str, asks: bool, headers: tuple[tuple[str, str], ...]) -> tuple[O
         raise ValueError("a header field can't be sent")
     lines = [f"{'GET' if asks else 'POST'} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
     return Origin(secure, host, port or (443 if secure else 80)), ("\r\n".join(lines) + "\r\n").encode("latin-1")
-
-
-__all__ = ["HttpLine", "NoAnswer", "NotReached"]
