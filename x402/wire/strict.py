@@ -10,7 +10,7 @@ import binascii
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -167,9 +167,10 @@ class WireModel(BaseModel):
         """The canonical JSON object; absent members are left out, never null (fault F18)."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
-    def as_text(self) -> str:
-        """The object as JSON, compact and ASCII as by `dump_json`."""
-        return dump_json(self.as_json())
+
+def dump_model(model: WireModel, *, without: Collection[str] = ()) -> str:
+    """A model's members but those `without`, as `dump_json` writes the object: in one step, a third of the work."""
+    return model.model_dump_json(by_alias=True, exclude_none=True, ensure_ascii=True, exclude=set(without))
 
 
 Model = TypeVar("Model", bound=WireModel)
