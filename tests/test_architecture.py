@@ -25,7 +25,7 @@ SEATS = {
     "client.auth", "client.chat", "client.chat_stream", "client.sign_in", "client.aimo", "client.proxy",
     "client.stream",
     "gateway.paywall", "gateway.app", "gateway.api",
-    "facilitator.service", "facilitator.desk", "facilitator.remote", "facilitator.line",
+    "facilitator.service", "facilitator.desk", "facilitator.description", "facilitator.remote", "facilitator.line",
 }  # fmt: skip
 """Rooms of a party that belong to row 4."""
 

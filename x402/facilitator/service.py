@@ -13,11 +13,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.openapi.utils import get_openapi
-from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from x402 import networks
 from x402.confirmation import parse_confirmations
@@ -25,6 +27,7 @@ from x402.errors import LimitedError, MisconfiguredError, UnavailableError, X402
 from x402.facilitator import desk, reconcile
 from x402.facilitator.allowance import LIMITED
 from x402.facilitator.callers import Caller
+from x402.facilitator.description import PATHS, Described, Description
 from x402.facilitator.door import Door
 from x402.facilitator.evm_again import Afford
 from x402.facilitator.evm_rail import EvmRail
@@ -134,28 +137,32 @@ def build_facilitator(settings: FacilitatorSettings, ledger: Ledger) -> LocalFac
     )
 
 
-def create_app(settings: FacilitatorSettings | None = None, *, facilitator: LocalFacilitator | None = None) -> FastAPI:
+def create_app(
+    settings: FacilitatorSettings | None = None, *, facilitator: LocalFacilitator | None = None
+) -> Starlette:
     """The service, from settings, or around a facilitator that the caller has made (and whose ledger it closes).
 
     Who may ask is always the settings' business. Raises `MisconfiguredError` for what contradicts itself.
     """
     settings = settings or FacilitatorSettings.read()
     service = _Service(settings, facilitator)
-    app = FastAPI(title="x402 facilitator", version="2", lifespan=service.life)
-    described = APIRouter()
-    for path, route, method, summary in (
-        ("/verify", service.verify, "POST", "Would this payment settle?"),
-        ("/settle", service.settle, "POST", "Settle once; the same answer for ever"),
-        ("/supported", service.supported, "GET", "What can be settled now"),
-        ("/health", service.health, "GET", "The process lives"),
-        ("/ready", service.ready, "GET", "Ledger and chains answer"),
-        ("/metrics", service.metrics, "GET", "Prometheus metrics"),
-    ):
-        # Bodies are read strictly by our own decoder, so FastAPI has nothing to do for a request but to describe it.
-        app.add_route(path, route, methods=[method])
-        described.add_api_route(path, route, methods=[method], summary=summary)
-    app.openapi = lambda: get_openapi(title=app.title, version=app.version, routes=described.routes)  # type: ignore[method-assign]
-    app.add_exception_handler(X402Error, desk.explain)
+    routes = (
+        Described("/verify", service.verify, "POST", "Would this payment settle?"),
+        Described("/settle", service.settle, "POST", "Settle once; the same answer for ever"),
+        Described("/supported", service.supported, "GET", "What can be settled now"),
+        Described("/health", service.health, "GET", "The process lives"),
+        Described("/ready", service.ready, "GET", "Ledger and chains answer"),
+        Described("/metrics", service.metrics, "GET", "Prometheus metrics"),
+    )
+    description = Description("x402 facilitator", "2", routes)
+    app = Starlette(
+        routes=[
+            *(Route(route.path, route.answer, methods=[route.method]) for route in routes),
+            *(Route(path, description, methods=["GET"]) for path in PATHS),
+        ],
+        exception_handlers={X402Error: desk.explain, HTTPException: desk.astray},
+        lifespan=service.life,
+    )
     app.add_middleware(desk.Desk, routes={"/verify": service.verify, "/settle": service.settle})
     origins = read_origins(settings)
     if origins:
@@ -182,7 +189,7 @@ class _Service:
         return _Parts(facilitator, build_door(self._settings, names), tank)
 
     @asynccontextmanager
-    async def life(self, _: FastAPI) -> AsyncIterator[None]:
+    async def life(self, _: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as closing:
             if self._parts is None:
                 own = SqlLedger(self._settings.ledger)
