@@ -46,7 +46,7 @@ from x402.ports.ledger import SqlLedger
 from x402.ports.svm import RpcSvmChain
 from x402.settings import FacilitatorSettings, secret
 from x402.telemetry import Telemetry
-from x402.telemetry.logs import log_facts
+from x402.telemetry.logs import load_writer, log_facts
 from x402.telemetry.metrics import count_facts, exposition
 from x402.wire.facilitation import Facilitation
 from x402.wire.receipt import Receipt
@@ -228,6 +228,8 @@ class _Service:
             except MisconfiguredError as error:
                 self._misfit = error.message
                 await asyncio.sleep(self._settings.reconcile_seconds)
+        # Nobody waits for the log's library: neither who starts, nor the first payment that is told of.
+        await asyncio.to_thread(load_writer)
         await reconcile.watch(facilitator, pause)
 
     async def _look(self, tank: Tank) -> None:
