@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 
-_GARBAGE_AT = 100_000
+_GARBAGE_AT = 250_000
 """How many objects more than were let go are looked through for garbage; Python's own 700 suit a script."""
 
 

@@ -36,14 +36,12 @@ from x402.facilitator.outfit import build_allowance, build_ceilings, build_door,
 from x402.facilitator.rail import Rail
 from x402.facilitator.settle import LocalFacilitator
 from x402.facilitator.signer import EvmSigner, SvmSigner
-from x402.facilitator.svm_rail import SvmRail
 from x402.facilitator.tank import Tank
 from x402.ports import Ledger
 from x402.ports.evm import RpcEvmChain
 from x402.ports.grant_book import SqlGrants
 from x402.ports.grants import GrantBook
 from x402.ports.ledger import SqlLedger
-from x402.ports.svm import RpcSvmChain
 from x402.settings import FacilitatorSettings, secret
 from x402.telemetry import Telemetry
 from x402.telemetry.logs import load_writer, log_facts
@@ -101,6 +99,10 @@ def build_rails(
                 EvmRail(network.id, chain, keys, unix_now, gas=gas, afford=afford, confirmations=deep, relay=relay)
             )
         else:
+            # Who settles nothing on Solana is ready sooner without its libraries.
+            from x402.facilitator.svm_rail import SvmRail
+            from x402.ports.svm import RpcSvmChain
+
             cluster = RpcSvmChain(settings.svm_rpc_url or _public_node(network))
             text = secret(settings.svm_private_key)
             signers = [SvmSigner(key.strip()) for key in ([text] if text.startswith("[") else text.split(","))]
