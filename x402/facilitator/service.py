@@ -50,6 +50,7 @@ from x402.wire.facilitation import Facilitation
 from x402.wire.receipt import Receipt
 
 _PING_SECONDS = 2.0
+_CALM_SECONDS = 2.0
 
 
 def unix_now() -> int:
@@ -204,12 +205,13 @@ class _Service:
                 closing.push_async_callback(rail.aclose)
             watch, look = self._watch(facilitator), self._look(self._parts.tank)
             self._background = (asyncio.create_task(watch), asyncio.create_task(look))
+            tasks = (*self._background, asyncio.create_task(_load_later()))
             try:
                 yield
             finally:
-                for task in self._background:
+                for task in tasks:
                     task.cancel()
-                await asyncio.gather(*self._background, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
                 if facilitator.allowance is not None:
                     await facilitator.allowance.drain()
 
@@ -230,8 +232,6 @@ class _Service:
             except MisconfiguredError as error:
                 self._misfit = error.message
                 await asyncio.sleep(self._settings.reconcile_seconds)
-        # Nobody waits for the log's library: neither who starts, nor the first payment that is told of.
-        await asyncio.to_thread(load_writer)
         await reconcile.watch(facilitator, pause)
 
     async def _look(self, tank: Tank) -> None:
@@ -316,6 +316,13 @@ class _Service:
     async def metrics(self, _: Request) -> Response:
         page, content_type = exposition(self._registry)
         return Response(page, media_type=content_type)
+
+
+async def _load_later() -> None:
+    """Load the log's library, for which neither a start nor the first payment that is told of should wait, when those
+    are served who waited for the start: everything else takes its turns with a thread that loads."""
+    await asyncio.sleep(_CALM_SECONDS)
+    await asyncio.to_thread(load_writer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 from x402.telemetry import Fact, Observer, request_id
@@ -16,8 +17,11 @@ _GAUGES = ("gateway.", "step.")
 def log_facts() -> Observer:
     """An observer that writes each fact as one structured line, with a warning for what is not as it should be.
 
-    The first line waits until structlog is loaded, a twentieth of a second; `load_writer` does that before.
+    The first line waits until structlog is loaded, a twentieth of a second; `load_writer` does that before. Raises
+    `ModuleNotFoundError` where it isn't installed.
     """
+    if find_spec("structlog") is None:
+        raise ModuleNotFoundError("No module named 'structlog'", name="structlog")
 
     def observe(fact: Fact) -> None:
         if fact.name in _COUNTED or fact.name.startswith(_GAUGES):
