@@ -20,6 +20,7 @@ from x402.ports import (
     Answer,
     Arrow,
     Clock,
+    Instead,
     NonceBook,
     Room,
     Sign,
@@ -93,6 +94,7 @@ class SqlLedger:
         room: Room | None = None,
         identifier: str = "",
         arrows: Sequence[Arrow] = (),
+        instead: Instead | None = None,
     ) -> tuple[Entry, bool]:
         lease, subject = self._lease(lease_seconds), entry.subject
         locks = [_row(entry.party, subject.pay_id)]
@@ -102,7 +104,7 @@ class SqlLedger:
             locks.append(("identifier", subject.payer, identifier))
         claimed = subject if entry.party is Party.GATEWAY else None
         return await self._do(
-            lambda connection: ledger_rows.open_row(connection, entry, lease, room, identifier, arrows),
+            lambda connection: ledger_rows.open_row(connection, entry, lease, room, identifier, arrows, instead),
             *locks,
             look=Look(entry.party, subject.pay_id, to_write=True, subject=claimed, room=room),
         )

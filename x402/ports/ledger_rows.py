@@ -15,7 +15,8 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 
 from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, advance, begin
-from x402.ports import Arrow, IdentifierTaken, Room, Sign, SignAgain, SignTogether, nonce_book, unsettled
+from x402.ports import Sign, SignAgain, SignTogether, nonce_book, unsettled
+from x402.ports.claiming import Arrow, IdentifierTaken, Instead, NoRoom, Room
 from x402.ports.known import known
 from x402.ports.leases import Lease
 from x402.ports.ledger_entry import entry_of, written
@@ -96,6 +97,7 @@ def open_row(
     room: Room | None,
     identifier: str = "",
     arrows: Sequence[Arrow] = (),
+    instead: Instead | None = None,
 ) -> tuple[Entry, bool]:
     """The first memory of a payment, or the older one and False. Raises `NoRoom` or `IdentifierTaken`.
 
@@ -108,8 +110,13 @@ def open_row(
         return known_already, False
     if identifier:
         _check_name(connection, entry, identifier)
-    if sums is not None:
-        sums.check()
+    try:
+        if sums is not None:
+            sums.check()
+    except NoRoom as error:
+        if instead is None or error.scope not in instead.scopes:
+            raise
+        entry, arrows = instead.entry, instead.arrows
     moved = _follow(replace(entry, created_at=lease.now, updated_at=lease.now), arrows)
     last = _write_first(connection, entry, lease, sums, list(zip(arrows, moved, strict=True)))
     if identifier:
