@@ -45,7 +45,8 @@ async def test_a_sale_is_four_transactions_and_a_challenge_none(shop: Any, flow:
         commits = shop.ledger.commits
         assert (await client.get("/report", headers=header)).status_code == 200
         assert ledger.calls == STEPS[flow]
-        assert shop.ledger.commits == commits + len(STEPS[flow])
+        # A look writes nothing, and waits for no disk.
+        assert shop.ledger.commits == commits + len(STEPS[flow]) - 1
         ledger.calls.clear()
     assert await shop.ledger.unresolved(Party.GATEWAY) == []
     assert sum((await shop.ledger.totals(Party.GATEWAY, State.DELIVERED)).values()) == 20_000

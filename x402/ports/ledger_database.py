@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from time import sleep
 from typing import Any
 
@@ -35,6 +36,8 @@ _SESSION = ("SET lock_timeout = '20s'", "SET statement_timeout = '30s'",
             "SET idle_in_transaction_session_timeout = '20s'", "SET plan_cache_mode = force_custom_plan")  # fmt: skip
 """A replica that stops in the middle of a transaction loses it, and the others go on. A statement is planned for the
 tables as they are: a plan that is kept from when they were empty reads all of them when they have grown."""
+
+_WRITING = "x402.writing"
 
 _TRIES, _TRY_SECONDS = 200, 0.05
 """How often a busy database is asked for the log of changes, and the pause between."""
@@ -110,6 +113,14 @@ class LedgerDatabase:
             self._connection = self._engine.connect()
         return self._connection
 
+    @contextmanager
+    def transaction(self, *, writing: bool) -> Iterator[Connection]:
+        """One transaction, committed at its end. On SQLite, who is not `writing` waits for nobody who is."""
+        connection = self.connection()
+        connection.info[_WRITING] = writing
+        with connection.begin():
+            yield connection
+
     def lock(self, connection: Connection, names: Iterable[tuple[str, ...]]) -> None:
         """Have these names to this transaction alone, until it ends."""
         if not self.is_sqlite:
@@ -175,7 +186,7 @@ def _keep_a_log(raw: Any) -> None:
 
 
 def _begin_at_once(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.info.get(_WRITING, True) else "BEGIN")
 
 
 def _configure_postgres(raw: Any, _: object) -> None:

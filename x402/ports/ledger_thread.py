@@ -1,8 +1,9 @@
 """One thread that owns the database, so that the event loop never waits for a disk.
 
 Whatever has queued up while a commit was under way goes into the next one together, and each caller is told only
-after the commit that carries its write (group commit, design D9). A database that can't be reached fails those who
-ask, and is asked anew by the next (faults E02, E10).
+after the commit that carries its write (group commit, design D9). Who only asks is answered before that, from what
+was committed already, and waits for no disk. A database that can't be reached fails those who ask, and is asked anew by
+the next (faults E02, E10).
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class _Job:
     future: asyncio.Future[Any]
     locks: Locks
     look: Look | None
+    writes: bool
 
 
 class LedgerThread:
@@ -49,7 +51,7 @@ class LedgerThread:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self.commits = 0
-        """How many transactions were committed."""
+        """How many transactions were committed in which something may have been written."""
 
     async def start(self) -> None:
         """Open the database, creating it when it is new. Raises `MisconfiguredError` or `UnavailableError`."""
@@ -70,16 +72,18 @@ class LedgerThread:
             self._jobs.put(None)
             await asyncio.to_thread(thread.join)
 
-    async def do(self, work: Callable[[Connection], T], *locks: tuple[str, ...], look: Look | None = None) -> T:
+    async def do(
+        self, work: Callable[[Connection], T], *locks: tuple[str, ...], look: Look | None = None, writes: bool = True
+    ) -> T:
         """The outcome of a piece of work, once it is durable. Raises what it raises, or `UnavailableError`.
 
         It may run again when the database gave it up, so it must do nothing but talk to the database.
-        `look` is what may be read for it beforehand, with what others need.
+        `look` is what may be read for it beforehand, with what others need. Work that writes nothing should say so.
         """
         if self._thread is None or not self._thread.is_alive():
             raise UnavailableError("ledger_unavailable", "the ledger is not open")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._jobs.put(_Job(work, future, locks, look))
+        self._jobs.put(_Job(work, future, locks, look, writes))
         return await future
 
     def _run(self, ready: asyncio.Future[None]) -> None:
@@ -100,12 +104,17 @@ class LedgerThread:
                 except queue.Empty:
                     break
             stopping = batch[-1] is None
-            self._commit([job for job in batch if job is not None])
+            jobs = [job for job in batch if job is not None]
+            # Before anything of this batch is written, a question can only meet what is durable.
+            for writes in (False, True):
+                alike = [job for job in jobs if job.writes is writes]
+                if alike:
+                    self._commit(alike)
         self._database.close()
 
     def _recount(self) -> None:
         connection = self._database.connection()
-        with connection.begin():
+        with self._database.transaction(writing=True):
             self._database.lock(connection, [unsettled.LOCK])
             unsettled.recount(connection)
             settle(connection)
@@ -130,7 +139,7 @@ class LedgerThread:
                 if again:
                     continue
             else:
-                self.commits += 1
+                self.commits += attempt.writes
                 _tell(*attempt.outcomes)
                 return
             break
@@ -142,12 +151,12 @@ class _Attempt:
 
     def __init__(self, database: LedgerDatabase, batch: list[_Job]) -> None:
         self._database, self._batch = database, batch
+        self.writes = any(job.writes for job in batch)
         self.outcomes: list[_Outcome] = []
         self.job_failed = self.committing = False
 
     def run(self) -> None:
-        connection = self._database.connection()
-        with connection.begin():
+        with self._database.transaction(writing=self.writes) as connection:
             self._database.lock(connection, (name for job in self._batch for name in job.locks))
             try:
                 self._work(connection)
