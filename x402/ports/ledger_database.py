@@ -22,7 +22,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool, StaticPool
 
 from x402.errors import MisconfiguredError
+from x402.ports.known import forget, keep, resume
 from x402.ports.prepared import give_up, settle
+from x402.ports.schema import bundles, payments, unsettled
 
 DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, UnicodeError)
 """What a statement may raise: Python's sqlite3 can't even say what is wrong with a schema whose bytes are no text."""
@@ -104,11 +106,10 @@ class LedgerDatabase:
         if self._engine is None:
             self._engine = engine_of(self._url)
             event.listen(self._engine, "connect", _configure_sqlite if self.is_sqlite else _configure_postgres)
+            event.listen(self._engine, "before_cursor_execute", _before_another)
+            event.listen(self._engine, "rollback", give_up)
             if self.is_sqlite:
                 event.listen(self._engine, "begin", _begin_at_once)
-            else:
-                event.listen(self._engine, "before_cursor_execute", lambda connection, *_: settle(connection))
-                event.listen(self._engine, "rollback", give_up)
         if self._connection is None:
             self._connection = self._engine.connect()
         return self._connection
@@ -118,8 +119,13 @@ class LedgerDatabase:
         """One transaction, committed at its end. On SQLite, who is not `writing` waits for nobody who is."""
         connection = self.connection()
         connection.info[_WRITING] = writing
-        with connection.begin():
-            yield connection
+        try:
+            with connection.begin():
+                yield connection
+        except BaseException:
+            forget(connection)
+            raise
+        keep(connection)
 
     def lock(self, connection: Connection, names: Iterable[tuple[str, ...]]) -> None:
         """Have these names to this transaction alone, until it ends."""
@@ -186,7 +192,18 @@ def _keep_a_log(raw: Any) -> None:
 
 
 def _begin_at_once(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.info.get(_WRITING, True) else "BEGIN")
+    raw: Any = connection.connection.dbapi_connection
+    raw.execute("BEGIN IMMEDIATE" if connection.info.get(_WRITING, True) else "BEGIN")
+    resume(connection)
+
+
+def _before_another(connection: Connection, _: Any, __: Any, ___: Any, context: Any, ____: Any) -> None:
+    """Before a statement that is not prepared: it meets what was gathered, and may write past what is known."""
+    settle(connection)
+    made = getattr(context, "compiled", None)
+    table = getattr(getattr(made, "statement", None), "table", None)
+    if made is None or context.is_text or table in (payments, unsettled, bundles):
+        forget(connection)
 
 
 def _configure_postgres(raw: Any, _: object) -> None:

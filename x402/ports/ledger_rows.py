@@ -85,7 +85,10 @@ def _look(connection: Connection, party: Party, pay_id: str, *, to_write: bool =
 
     def read() -> Entry | None:
         row = asked.first()
-        return None if row is None else entry_of(row)
+        entry = None if row is None else entry_of(row)
+        if here is not None and here.remembers:
+            here.entries[name] = entry
+        return entry
 
     return read
 
@@ -279,11 +282,12 @@ def _move(connection: Connection, entry: Entry, arrows: Sequence[Arrow], moved: 
     columns, told = _arrows(entry, list(zip(arrows, moved, strict=True)))
     party, pay_id, last = str(entry.party), entry.subject.pay_id, moved[-1]
     columns["updated_at"] = now
+    last = replace(last, updated_at=now)
     unsettled.book(connection, entry.state, last)
     _update(tuple(columns)).gather(connection, _key(entry), party=party, pay_id=pay_id, **columns)
     for one in told:
         _LOG.gather(connection, (), party=party, pay_id=pay_id, at=now, **one)
-    return _written(connection, replace(last, updated_at=now))
+    return _written(connection, last)
 
 
 def _arrows(entry: Entry, arrows: Sequence[tuple[Arrow, Entry]]) -> tuple[dict[str, Any], Sequence[Mapping[str, Any]]]:

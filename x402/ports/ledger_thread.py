@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from x402.errors import MisconfiguredError, UnavailableError
-from x402.ports import unsettled
+from x402.lifecycle import UnlawfulEvent
+from x402.ports import IdentifierTaken, NoRoom, unsettled
 from x402.ports.known import forget
 from x402.ports.ledger_ahead import Look, read_ahead
 from x402.ports.ledger_database import DATABASE_ERRORS, LedgerDatabase, is_conflict, is_lost
@@ -32,6 +33,8 @@ Locks = tuple[tuple[str, ...], ...]
 
 _Outcome = tuple["asyncio.Future[Any]", Any, BaseException | None]
 _TRIES = 5
+_REFUSALS = (UnlawfulEvent, NoRoom, IdentifierTaken, KeyError)
+"""What is raised before anything is written or noted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +166,6 @@ class _Attempt:
             except DATABASE_ERRORS:
                 self.job_failed = True
                 raise
-            finally:
-                forget(connection)
             self.committing = True
 
     def _work(self, connection: Connection) -> None:
@@ -177,6 +178,8 @@ class _Attempt:
             except DATABASE_ERRORS:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is belongs to the caller, not to this thread
+                if not isinstance(error, _REFUSALS):
+                    forget(connection)
                 self.outcomes.append((job.future, None, error))
         settle(connection)
 
