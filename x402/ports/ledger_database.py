@@ -41,6 +41,9 @@ tables as they are: a plan that is kept from when they were empty reads all of t
 
 _WRITING = "x402.writing"
 
+_LOG_PAGES = 4000
+"""How long the log of changes grows, in pages of 4 KiB, before they go to the file: most change again and again."""
+
 _TRIES, _TRY_SECONDS = 200, 0.05
 """How often a busy database is asked for the log of changes, and the pause between."""
 
@@ -175,6 +178,7 @@ def _configure_sqlite(raw: Any, _: object) -> None:
     raw.execute("PRAGMA busy_timeout=30000")
     _keep_a_log(raw)
     raw.execute("PRAGMA synchronous=FULL")
+    raw.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
 
 
 def _keep_a_log(raw: Any) -> None:

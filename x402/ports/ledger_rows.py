@@ -6,7 +6,6 @@ leaves row and events agreeing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -20,7 +19,7 @@ from x402.ports.claiming import Arrow, IdentifierTaken, Instead, NoRoom, Room
 from x402.ports.known import known
 from x402.ports.leases import Lease
 from x402.ports.ledger_entry import entry_of, written
-from x402.ports.ledger_text import BEGIN, attest
+from x402.ports.ledger_text import BEGIN, attest, compact
 from x402.ports.prepared import Insert, Key, Prepared, value
 from x402.ports.schema import bundles, events, identifiers, payments, whole_payments
 from x402.stages import Intended, Settled, State
@@ -120,8 +119,7 @@ def open_row(
         if instead is None or error.scope not in instead.scopes:
             raise
         entry, arrows = instead.entry, instead.arrows
-    moved = _follow(replace(entry, created_at=lease.now, updated_at=lease.now), arrows)
-    last = _write_first(connection, entry, lease, sums, list(zip(arrows, moved, strict=True)))
+    last = _write_first(connection, entry, lease, sums, arrows)
     if identifier:
         payer, pay_id = entry.subject.payer, entry.subject.pay_id
         _NAME.gather(connection, ("name", payer, identifier), payer=payer, identifier=identifier, pay_id=pay_id)
@@ -326,11 +324,14 @@ def _write_first(
     entry: Entry,
     lease: Lease,
     sums: unsettled.Sums | None = None,
-    arrows: Sequence[tuple[Arrow, Entry]] = (),
+    arrows: Sequence[Arrow] = (),
 ) -> Entry:
     """Write a first memory, and the arrows that follow at once. Nobody else can have done so meanwhile: who begins a
-    row has its name to himself."""
+    row has its name to himself. Raises `UnlawfulEvent`, having written nothing."""
     subject, now = entry.subject, lease.now
+    entry = replace(entry, created_at=now, updated_at=now)
+    moved = _follow(entry, arrows)
+    last = moved[-1] if moved else entry
     text, values = written(entry.stage)
     constants = {
         "network": subject.network,
@@ -340,11 +341,10 @@ def _write_first(
         "amount": str(subject.amount),
         "expires_at": subject.expires_at,
         "fingerprint": subject.fingerprint,
-        "record": json.dumps(dict(subject.record), separators=(",", ":")),
+        "record": compact(dict(subject.record)),
     }
     name = {"party": str(entry.party), "pay_id": subject.pay_id}
-    last = replace(arrows[-1][1] if arrows else entry, created_at=now, updated_at=now)
-    columns, told = _arrows(entry, arrows)
+    columns, told = _arrows(entry, list(zip(arrows, moved, strict=True)))
     state = {"state": str(entry.state), "stage": text, "created_at": now, "updated_at": now}
     row = {"raw": None, "sender": None, "nonce": None} | values | name | state | constants | lease.columns | columns
     _INSERT.gather(connection, _key(entry), **row)
