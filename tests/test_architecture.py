@@ -46,7 +46,10 @@ SAME_ROW = {
 }
 """Which neighbours of its own row a room may import; all others may import none."""
 
-WEB = {"fastapi", "starlette", "uvicorn", "httpx", "httpx2", "anyio", "websockets", "requests", "aiohttp", "openai"}
+WEB = {
+    "fastapi", "starlette", "uvicorn", "httptools", "httpx", "httpx2", "anyio", "aiohappyeyeballs", "websockets",
+    "requests", "aiohttp", "openai",
+}  # fmt: skip
 CHAIN = {
     "web3", "solana", "solders", "coincurve", "sha3", "cryptography", "Crypto",
     "eth_account", "eth_abi", "eth_utils", "eth_keys", "eth",

@@ -229,7 +229,7 @@ def advance(entry: Entry, event: Event, stage: Stage) -> Entry:
         raise UnlawfulEvent(f"{entry.party}: {event} does not lead from {entry.state} to {stage.state}")
     if event is Event.REPLACE:
         _check_attempt(entry.stage, stage)
-    return replace(entry, stage=_with_due(entry, event, stage))
+    return Entry(entry.party, entry.subject, _with_due(entry, event, stage), entry.created_at, entry.updated_at)
 
 
 def _with_due(entry: Entry, event: Event, stage: Stage) -> Stage:

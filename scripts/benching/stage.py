@@ -187,7 +187,7 @@ def facilitator(
             yield Running(url, pid_of(url), time.perf_counter() - begun)
         return
     with tempfile.TemporaryDirectory(prefix="x402-bench-") as folder, ExitStack() as stack:
-        environment = facilitator_settings(chain, node, folder) | dict(more or {})
+        environment = {**facilitator_settings(chain, node, folder), **(more or {})}
         port = free_port()
         stack.enter_context(program(["-m", "x402", "facilitator", "--port", str(port)], environment, announces=False))
         url = f"http://127.0.0.1:{port}"

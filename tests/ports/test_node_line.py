@@ -83,7 +83,7 @@ async def test_E03_a_line_that_is_closed_gives_up_its_questions_and_opens_no_con
         outcomes = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 1)
         assert [type(one) for one in outcomes] == [UnavailableError] * 2
         await asyncio.sleep(0.02)
-        assert rpc._line._session is None
+        assert rpc._line._line._open == set()
 
 
 async def test_E03_a_question_that_a_closing_line_loses_is_not_asked_again() -> None:
@@ -94,7 +94,7 @@ async def test_E03_a_question_that_a_closing_line_loses_is_not_asked_again() -> 
         await line.aclose()
         with pytest.raises(UnavailableError):
             await asyncio.wait_for(asked, 1)
-        assert line._session is None
+        assert line._line._open == set()
 
 
 async def _hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

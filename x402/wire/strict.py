@@ -10,7 +10,7 @@ import binascii
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -148,8 +148,8 @@ def decode_base64(text: str, *, code: str = "invalid_base64") -> bytes:
     if len(text) != len(bare) and text != padded:
         raise MalformedError(code, "the base64 padding is wrong")
     try:
-        data = base64.b64decode(padded, validate=True)
-    except (binascii.Error, ValueError) as error:
+        data = binascii.a2b_base64(padded)
+    except binascii.Error as error:
         raise MalformedError(code, "not base64") from error
     if base64.b64encode(data).decode() != padded:
         raise MalformedError(code, "the base64 has stray bits at its end")
@@ -166,6 +166,11 @@ class WireModel(BaseModel):
     def as_json(self) -> dict[str, Any]:
         """The canonical JSON object; absent members are left out, never null (fault F18)."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def dump_model(model: WireModel, *, without: Collection[str] = ()) -> str:
+    """A model's members but those `without`, as `dump_json` writes the object: in one step, a third of the work."""
+    return model.model_dump_json(by_alias=True, exclude_none=True, ensure_ascii=True, exclude=set(without))
 
 
 Model = TypeVar("Model", bound=WireModel)
