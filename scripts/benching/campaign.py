@@ -97,7 +97,7 @@ def _shapes(scale: Scale, chain: Chain) -> Iterator[Figure]:
 
 
 def _stream(scale: Scale, chain: Chain) -> Iterator[Figure]:
-    yield from selling.streams(count=scale.of(80))
+    yield from selling.streams(chain, count=scale.of(80))
 
 
 def _solana(scale: Scale, chain: Chain) -> Iterator[Figure]:

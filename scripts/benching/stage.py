@@ -115,7 +115,7 @@ class Chain:
     def bodies(self, count: int) -> list[bytes]:
         """Bodies for /verify or /settle: so many distinct payments that hold, the payers in turn."""
         offer = self.offer()
-        return [_body(self._next().pay(offer), offer) for _ in range(count)]
+        return [verification(self._next().pay(offer), offer) for _ in range(count)]
 
     def payments(self, offer: Requirement, count: int) -> list[Payment]:
         """So many distinct payments of an offer."""
@@ -126,7 +126,8 @@ class Chain:
         return self.payers[self._turn % PAYERS]
 
 
-def _body(payment: Payment, offer: Requirement) -> bytes:
+def verification(payment: Payment, offer: Requirement) -> bytes:
+    """The body of a request that a payment for an offer be verified, or settled."""
     asked = {"x402Version": 2, "paymentPayload": payment.as_json(), "paymentRequirements": offer.as_json()}
     return dump_json(asked).encode()
 
@@ -174,8 +175,10 @@ def facilitator_settings(chain: Chain, node: str, folder: str) -> dict[str, str]
 
 
 @contextmanager
-def facilitator(contender: Contender, chain: Chain, node: str) -> Iterator[Running]:
-    """A contender's facilitator with one key, on the node at `node`."""
+def facilitator(
+    contender: Contender, chain: Chain, node: str, more: Mapping[str, str] | None = None
+) -> Iterator[Running]:
+    """A contender's facilitator with one key, on the node at `node`; ours with `more` variables."""
     begun = time.perf_counter()
     if contender.facilitator is not None:
         environment = {"EVM_PRIVATE_KEY": "0x" + chain.signer.to_hex(), "EVM_RPC_URL": node}
@@ -184,7 +187,7 @@ def facilitator(contender: Contender, chain: Chain, node: str) -> Iterator[Runni
             yield Running(url, pid_of(url), time.perf_counter() - begun)
         return
     with tempfile.TemporaryDirectory(prefix="x402-bench-") as folder, ExitStack() as stack:
-        environment = facilitator_settings(chain, node, folder)
+        environment = {**facilitator_settings(chain, node, folder), **(more or {})}
         port = free_port()
         stack.enter_context(program(["-m", "x402", "facilitator", "--port", str(port)], environment, announces=False))
         url = f"http://127.0.0.1:{port}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from tests.chains import EvmWorld, SvmWorld
+from tests.facilitator.script import ScriptedRail, Settler
 from tests.facilitator.world import EvmShop, SvmShop
 from x402.ports.ledger import SqlLedger
 
@@ -29,3 +31,14 @@ async def svm(svm_devnet: SvmWorld) -> AsyncIterator[SvmShop]:
     shop = await SvmShop.open(svm_devnet)
     yield shop
     await shop.chain.aclose()
+
+
+@pytest.fixture
+def scripted(ledger: SqlLedger) -> Any:
+    """Makes a facilitator whose one rail answers so."""
+
+    def make(budget: Any = None, on: Any = None, **answers: Any) -> tuple[Settler, ScriptedRail]:
+        rail = ScriptedRail(**answers)
+        return Settler(on or ledger, [rail], budget), rail
+
+    return make

@@ -9,6 +9,7 @@ import pytest
 from fastapi import Response
 
 from x402.gateway.paywall import PaidRequest, Terms
+from x402.lifecycle import Party
 from x402.quote import ModelPrice, Order, PriceList, PriceUnit, Rate, quote
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Verification
@@ -151,17 +152,19 @@ async def test_B03_other_networks_are_refused(shop: Any, network: str) -> None:
     assert "verify" not in shop.bank.asked
 
 
-async def test_B03_what_the_signature_says_must_be_what_is_asked(shop: Any) -> None:
-    """A facilitator that waves everything through does not make one unit into a cent."""
+@pytest.mark.parametrize("signed", [{"amount": 1}, {"amount": 10_001}, {"pay_to": "0x" + "11" * 20}])
+async def test_B03_what_the_signature_says_must_be_what_is_asked(shop: Any, signed: dict[str, Any]) -> None:
+    """A facilitator that waves everything through makes no cent of one unit, nor takes more than the offer says."""
     client = shop.open(PRICED)
     challenge = await shop.challenge()
-    cheap = challenge.accepts[0].model_copy(update={"amount": 1})
+    other = challenge.accepts[0].model_copy(update=signed)
     payment = shop.payer.payment(challenge.accepts[0], challenge)
-    payment = payment.model_copy(update={"payload": shop.payer.payload(cheap)})
+    payment = payment.model_copy(update={"payload": shop.payer.payload(other)})
     shop.bank.verdicts = [Verification.valid(shop.payer.address)]
     response = await client.get("/report", headers=shop.payer.header(payment))
-    assert response.status_code == 402
+    assert (response.status_code, response.json()["error"]) == (402, "invalid_payment_requirements")
     assert shop.runs == []
+    assert await shop.ledger.unresolved(Party.GATEWAY) == []
 
 
 async def test_dynamic_hints_may_differ(shop: Any) -> None:

@@ -100,6 +100,7 @@ async def test_A16_control_what_never_lands_again_is_refused(fork: Fork) -> None
     await fork.undo()
     await fork.look()
     fork.view.dead.add(fork.pay_id)
+    assert await fork.shop.paywall.till.reconcile() == 0
     refused = await fork.again()
     assert (refused.status_code, refused.json()["error"]) == (402, "expired")
     assert (await fork.stage()).state is State.REFUSED
@@ -153,3 +154,4 @@ async def test_E01_a_node_that_is_away_tells_nothing_of_what_was_undone(fork: Fo
     fork.view.away = True
     assert (await fork.again()).status_code == 503
     assert (await fork.look()).state is State.REVERSED
+    assert await fork.shop.paywall.till.reconcile() == 1

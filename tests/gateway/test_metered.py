@@ -313,9 +313,10 @@ async def test_A22_a_claim_that_was_never_metered_is_given_back_when_it_is_dead(
     assert "settle" not in shop.bank.asked
 
 
-async def test_A08_the_maximum_is_reserved_whatever_is_used(shop: Any, note: Any) -> None:
+@pytest.mark.parametrize("balance", [MAXIMUM, 2 * MAXIMUM - 1])
+async def test_A08_the_maximum_is_reserved_whatever_is_used(shop: Any, note: Any, balance: int) -> None:
     client = shop.open(note, **UPTO)
-    shop.bank.balances[shop.payer.address] = 2 * MAXIMUM - 1
+    shop.bank.balances[shop.payer.address] = balance
     first = await client.get("/note?status=500", headers=await paid(shop, "/note?status=500"))
     assert first.status_code == 500
     second = await client.get("/note?units=1", headers=await paid(shop, "/note?units=1"))

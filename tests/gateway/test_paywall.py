@@ -16,6 +16,7 @@ from x402.gateway.paywall import FREE, PaidRequest, Paywall, Sale, Terms, paid
 from x402.gateway.problem import ApiProblem
 from x402.lifecycle import Party
 from x402.stages import State
+from x402.telemetry import Fact, Telemetry
 from x402.wire.challenge import read_challenge
 from x402.wire.facilitation import Kind, Supported, Verification
 from x402.wire.receipt import read_receipt
@@ -196,11 +197,15 @@ async def test_malformed_payments_are_400_and_never_absent(shop: Any) -> None:
 
 
 async def test_refusals_explain_themselves(shop: Any, town: Any) -> None:
-    client = shop.open(PRICED)
+    facts: list[Fact] = []
+    client = shop.open(PRICED, telemetry=Telemetry([facts.append]))
     challenge = await shop.challenge()
     shop.bank.balances[shop.payer.address] = 0
 
-    shop.bank.verdicts = [Verification.invalid("insufficient_funds", "the balance is 0")]
+    shop.bank.verdicts = [
+        Verification.invalid("insufficient_funds", "the balance is 0"),
+        Verification(is_valid=False),
+    ]
     response = await client.get("/report", headers=shop.payer.pay(challenge))
     assert response.status_code == 402
     assert town.challenge_of(response).error == "insufficient_funds"
@@ -208,6 +213,11 @@ async def test_refusals_explain_themselves(shop: Any, town: Any) -> None:
     assert body["error"] == "insufficient_funds"
     assert (body["message"], body["mender"], body["moneyMoved"]) == ("the balance is 0", "payer", "no")
     assert body["accepts"]
+    # Whose facilitator gives no reason is told that much.
+    body = (await client.get("/report", headers=shop.payer.pay(challenge))).json()
+    assert (body["error"], body["message"]) == ("invalid_payment", "the payment is not valid: invalid_payment")
+    refused = [fact.attributes["reason"] for fact in facts if fact.name == "sale.refused"]
+    assert refused == ["insufficient_funds", "invalid_payment"]
     assert shop.runs == []
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from x402.errors import Mender, UnavailableError
 from x402.lifecycle import Entry, Party, Subject
+from x402.ports.ledger_text import compact
 from x402.stages import STAGES, Intended, Stage, State, stage_of
 
 _MEMBERS: Mapping[State, tuple[str, ...]] = {
@@ -57,4 +58,4 @@ def written(stage: Stage) -> tuple[str, dict[str, Any]]:
     columns: dict[str, Any] = {"raw": raw} if raw and not shared else {}
     if isinstance(stage, Intended):
         columns |= {"sender": stage.sender, "nonce": stage.nonce}
-    return json.dumps(members, separators=(",", ":")), columns
+    return compact(members), columns

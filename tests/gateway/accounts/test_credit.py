@@ -175,7 +175,7 @@ async def test_row_084_what_was_paid_and_never_answered_is_credited_in_the_end(m
     assert (await metered.balance()).units == 0
     metered.shop.now += 1
     for _ in range(3):
-        await metered.shop.paywall.till.reconcile()
+        assert await metered.shop.paywall.till.reconcile() == 0
     assert (await metered.balance()).units == PRICE
     known = await metered.shop.ledger.find(Party.GATEWAY, entry.subject.pay_id)
     assert isinstance(known.stage, Credited)

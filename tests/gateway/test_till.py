@@ -1,0 +1,389 @@
+"""The till by hand: who joins a sale at work, what a failure of a handler comes to, and how it is closed (A13, A22)."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from tests.facilitator.world import Meddled, unreachable
+from tests.gateway.waiting import until
+from x402.errors import ConflictError, MisconfiguredError, RefusedError, UnavailableError
+from x402.gateway.flow import Till
+from x402.gateway.problem import ApiProblem, status_of
+from x402.gateway.recording import BrokenOff
+from x402.gateway.sale import Refusal, Reply
+from x402.lifecycle import Event, Party
+from x402.ports import Answer
+from x402.stages import Released, Served, State
+
+PRICED = {"GET /report": "$0.01"}
+PLAIN = (("content-type", "text/plain"),)
+
+
+class Counter:
+    """A seller's till, and payments that are put on it."""
+
+    def __init__(self, shop: Any) -> None:
+        self.shop = shop
+        self.go_on = asyncio.Event()
+        self.runs = 0
+
+    async def open(self, flow: str = "authorization", **options: Any) -> Till:
+        self.shop.open(PRICED, flow=flow, **options)
+        self.challenge = await self.shop.challenge()
+        self.offered = self.challenge.accepts[0]
+        till: Till = self.shop.paywall.till
+        self.till = till
+        return till
+
+    def signed(self) -> Any:
+        return self.shop.payer.payment(self.offered, self.challenge)
+
+    async def offer(self) -> Any:
+        return self.offered
+
+    async def quick(self, _: Any, sink: Any) -> None:
+        self.runs += 1
+        await sink.start(200, PLAIN)
+        await sink.write(b"secret")
+
+    async def slow(self, sale: Any, sink: Any) -> None:
+        self.runs += 1
+        await self.go_on.wait()
+        await sink.start(200, PLAIN)
+        await sink.write(b"secret")
+
+    def take(self, payment: Any, handler: Any = None, fingerprint: str = "print") -> asyncio.Task[Reply]:
+        return asyncio.create_task(self.till.take(payment, fingerprint, self.offer, handler or self.quick))
+
+    async def state(self) -> State:
+        entry = await self.shop.entry()
+        state: State = entry.state
+        return state
+
+
+@pytest.fixture
+def counter(shop: Any) -> Counter:
+    return Counter(shop)
+
+
+async def body(reply: Reply) -> bytes:
+    return b"".join([piece async for piece in reply.chunks])
+
+
+@pytest.mark.parametrize(("first", "second"), [("a", "b"), ("b", "a")])
+async def test_B01_another_request_never_joins_a_sale_at_work(counter: Counter, first: str, second: str) -> None:
+    await counter.open()
+    payment = counter.signed()
+    selling = counter.take(payment, counter.slow, first)
+    await until(lambda: counter.runs)
+    with pytest.raises(Refusal) as refused:
+        await counter.take(payment, fingerprint=second)
+    assert isinstance(refused.value.error, ConflictError)
+    assert refused.value.error.code == "payment_already_used"
+    # Control: the same request gets the same answer.
+    joined = counter.take(payment, fingerprint=first)
+    await asyncio.sleep(0.01)
+    counter.go_on.set()
+    assert await body(await selling) == await body(await joined) == b"secret"
+    assert counter.runs == 1
+
+
+async def test_A13_who_joins_is_asked_for_the_very_same_payment_also_before_it_is_claimed(counter: Counter) -> None:
+    """While the first is being verified, nothing is remembered of it yet."""
+    await counter.open()
+    payment, looked = counter.signed(), asyncio.Event()
+    verify = counter.shop.bank.verify
+
+    async def slowly(*asked: Any) -> Any:
+        looked.set()
+        await counter.go_on.wait()
+        return await verify(*asked)
+
+    counter.shop.bank.verify = slowly
+    forged = payment.model_copy(update={"payload": {**payment.payload, "signature": "0x" + "11" * 64 + "1b"}})
+    selling = counter.take(payment)
+    await looked.wait()
+    thief, friend = counter.take(forged), counter.take(payment)
+    await asyncio.sleep(0.01)
+    assert not thief.done()
+    counter.go_on.set()
+    assert await body(await selling) == await body(await friend) == b"secret"
+    with pytest.raises(Refusal) as refused:
+        await thief
+    assert isinstance(refused.value.error, ConflictError)
+    assert counter.runs == 1
+
+
+async def test_A13_garbage_that_came_first_does_not_keep_the_real_payment_out(counter: Counter) -> None:
+    await counter.open()
+    payment, looked = counter.signed(), asyncio.Event()
+    verify = counter.shop.bank.verify
+
+    async def slowly(*asked: Any) -> Any:
+        looked.set()
+        await counter.go_on.wait()
+        return await verify(*asked)
+
+    counter.shop.bank.verify = slowly
+    forged = payment.model_copy(update={"payload": {**payment.payload, "signature": "0x" + "11" * 64 + "1b"}})
+    thief = counter.take(forged)
+    await looked.wait()
+    selling = counter.take(payment)
+    await asyncio.sleep(0.01)
+    counter.go_on.set()
+    with pytest.raises(Refusal):
+        await thief
+    assert await body(await selling) == b"secret"
+
+
+async def test_F14_what_is_no_payment_is_refused_before_anything_runs(counter: Counter) -> None:
+    await counter.open()
+    payment = counter.signed()
+    for nothing in (
+        payment.model_copy(update={"payload": {}}),
+        payment.model_copy(update={"network": "eip155:999"}),
+    ):
+        with pytest.raises(Refusal):
+            await counter.take(nothing)
+    assert (counter.till._tasks, counter.runs) == (set(), 0)
+
+
+async def test_A22_closing_waits_for_the_sales_at_work(counter: Counter) -> None:
+    till = await counter.open()
+    selling = counter.take(counter.signed(), counter.slow)
+    await until(lambda: counter.runs)
+    closing = asyncio.create_task(till.drain(5))
+    await asyncio.sleep(0.01)
+    assert not closing.done()
+    counter.go_on.set()
+    assert await body(await selling) == b"secret"
+    await closing
+    assert len(counter.shop.bank.moved) == 1
+
+
+async def test_A22_closing_leaves_what_takes_too_long_to_the_ledger(counter: Counter) -> None:
+    """Nothing of it runs on, its row is given back for others, and nothing is renewed any more."""
+    till = await counter.open()
+    calls = [counter.take(counter.signed(), counter.slow) for _ in range(3)]
+    await until(lambda: counter.runs == 3)
+    till.register.leases.keep("another")
+    await till.drain(0.01)
+    assert (till._tasks, till._running) == (set(), {})
+    assert (till.register.leases._held, till.register.leases._beating) == (set(), None)
+    assert {entry.state for entry in await counter.shop.ledger.unresolved(Party.GATEWAY)} == {State.CLAIMED}
+    # Whoever waited is let go.
+    assert all(isinstance(end, BaseException) for end in await asyncio.gather(*calls, return_exceptions=True))
+    # Control: the same payment is served by whoever comes next.
+    assert till._tasks == set()
+
+
+async def test_A22_a_sale_that_is_over_is_not_joined_but_replayed(counter: Counter) -> None:
+    till = await counter.open()
+    payment = counter.signed()
+    assert await body(await counter.take(payment)) == b"secret"
+    await until(lambda: not till._tasks)
+    assert till._running == {}
+    assert await body(await counter.take(payment)) == b"secret"
+    assert counter.runs == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (ValueError("a secret of ours"), 500, "handler_failed"),
+        (UnavailableError("upstream_failed", "the upstream is away"), 503, "upstream_failed"),
+        (TimeoutError(), 500, "handler_failed"),
+    ],
+)
+async def test_A22_what_was_paid_and_not_answered_is_owed_and_says_so(
+    counter: Counter, error: Exception, status: int, code: str
+) -> None:
+    await counter.open("upfront")
+    payment = counter.signed()
+
+    async def fails(*_: Any) -> None:
+        raise error
+
+    with pytest.raises(Refusal) as told:
+        await counter.take(payment, fails)
+    problem = told.value.error
+    assert isinstance(problem, ApiProblem)
+    assert (status_of(problem), problem.code, str(problem.moved)) == (status, code, "yes")
+    assert "a secret of ours" not in str(problem)
+    assert told.value.receipt is not None
+    assert told.value.receipt.success
+    assert await counter.state() is State.OWED
+    # Control: the same payment asks again, and nothing is taken for it.
+    assert await body(await counter.take(payment)) == b"secret"
+    assert counter.shop.bank.asked.count("settle") == 1
+
+
+async def test_A22_a_handler_that_never_begins_an_answer_is_a_failure(counter: Counter) -> None:
+    await counter.open("upfront")
+
+    async def says_nothing(*_: Any) -> None:
+        return
+
+    with pytest.raises(Refusal) as told:
+        await counter.take(counter.signed(), says_nothing)
+    assert told.value.error.code == "handler_failed"
+    assert await counter.state() is State.OWED
+
+
+async def test_A22_an_upfront_answer_that_breaks_off_is_played_that_far_and_owed(counter: Counter) -> None:
+    await counter.open("upfront")
+    payment = counter.signed()
+
+    async def breaks(_: Any, sink: Any) -> None:
+        await sink.start(200, PLAIN)
+        await sink.write(b"half")
+        raise ConnectionError("upstream")
+
+    reply = await counter.take(payment, breaks)
+    pieces = aiter(reply.chunks)
+    assert await anext(pieces) == b"half"
+    with pytest.raises(BrokenOff):
+        await anext(pieces)
+    await until(lambda: not counter.till._tasks)
+    assert await counter.state() is State.OWED
+    assert await body(await counter.take(payment)) == b"secret"
+
+
+async def test_E02_a_ledger_that_is_away_is_told_as_such_and_nothing_is_asked(counter: Counter) -> None:
+    till = await counter.open()
+    till.register.ledger = Meddled(till.register.ledger, find=unreachable)
+    with pytest.raises(Refusal) as told:
+        await counter.take(counter.signed())
+    assert isinstance(told.value.error, UnavailableError)
+    assert "verify" not in counter.shop.bank.asked
+
+
+async def left(counter: Counter, scheme: str, *arrows: Any, answer: Answer | None = None) -> Any:
+    """A payment that a process which died had claimed, and moved on by `arrows`."""
+    offer = next(one for one in counter.challenge.accepts if one.scheme == scheme)
+    payment = counter.shop.payer.payment(offer, counter.challenge)
+    register = counter.till.register
+    job = await register.claim(payment, "print", offer)
+    sealed = None if answer is None else register.answers.sealed(job.pay_id, answer)
+    await counter.shop.ledger.follow(Party.GATEWAY, job.pay_id, list(arrows), answer=sealed)
+    await register.leases.end(job.pay_id)
+    return payment
+
+
+async def test_A22_an_answer_that_was_made_and_not_paid_is_paid_and_not_made_again(counter: Counter) -> None:
+    await counter.open()
+    made = Answer(200, PLAIN, b"made before")
+    payment = await left(counter, "exact", (Event.SERVE, Served()), answer=made)
+    reply = await counter.take(payment)
+    assert (await body(reply), counter.runs, len(counter.shop.bank.moved)) == (b"made before", 0, 1)
+    assert reply.receipt is not None
+    assert reply.receipt.success
+
+
+@pytest.mark.parametrize("due", [0, 70])
+async def test_A22_B16_a_metered_answer_of_a_process_that_died_costs_what_it_wrote_down(
+    counter: Counter, due: int
+) -> None:
+    """It was played and nobody kept it, so it is not made again for that."""
+    await counter.open(schemes=("exact", "upto"))
+    payment = await left(counter, "upto", (Event.SERVE, Served(due)))
+    with pytest.raises(Refusal) as told:
+        await counter.take(payment)
+    assert told.value.error.code == "answer_gone"
+    assert told.value.receipt is not None
+    assert told.value.receipt.amount == str(due)
+    assert [units for _, units in counter.shop.bank.payees.values()] == [due] * bool(due)
+    assert counter.runs == 0
+
+
+@pytest.mark.parametrize("reason", ["a", "z"])
+async def test_A23_what_was_given_up_is_refused_and_may_be_signed_again(counter: Counter, reason: str) -> None:
+    await counter.open()
+    payment = await left(counter, "exact", (Event.RELEASE, Released(reason)))
+    with pytest.raises(Refusal) as told:
+        await counter.take(payment)
+    assert isinstance(told.value.error, RefusedError)
+    assert (told.value.error.code, counter.runs) == ("payment_expired", 0)
+
+
+async def test_E11_a_sale_that_another_process_moved_on_takes_and_gives_nothing(counter: Counter) -> None:
+    await counter.open()
+    selling = counter.take(counter.signed(), counter.slow)
+    await until(lambda: counter.runs)
+    entry = await counter.shop.entry()
+    await counter.shop.ledger.follow(Party.GATEWAY, entry.subject.pay_id, [(Event.RELEASE, Released("given up"))])
+    counter.go_on.set()
+    with pytest.raises(Refusal) as told:
+        await selling
+    assert isinstance(told.value.error, ConflictError)
+    assert (told.value.error.code, counter.shop.bank.moved) == ("payment_in_progress", {})
+
+
+@pytest.mark.parametrize("flow", ["authorization", "upfront"])
+@pytest.mark.parametrize(("status", "charged"), [(399, True), (400, False)])
+async def test_A21_an_error_is_what_begins_at_400(counter: Counter, flow: str, status: int, charged: bool) -> None:
+    await counter.open(flow)
+
+    async def answers(_: Any, sink: Any) -> None:
+        await sink.start(status, PLAIN)
+        await sink.write(b"answer")
+
+    reply = await counter.take(counter.signed(), answers)
+    assert (reply.status, await body(reply)) == (status, b"answer")
+    await until(lambda: not counter.till._tasks)
+    totals = counter.shop.ledger.totals
+    if charged:
+        assert await totals(Party.GATEWAY, State.DELIVERED)
+    else:
+        assert await counter.state() is (State.CLAIMED if flow == "authorization" else State.OWED)
+    assert bool(counter.shop.bank.moved) is (charged or flow == "upfront")
+
+
+@pytest.mark.parametrize("swallowed", [True, False])
+async def test_A02_an_answer_beyond_the_limit_is_broken_off_at_once_and_not_sold(
+    counter: Counter, swallowed: bool
+) -> None:
+    till = await counter.open()
+    till._answer_limit = 100
+
+    async def endless(_: Any, sink: Any) -> None:
+        await sink.start(200, PLAIN)
+        with suppress(*[MisconfiguredError] * swallowed):
+            while True:
+                counter.runs += 1
+                await sink.write(b"x" * 60)
+
+    with pytest.raises(Refusal) as told:
+        await asyncio.wait_for(counter.take(counter.signed(), endless), 5)
+    assert (told.value.error.code, counter.runs) == ("answer_too_large", 2)
+    assert await counter.state() is State.CLAIMED
+
+
+async def test_A21_a_handler_that_fails_is_not_paid_and_its_failure_is_its_callers(counter: Counter) -> None:
+    await counter.open()
+
+    async def fails(_: Any, sink: Any) -> None:
+        await sink.start(200, PLAIN)
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        await counter.take(counter.signed(), fails)
+    assert (await counter.state(), counter.shop.bank.moved) == (State.CLAIMED, {})
+
+
+@pytest.mark.parametrize("family", ["eip155", "solana"])
+async def test_A17_control_work_that_may_take_its_time_is_paid_after_it(counter: Counter, family: str) -> None:
+    await counter.open()
+    counter.offered = next(one for one in counter.challenge.accepts if one.network.startswith(family))
+    paid_before: list[int] = []
+
+    async def works(_: Any, sink: Any) -> None:
+        paid_before.append(len(counter.shop.bank.moved))
+        await counter.quick(_, sink)
+
+    assert await body(await counter.take(counter.signed(), works)) == b"secret"
+    assert (paid_before, len(counter.shop.bank.moved)) == ([0], 1)
