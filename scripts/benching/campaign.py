@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from benching import booking, facilitating, selling, shapes, signing, soaking, solana, starting
+from benching import booking, facilitating, selling, shapes, signing, soaking, solana, stages, starting
 from benching.figures import OURS, Figure, tell
 from benching.stage import CONTENDERS, Chain, Contender, facilitator
 
@@ -104,6 +104,10 @@ def _solana(scale: Scale, chain: Chain) -> Iterator[Figure]:
     yield from solana.solana(count=scale.of(1600), peers=scale.peers)
 
 
+def _stages(scale: Scale, chain: Chain) -> Iterator[Figure]:
+    yield from stages.stages(chain, count=scale.of(400))
+
+
 def _soak(scale: Scale, chain: Chain) -> Iterator[Figure]:
     yield from soaking.soak(chain, payments=2000 if scale.quick else 100_000)
 
@@ -119,6 +123,7 @@ MEASURES: dict[str, Callable[[Scale, Chain], Iterator[Figure]]] = {
     "stream": _stream,
     "solana": _solana,
     "shapes": _shapes,
+    "stages": _stages,
     "soak": _soak,
 }
 """By the name of the subcommand."""

@@ -163,24 +163,28 @@ class Running:
     ready_seconds: float
 
 
+def facilitator_settings(chain: Chain, node: str, folder: str) -> dict[str, str]:
+    """What our facilitator is told: one key, the node at `node`, and a new ledger in `folder`."""
+    return {
+        "X402_FACILITATOR_EVM_PRIVATE_KEY": "0x" + chain.signer.to_hex(),
+        "X402_EVM_RPC_URL": node,
+        "X402_LEDGER": f"sqlite:///{folder}/facilitator.sqlite",
+        "X402_EVM_FEES_PER_DAY": "1000000",
+    }
+
+
 @contextmanager
 def facilitator(contender: Contender, chain: Chain, node: str) -> Iterator[Running]:
     """A contender's facilitator with one key, on the node at `node`."""
     begun = time.perf_counter()
-    key = "0x" + chain.signer.to_hex()
     if contender.facilitator is not None:
-        environment = {"EVM_PRIVATE_KEY": key, "EVM_RPC_URL": node}
+        environment = {"EVM_PRIVATE_KEY": "0x" + chain.signer.to_hex(), "EVM_RPC_URL": node}
         with running(contender.facilitator, environment) as url:
             wait_for(f"{url}/supported")
             yield Running(url, pid_of(url), time.perf_counter() - begun)
         return
     with tempfile.TemporaryDirectory(prefix="x402-bench-") as folder, ExitStack() as stack:
-        environment = {
-            "X402_FACILITATOR_EVM_PRIVATE_KEY": key,
-            "X402_EVM_RPC_URL": node,
-            "X402_LEDGER": f"sqlite:///{folder}/facilitator.sqlite",
-            "X402_EVM_FEES_PER_DAY": "1000000",
-        }
+        environment = facilitator_settings(chain, node, folder)
         port = free_port()
         stack.enter_context(program(["-m", "x402", "facilitator", "--port", str(port)], environment, announces=False))
         url = f"http://127.0.0.1:{port}"

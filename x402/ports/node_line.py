@@ -35,15 +35,18 @@ class NodeLine:
         twice land once.
         """
         try:
+            session = self._open()
             try:
-                return await self._ask(content)
+                return await self._ask(session, content)
             except aiohttp.ServerDisconnectedError:
-                return await self._ask(content)
+                if session.closed:
+                    raise
+                return await self._ask(session, content)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise UnavailableError("rpc_unavailable", f"the node did not answer ({type(error).__name__})") from None
 
-    async def _ask(self, content: bytes) -> tuple[int, bytes]:
-        async with self._open().post(self._url, data=content, headers=_HEADERS, allow_redirects=False) as response:
+    async def _ask(self, session: aiohttp.ClientSession, content: bytes) -> tuple[int, bytes]:
+        async with session.post(self._url, data=content, headers=_HEADERS, allow_redirects=False) as response:
             return response.status, await _read(response)
 
     async def aclose(self) -> None:
