@@ -291,11 +291,13 @@ class SqlLedger:
         now = self._clock()
         return Lease(self.holder, now, now + seconds)
 
-    async def _do(self, work: Callable[[Connection], T], *locks: tuple[str, ...], look: Look | None = None) -> T:
-        return await self._thread.do(work, *locks, look=look)
-
     async def _ask(self, work: Callable[[Connection], T], look: Look | None = None) -> T:
-        return await self._thread.do(work, look=look, writes=False)
+        return await self._do(work, look=look, writes=False)
+
+    async def _do(
+        self, work: Callable[[Connection], T], *locks: tuple[str, ...], look: Look | None = None, writes: bool = True
+    ) -> T:
+        return await self._thread.do(work, *locks, look=look, writes=writes)
 
 
 def of_account(account: str) -> tuple[str, ...]:

@@ -93,6 +93,16 @@ def engine_of(url: URL) -> Engine:
         ) from error
 
 
+def listen_to(engine: Engine) -> None:
+    """Have the transactions of an engine begin and end as those of a ledger do."""
+    on_sqlite = engine.dialect.name == "sqlite"
+    event.listen(engine, "connect", _configure_sqlite if on_sqlite else _configure_postgres)
+    event.listen(engine, "before_cursor_execute", _before_another)
+    event.listen(engine, "rollback", give_up)
+    if on_sqlite:
+        event.listen(engine, "begin", _begin_at_once)
+
+
 class LedgerDatabase:
     """A connection for writing, which is opened again when it is lost. For one thread."""
 
@@ -108,11 +118,7 @@ class LedgerDatabase:
         """The open connection, or a new one. Raises what connecting raises."""
         if self._engine is None:
             self._engine = engine_of(self._url)
-            event.listen(self._engine, "connect", _configure_sqlite if self.is_sqlite else _configure_postgres)
-            event.listen(self._engine, "before_cursor_execute", _before_another)
-            event.listen(self._engine, "rollback", give_up)
-            if self.is_sqlite:
-                event.listen(self._engine, "begin", _begin_at_once)
+            listen_to(self._engine)
         if self._connection is None:
             self._connection = self._engine.connect()
         return self._connection
