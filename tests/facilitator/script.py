@@ -45,6 +45,7 @@ class ScriptedRail:
 
     def _say(self, name: str) -> Any:
         self.asked.append(name)
+        name = name.partition(" ")[0]
         said = self.answers[name]
         if isinstance(said, list) and name != "signers":
             said = said.pop(0)
@@ -69,7 +70,7 @@ class ScriptedRail:
         return Checked(replace(subject_of(payment, requirement), amount=requirement.amount), payment, requirement)
 
     async def check(self, payment: Payment, requirement: Requirement, *, settling: bool = False) -> Checked:
-        said: dict[str, Any] = self._say("check") or {}
+        said: dict[str, Any] = self._say("check settling" if settling else "check") or {}
         return replace(self.read(payment, requirement), balance=5000, **said)
 
     async def fee(self, checked: Checked) -> int:

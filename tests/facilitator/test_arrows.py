@@ -37,7 +37,7 @@ async def test_a_settlement_is_checked_written_sent_and_decided_once(scripted: A
     assert (receipt.outcome, receipt.transaction, receipt.payer) == (
         Outcome.SETTLED, "0xours", party.payment.payload["authorization"]["from"],
     )  # fmt: skip
-    assert rail.asked == ["check", "intend", "submit", "decide"]
+    assert rail.asked == ["check settling", "intend", "submit", "decide"]
     assert [(fact.name, fact.attributes) for fact in party.facts] == [
         (
             "settle.settled",
@@ -181,10 +181,10 @@ async def test_a_budget_that_is_spent_refuses_and_proves_nothing(scripted: Any) 
     limited = LimitedError("fee_budget_spent", "no more today")
     party, rail = scripted(check=limited)
     receipt = await party.settle()
-    assert (receipt.error_reason, receipt.proven, rail.asked) == ("fee_budget_spent", False, ["check"])
+    assert (receipt.error_reason, receipt.proven, rail.asked) == ("fee_budget_spent", False, ["check settling"])
     party, rail = scripted(Budget(limited))
     receipt = await party.settle()
-    assert (receipt.error_reason, receipt.proven, rail.asked) == ("fee_budget_spent", False, ["check", "fee"])
+    assert (receipt.error_reason, receipt.proven, rail.asked) == ("fee_budget_spent", False, ["check settling", "fee"])
     assert (party.told(), await party.state()) == (["settle.refused"], None)
 
 
@@ -193,7 +193,7 @@ async def test_B16_what_costs_nothing_is_closed_without_a_transaction(scripted: 
     party, rail = scripted(budget, check={"nothing_due": True})
     receipt = await party.settle()
     assert (receipt.outcome, receipt.transaction, receipt.amount) == (Outcome.SETTLED, "", "0")
-    assert (rail.asked, budget.booked) == (["check"], [])
+    assert (rail.asked, budget.booked) == (["check settling"], [])
     assert await party.state() is State.REFUSED
     assert await party.settle() == receipt
 

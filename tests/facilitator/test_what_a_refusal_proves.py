@@ -53,7 +53,7 @@ async def test_A06_A10_A11_a_refusal_behind_which_a_settlement_may_hide(
         "settled": (Outcome.SETTLED, None, False),
     }
     assert (receipt.outcome, receipt.error_reason, receipt.proven) == told[outcome]
-    assert rail.asked.count("spent_by") == asked
+    assert (rail.asked.count("spent_by"), rail.asked.count("decide")) == (asked, 0)
     assert await party.state() is (State.SETTLED if outcome == "settled" else None)
     facts = {"proven": "settle.refused", "other": "settle.refused", "pending": "settle.pending"}
     assert party.told() == [facts.get(outcome, "settle.settled")]
@@ -95,7 +95,7 @@ async def test_D11_the_fee_is_booked_before_anything_is_signed_and_corrected_by_
     budget = Budget()
     party, rail = scripted(budget)
     assert (await party.settle()).success
-    assert rail.asked == ["check", "fee", "intend", "submit", "decide"]
+    assert rail.asked == ["check settling", "fee", "intend", "submit", "decide"]
     assert budget.booked == [("admit", 7), ("soon", 0)]
 
 
@@ -103,7 +103,8 @@ async def test_D11_the_fee_is_booked_before_anything_is_signed_and_corrected_by_
 async def test_D11_a_strangers_transaction_is_none_of_our_cost(scripted: Any, verdict: Any) -> None:
     budget = Budget()
     party, rail = scripted(budget, decide=verdict)
-    await party.settle()
+    receipt = await party.settle()
+    assert (receipt.success, receipt.proven) == (verdict is THEIRS, verdict is not THEIRS)
     ours = verdict.transaction == "0xours"
     assert budget.booked == [("admit", 7), *[("soon", 0)] * ours]
     # A nonce of ours that nothing used is mended at once.
@@ -186,6 +187,8 @@ async def test_A11_a_node_that_refuses_our_bytes_refuses_the_payment_only_if_nob
     }
     assert (receipt.outcome, receipt.error_reason, await party.state()) == told[outcome]
     assert receipt.proven is (outcome in ("refused", "dead"))
+    facts = {"refused": "settle.refused", "dead": "settle.refused", "settled": "settle.settled"}
+    assert party.told() == [facts.get(outcome, "settle.pending")]
     # What was never sent costs nothing; the proof of a death may be a transaction of ours.
     booked = {"refused": [("correct", 0)], "dead": [("soon", 0)]}
     assert budget.booked == [("admit", 7), *booked.get(outcome, [])]
@@ -227,3 +230,22 @@ async def test_E10_what_cannot_be_written_down_is_not_known_yet(scripted: Any, l
     receipt = await party.settle()
     assert (receipt.outcome, receipt.transaction, budget.booked) == (Outcome.PENDING, "0xours", [("admit", 7)])
     assert party.told() == ["settle.pending"]
+
+
+async def test_A11_without_budgets_a_refusal_of_our_bytes_is_one_all_the_same(scripted: Any) -> None:
+    party, _ = scripted(submit=THEIRS_AT_FAULT)
+    receipt = await party.settle()
+    assert (receipt.error_reason, receipt.proven) == ("invalid_exact_evm_transaction_failed", True)
+
+
+async def test_D11_what_another_replica_settled_meanwhile_keeps_its_fee(scripted: Any, ledger: SqlLedger) -> None:
+    """The node refuses our bytes, nobody has paid as far as it knows, and the other replica knows better."""
+    budget = Budget()
+    party, rail = scripted(budget, submit=THEIRS_AT_FAULT)
+
+    async def late(*_: Any) -> None:
+        await ledger.advance(ME, party.pay_id, Event.SETTLE, THEIRS)
+
+    rail.spent_by = late
+    assert (await party.settle()).transaction == "0xtheirs"
+    assert budget.booked == [("admit", 7)]

@@ -201,3 +201,16 @@ async def test_a_payment_that_the_ledger_does_not_know_is_watched_no_more(watch:
     watch.add(unknown, PAID)
     chain.standings = {"unknown": GONE}
     assert await watch.look() == 0
+
+
+async def test_A16_what_was_made_of_a_transfer_is_looked_after_by_who_reads_transfers(
+    watch: Watch, chain: Chain, settle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transfers: Any = Chain()
+    monkeypatch.setattr(watching, "is_of_hash_proof", lambda subject: subject.pay_id == "transfer")
+    for name in ("transfer", "payment"):
+        await settle(name, DELIVERED)
+    chain.standings = transfers.standings = {"transfer": SHALLOW, "payment": SHALLOW}
+    assert [await watch.look(), len(chain.blocks)] == [2, 2]
+    watch.proofs = transfers
+    assert [await watch.look(), len(chain.blocks), len(transfers.blocks)] == [2, 3, 1]
