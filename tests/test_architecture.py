@@ -25,7 +25,7 @@ SEATS = {
     "client.auth", "client.chat", "client.chat_stream", "client.sign_in", "client.aimo", "client.proxy",
     "client.stream",
     "gateway.paywall", "gateway.app", "gateway.api",
-    "facilitator.service", "facilitator.desk", "facilitator.remote", "facilitator.line",
+    "facilitator.service", "facilitator.desk", "facilitator.description", "facilitator.remote", "facilitator.line",
 }  # fmt: skip
 """Rooms of a party that belong to row 4."""
 
@@ -46,7 +46,10 @@ SAME_ROW = {
 }
 """Which neighbours of its own row a room may import; all others may import none."""
 
-WEB = {"fastapi", "starlette", "uvicorn", "httpx", "httpx2", "anyio", "websockets", "requests", "aiohttp", "openai"}
+WEB = {
+    "fastapi", "starlette", "uvicorn", "httptools", "httpx", "httpx2", "anyio", "aiohappyeyeballs", "websockets",
+    "requests", "aiohttp", "openai",
+}  # fmt: skip
 CHAIN = {
     "web3", "solana", "solders", "coincurve", "sha3", "cryptography", "Crypto",
     "eth_account", "eth_abi", "eth_utils", "eth_keys", "eth",
@@ -298,3 +301,9 @@ def test_import_of_the_client_loads_no_server_and_no_chain_node() -> None:
     servers = {"web3", "solana", "fastapi", "starlette", "uvicorn", "sqlalchemy", "eth_account", "eth_tester"}
     assert loaded_by("import x402.client.auth") & servers == set()
     assert loaded_by("import x402; x402.X402Auth, x402.Chat, x402.Wallet, x402.Limits") & servers == set()
+
+
+def test_a_facilitator_starts_without_what_only_later_requests_need() -> None:
+    later = {"fastapi", "structlog", "rich", "limits", "solders", "alembic", "psycopg"}
+    assert loaded_by("import x402.facilitator.service, x402.facilitator.outfit, x402.cli.serve") & later == set()
+    assert "solders" in loaded_by("import x402.facilitator.svm_rail"), "a rail on Solana must load what it needs"

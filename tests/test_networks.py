@@ -163,7 +163,7 @@ def test_F13_a_chain_id_is_a_number() -> None:
         networks.register(networks.Network("eip155:abc", "", "no chain"))
 
 
-def test_a_replaced_network_gives_up_its_old_name() -> None:
+def test_a_replaced_network_gives_up_its_old_name(table: None) -> None:
     old = networks.register(networks.Network("eip155:999999", "old-name", "Old"))
     new = networks.register(networks.Network("eip155:999999", "new-name", "New"))
     assert networks.find("old-name") is None

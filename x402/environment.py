@@ -18,7 +18,9 @@ def named(*names: str) -> AliasChoices:
 class Settings(BaseSettings):
     """What all programs share: an empty variable counts as absent, and nothing changes after start-up."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True, defer_build=True
+    )
 
     @classmethod
     def read(cls, **overrides: Any) -> Self:

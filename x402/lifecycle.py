@@ -208,7 +208,8 @@ class Entry:
     @property
     def amount(self) -> int:
         """What moves, or has moved, as far as this party knows; atomic. At most, where nothing is metered yet."""
-        return self.subject.amount if self.due is None else self.due
+        due = self.due
+        return self.subject.amount if due is None else due
 
 
 class UnlawfulEvent(Exception):
@@ -229,7 +230,7 @@ def advance(entry: Entry, event: Event, stage: Stage) -> Entry:
         raise UnlawfulEvent(f"{entry.party}: {event} does not lead from {entry.state} to {stage.state}")
     if event is Event.REPLACE:
         _check_attempt(entry.stage, stage)
-    return replace(entry, stage=_with_due(entry, event, stage))
+    return Entry(entry.party, entry.subject, _with_due(entry, event, stage), entry.created_at, entry.updated_at)
 
 
 def _with_due(entry: Entry, event: Event, stage: Stage) -> Stage:
@@ -244,7 +245,7 @@ def _with_due(entry: Entry, event: Event, stage: Stage) -> Stage:
     least = entry.due or 0 if event is Event.METER else 0
     if not least <= due <= entry.subject.amount:
         raise UnlawfulEvent(f"{entry.party}: {due} of {entry.subject.amount} can't be due after {entry.due}")
-    return replace(stage, amount=due)
+    return stage if stage.amount == due else replace(stage, amount=due)
 
 
 def _check_attempt(before: Stage, after: Stage) -> None:

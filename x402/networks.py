@@ -56,6 +56,8 @@ class Network:
         object.__setattr__(self, "family", self.id.partition(":")[0])
         # The first of two with one address is the one that counts.
         by_address = {self._spelt(asset.address): asset for asset in reversed(self.assets)}
+        # Nearly everybody spells an address as it is pinned.
+        by_address |= {asset.address: by_address[self._spelt(asset.address)] for asset in self.assets}
         object.__setattr__(self, "_by_address", by_address)
 
     @property
@@ -74,7 +76,7 @@ class Network:
 
     def asset(self, address: str) -> Asset | None:
         """The pinned asset at `address`, or None. EVM addresses compare without case, Solana's exactly."""
-        return self._by_address.get(self._spelt(address))
+        return self._by_address.get(address) or self._by_address.get(self._spelt(address))
 
     def _spelt(self, address: str) -> str:
         return address.lower() if self.family == EIP155 else address

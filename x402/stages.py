@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 NOTHING_DUE = "nothing_due"
 """The reason of a payment that was closed because nothing came to be due for it (scheme `upto`)."""
@@ -269,3 +269,9 @@ KNOWS_DUE = (
 """Stages that may know an `amount`: what is due, or has moved, where that may be less than what was signed."""
 
 STAGES: Mapping[State, type[Stage]] = MappingProxyType({stage.state: stage for stage in get_args(Stage)})
+
+
+def stage_of(state: State, members: Mapping[str, Any]) -> Stage:
+    """A stage from its members, as JSON tells them. Raises `TypeError` for others than it has."""
+    told: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in members.items()}
+    return STAGES[state](**told)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from benching import booking, facilitating, selling, shapes, signing, soaking, solana, starting
+from benching import booking, facilitating, selling, shapes, signing, soaking, solana, stages, starting
 from benching.figures import OURS, Figure, tell
 from benching.stage import CONTENDERS, Chain, Contender, facilitator
 
@@ -97,11 +97,15 @@ def _shapes(scale: Scale, chain: Chain) -> Iterator[Figure]:
 
 
 def _stream(scale: Scale, chain: Chain) -> Iterator[Figure]:
-    yield from selling.streams(count=scale.of(80))
+    yield from selling.streams(chain, count=scale.of(80))
 
 
 def _solana(scale: Scale, chain: Chain) -> Iterator[Figure]:
     yield from solana.solana(count=scale.of(1600), peers=scale.peers)
+
+
+def _stages(scale: Scale, chain: Chain) -> Iterator[Figure]:
+    yield from stages.stages(chain, count=scale.of(400))
 
 
 def _soak(scale: Scale, chain: Chain) -> Iterator[Figure]:
@@ -119,6 +123,7 @@ MEASURES: dict[str, Callable[[Scale, Chain], Iterator[Figure]]] = {
     "stream": _stream,
     "solana": _solana,
     "shapes": _shapes,
+    "stages": _stages,
     "soak": _soak,
 }
 """By the name of the subcommand."""

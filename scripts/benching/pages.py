@@ -26,7 +26,7 @@ def write(figures: Sequence[Figure], lines: Sequence[Mapping[str, Any]], about: 
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     pictures = list(_pictures(figures))
-    content = "\n".join([_about(about), "", *_table(lines), "", *pictures, "", *_growth(figures)])
+    content = "\n".join([_about(about), "", *_table(lines), "", *pictures, "", *_growth(figures), *_stages(figures)])
     page.write_text(f"{before}{BEGIN}\n\n{content}\n\n{END}{after}", encoding="utf-8")
 
 
@@ -68,3 +68,15 @@ def _growth(figures: Sequence[Figure]) -> Iterable[str]:
     for figure in grown:
         what, size = next(iter(figure.notes.items()))
         yield f"| {size:,} {what} | {short(figure.value)} |"
+
+
+def _stages(figures: Sequence[Figure]) -> Iterable[str]:
+    for row, title in (("verify-stage", "one verify on Base"), ("settle-stage", "one settle on Base")):
+        mine = [figure for figure in figures if figure.row == row]
+        if not mine:
+            continue
+        yield ""
+        yield f"| {title}, one request at a time | microseconds of processor | share |"
+        yield "|---|--:|--:|"
+        for figure in mine:
+            yield f"| {figure.notes['stage']} | {short(figure.value)} | {figure.notes['share']} |"

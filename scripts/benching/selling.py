@@ -144,11 +144,11 @@ def round_trips(chain: Chain) -> list[Figure]:
     return [Figure("round-trips", OURS, len(sent) - 1, "requests")]
 
 
-def streams(*, count: int) -> list[Figure]:
-    """How much later the first token of a paid stream comes than that of a free one, on the demo's devnet."""
+def streams(chain: Chain, *, count: int) -> list[Figure]:
+    """How much later the first token of a paid stream comes than that of a free one, every party a process."""
     from benching.streaming import first_tokens
 
-    samples = asyncio.run(first_tokens(count))
+    samples = first_tokens(chain, count)
     free, verify = median_ms(samples.pop("free")), median_ms(samples.pop("verify"))
     figures = []
     for flow, seconds in samples.items():

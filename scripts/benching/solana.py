@@ -29,7 +29,7 @@ def _good(reply: Reply) -> bool:
     return told.get("isValid") is True or told.get("success") is True
 
 
-class _Cluster:
+class Cluster:
     """The devnet, in a thread of its own, with payers and a fee payer who have what they need."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class _Cluster:
         self.payers = [SvmPayer() for _ in range(PAYERS)]
         self.fee_payer, self.seller = Keypair(), str(Keypair().pubkey())
 
-    def __enter__(self) -> _Cluster:
+    def __enter__(self) -> Cluster:
         self.world.__enter__()
         for payer in self.payers:
             self.world.now(self.world.devnet.fund(payer.address, 10**12, 0))
@@ -80,7 +80,7 @@ def _body(payer: SvmPayer, offer: Requirement, recent: str) -> bytes:
 
 
 @contextmanager
-def _facilitator(who: str, cluster: _Cluster) -> Iterator[Running]:
+def _facilitator(who: str, cluster: Cluster) -> Iterator[Running]:
     key = str(cluster.fee_payer)
     if who != OURS:
         with running(Peer.PYTHON_FACILITATOR, {"SVM_PRIVATE_KEY": key, "SVM_RPC_URL": cluster.world.url}) as url:
@@ -103,7 +103,7 @@ def _facilitator(who: str, cluster: _Cluster) -> Iterator[Running]:
 def solana(*, count: int, peers: bool) -> list[Figure]:
     """Verifies and settlements a second."""
     figures = []
-    with _Cluster() as cluster:
+    with Cluster() as cluster:
         for who in (OURS, "python-threads") if peers else (OURS,):
             with _facilitator(who, cluster) as third:
                 _drive(third, "/verify", cluster.bodies(16), 4)
@@ -113,7 +113,7 @@ def solana(*, count: int, peers: bool) -> list[Figure]:
     return figures
 
 
-def _measure(row: str, who: str, third: Running, cluster: _Cluster, count: int) -> Figure:
+def _measure(row: str, who: str, third: Running, cluster: Cluster, count: int) -> Figure:
     """The rate, and what one payment takes of the facilitator's processor time and of the devnet's."""
     bodies = cluster.bodies(count)
     own, devnet = cpu_seconds(third.pid), cluster.cpu_seconds()

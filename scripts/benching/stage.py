@@ -115,7 +115,7 @@ class Chain:
     def bodies(self, count: int) -> list[bytes]:
         """Bodies for /verify or /settle: so many distinct payments that hold, the payers in turn."""
         offer = self.offer()
-        return [_body(self._next().pay(offer), offer) for _ in range(count)]
+        return [verification(self._next().pay(offer), offer) for _ in range(count)]
 
     def payments(self, offer: Requirement, count: int) -> list[Payment]:
         """So many distinct payments of an offer."""
@@ -126,7 +126,8 @@ class Chain:
         return self.payers[self._turn % PAYERS]
 
 
-def _body(payment: Payment, offer: Requirement) -> bytes:
+def verification(payment: Payment, offer: Requirement) -> bytes:
+    """The body of a request that a payment for an offer be verified, or settled."""
     asked = {"x402Version": 2, "paymentPayload": payment.as_json(), "paymentRequirements": offer.as_json()}
     return dump_json(asked).encode()
 
@@ -163,24 +164,30 @@ class Running:
     ready_seconds: float
 
 
+def facilitator_settings(chain: Chain, node: str, folder: str) -> dict[str, str]:
+    """What our facilitator is told: one key, the node at `node`, and a new ledger in `folder`."""
+    return {
+        "X402_FACILITATOR_EVM_PRIVATE_KEY": "0x" + chain.signer.to_hex(),
+        "X402_EVM_RPC_URL": node,
+        "X402_LEDGER": f"sqlite:///{folder}/facilitator.sqlite",
+        "X402_EVM_FEES_PER_DAY": "1000000",
+    }
+
+
 @contextmanager
-def facilitator(contender: Contender, chain: Chain, node: str) -> Iterator[Running]:
-    """A contender's facilitator with one key, on the node at `node`."""
+def facilitator(
+    contender: Contender, chain: Chain, node: str, more: Mapping[str, str] | None = None
+) -> Iterator[Running]:
+    """A contender's facilitator with one key, on the node at `node`; ours with `more` variables."""
     begun = time.perf_counter()
-    key = "0x" + chain.signer.to_hex()
     if contender.facilitator is not None:
-        environment = {"EVM_PRIVATE_KEY": key, "EVM_RPC_URL": node}
+        environment = {"EVM_PRIVATE_KEY": "0x" + chain.signer.to_hex(), "EVM_RPC_URL": node}
         with running(contender.facilitator, environment) as url:
             wait_for(f"{url}/supported")
             yield Running(url, pid_of(url), time.perf_counter() - begun)
         return
     with tempfile.TemporaryDirectory(prefix="x402-bench-") as folder, ExitStack() as stack:
-        environment = {
-            "X402_FACILITATOR_EVM_PRIVATE_KEY": key,
-            "X402_EVM_RPC_URL": node,
-            "X402_LEDGER": f"sqlite:///{folder}/facilitator.sqlite",
-            "X402_EVM_FEES_PER_DAY": "1000000",
-        }
+        environment = {**facilitator_settings(chain, node, folder), **(more or {})}
         port = free_port()
         stack.enter_context(program(["-m", "x402", "facilitator", "--port", str(port)], environment, announces=False))
         url = f"http://127.0.0.1:{port}"

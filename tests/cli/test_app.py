@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.cli.conftest import run
+from x402.cli.app import app, only
 
 COMMANDS = [
     ("demo",),
@@ -61,3 +63,18 @@ def test_the_module_and_the_version_answer() -> None:
     command = [sys.executable, "-m", "x402", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == f"x402-engine {__version__}"
+
+
+@pytest.mark.parametrize("command", ["chat", "facilitator", "wallet"])
+def test_one_command_alone_explains_itself_as_it_does_among_all(command: str) -> None:
+    alone, among_all = (
+        CliRunner().invoke(tree, [command, "--help"], prog_name="x402") for tree in (only(command), app)
+    )
+    assert alone.exit_code == 0
+    assert alone.stdout == among_all.stdout
+
+
+@pytest.mark.parametrize("word", ["", "--help", "facilitater"])
+def test_a_word_that_names_no_command_is_answered_by_all_of_them(word: str) -> None:
+    assert only(word) is app
+    assert only("facilitator") is not app

@@ -15,6 +15,7 @@ import pytest
 
 from tests.cli.conftest import LiveTown, end, run, spawn
 from tests.cli.test_serve import SELLER, get
+from tests.postgres import Postgres
 from x402.cli.workers import Doors
 from x402.devnet.town_serving import listen
 from x402.errors import UnavailableError
@@ -29,10 +30,11 @@ def workers_of(process: subprocess.Popen[str]) -> set[int]:
     return {int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_A22_E11_two_workers_sell_on_one_ledger_and_a_third_comes_for_one_that_is_killed(
-    live_town: LiveTown, tmp_path: Path
+    live_town: LiveTown, postgres: Postgres, database: str, tmp_path: Path
 ) -> None:
-    ledger = f"sqlite:///{tmp_path}/books.sqlite"
+    ledger = postgres.database() if database == "postgresql" else f"sqlite:///{tmp_path}/books.sqlite"
     prices = tmp_path / "prices.toml"
     prices.write_text(
         '[[models]]\nname = "demo/echo-1"\ncontext_length = 8192\n'
@@ -43,6 +45,7 @@ def test_A22_E11_two_workers_sell_on_one_ledger_and_a_third_comes_for_one_that_i
         "X402_EVM_PAY_TO": SELLER,
         "X402_FACILITATOR_URL": live_town.urls["facilitator"],
         "X402_PRICES": str(prices),
+        "X402_QUOTE_KEY": "one key for all workers" if database == "postgresql" else "",
     }
     gateway = spawn("gateway", "--port", "0", "--workers", "2", "--ledger", ledger, env={**os.environ, **settings})
     try:

@@ -99,7 +99,7 @@ def test_A23_a_header_that_takes_anothers_place_forgets_none(journal: Journal) -
         assert record.entry.subject.expires_at == NOW + 99
     stage = record.entry.stage
     assert isinstance(stage, Exposed)
-    assert (stage.header, [*stage.earlier]) == ("header 2", ["header of p1", "header 1"])
+    assert (stage.header, stage.earlier) == ("header 2", ("header of p1", "header 1"))
     assert journal.find("p1") == record
     journal.conclude("p1", event=Event.SETTLE, stage=Settled(TRANSACTION))
     with pytest.raises(UnlawfulEvent):

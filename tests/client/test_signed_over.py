@@ -94,4 +94,4 @@ def test_it_is_kept_across_a_restart(tmp_path_factory: pytest.TempPathFactory) -
     record = Journal(file, clock=past(0)).recall("f", Call())
     assert record is not None
     assert (record.pay_id, record.header, record.entry.subject.amount) == (pay_id, payments[2].as_header(), 3000)
-    assert list(record.entry.stage.earlier) == [payment.as_header() for payment in payments[:2]]  # type: ignore[union-attr]
+    assert record.entry.stage.earlier == tuple(payment.as_header() for payment in payments[:2])  # type: ignore[union-attr]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import aiohttp
 import pytest
 
 from tests.facilitator.serving import body, ready, serving
@@ -15,31 +14,36 @@ from x402.facilitator.evm_rail import EvmRail
 from x402.facilitator.service import unix_now
 from x402.networks import BASE_SEPOLIA
 from x402.ports.evm import RpcEvmChain
+from x402.ports.http_connection import HttpConnection
+from x402.ports.http_line import HttpLine
 from x402.ports.ledger import SqlLedger
-from x402.ports.node_line import NodeLine
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[aiohttp.ClientSession]:
-    """Every session to a node that is opened in the test."""
-    sessions: list[aiohttp.ClientSession] = []
-    really = NodeLine._open
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[HttpConnection]:
+    """Every connection to a node that is opened in the test."""
+    connections: list[HttpConnection] = []
+    really = HttpLine._connect
 
-    def noted(line: NodeLine) -> aiohttp.ClientSession:
-        sessions.append(really(line))
-        return sessions[-1]
+    async def noted(line: HttpLine, *place: Any) -> HttpConnection:
+        connections.append(await really(line, *place))
+        return connections[-1]
 
-    monkeypatch.setattr(NodeLine, "_open", noted)
-    return sessions
+    monkeypatch.setattr(HttpLine, "_connect", noted)
+    return connections
 
 
-def assert_closed(sessions: list[aiohttp.ClientSession]) -> None:
-    assert sessions
-    assert [session.closed for session in sessions] == [True] * len(sessions)
+def is_open(connection: HttpConnection) -> bool:
+    return connection._transport is not None and not connection._transport.is_closing()
+
+
+def assert_closed(connections: list[HttpConnection]) -> None:
+    assert connections
+    assert not any(map(is_open, connections))
 
 
 async def test_a_service_from_settings_closes_its_lines(
-    evm: EvmShop, svm: SvmShop, tmp_path: Any, opened: list[aiohttp.ClientSession]
+    evm: EvmShop, svm: SvmShop, tmp_path: Any, opened: list[HttpConnection]
 ) -> None:
     members: dict[str, Any] = {
         "evm_private_key": evm.signer._key.secret.hex(), "evm_rpc_url": evm.world.url,
@@ -48,14 +52,13 @@ async def test_a_service_from_settings_closes_its_lines(
     }  # fmt: skip
     async with serving(**members) as client:
         assert (await ready(client)).status_code == 200
-        opened.clear()
         assert (await client.post("/verify", json=body(evm.pay(), evm.offer))).json()["isValid"] is True
-        assert not opened[-1].closed
+        assert any(map(is_open, opened))
     assert_closed(opened)
 
 
 async def test_a_service_around_a_facilitator_closes_its_lines(
-    evm: EvmShop, ledger: SqlLedger, opened: list[aiohttp.ClientSession]
+    evm: EvmShop, ledger: SqlLedger, opened: list[HttpConnection]
 ) -> None:
     chain = RpcEvmChain(evm.world.url, evm.chain.chain_id)
     async with serving(facilitator([evm.rail(ledger, chain)], ledger)) as client:
@@ -67,7 +70,7 @@ async def test_a_service_around_a_facilitator_closes_its_lines(
 
 
 async def test_D14_a_service_that_never_gets_ready_closes_its_lines(
-    evm: EvmShop, ledger: SqlLedger, opened: list[aiohttp.ClientSession]
+    evm: EvmShop, ledger: SqlLedger, opened: list[HttpConnection]
 ) -> None:
     wrong = EvmRail(BASE_SEPOLIA, RpcEvmChain(evm.world.url, 8453), [evm.signer], unix_now)
     async with serving(facilitator([wrong], ledger)) as client:
@@ -78,10 +81,10 @@ async def test_D14_a_service_that_never_gets_ready_closes_its_lines(
 
 
 async def test_E02_a_service_whose_ledger_does_not_open_leaves_nothing_open(
-    evm: EvmShop, tmp_path: Any, opened: list[aiohttp.ClientSession]
+    evm: EvmShop, tmp_path: Any, opened: list[HttpConnection]
 ) -> None:
     members: dict[str, Any] = {"evm_private_key": evm.signer._key.secret.hex(), "evm_rpc_url": evm.world.url}
     with pytest.raises(UnavailableError):
         async with serving(**members, ledger=f"sqlite:///{tmp_path}/no/such/folder/ledger.sqlite"):
             raise AssertionError("it started without a ledger")
-    assert [session for session in opened if not session.closed] == []
+    assert not any(map(is_open, opened))

@@ -25,6 +25,7 @@ from tests.facilitator.world import (
 )
 from x402.chain import CallResult, EvmReceipt, SvmStatus, SvmTransaction
 from x402.errors import MisconfiguredError, UnavailableError
+from x402.facilitator import evm_rail
 from x402.facilitator.evm_rail import EvmRail
 from x402.facilitator.service import unix_now
 from x402.lifecycle import Outcome
@@ -66,6 +67,24 @@ async def test_A09_the_send_never_arrived_and_is_repeated(evm: EvmShop, ledger: 
     again = await settle_on(evm, ledger, payment, send=send)
     assert (again.outcome, again.transaction) == (Outcome.SETTLED, tries[0])
     assert set(tries) == {tries[0]}
+    assert (await evm.received(), await evm.sent()) == (1000, 1)
+
+
+async def test_A09_a_send_that_never_arrived_is_repeated_while_the_first_caller_waits(
+    evm: EvmShop, ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evm_rail, "_SEND_AGAIN_SECONDS", 0.05)
+    tries: list[str] = []
+
+    async def send(raw: bytes, transaction: str) -> None:
+        tries.append(transaction)
+        if len(tries) == 1:
+            raise UnavailableError("rpc_unavailable", "timeout")
+        await evm.chain.send(raw, transaction)
+
+    party = facilitator([evm.rail(ledger, Meddled(evm.chain, send=send))], ledger)
+    receipt = await party.settle(evm.pay(), evm.offer)
+    assert (receipt.outcome, tries) == (Outcome.SETTLED, [receipt.transaction] * 2)
     assert (await evm.received(), await evm.sent()) == (1000, 1)
 
 

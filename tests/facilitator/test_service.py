@@ -242,7 +242,11 @@ async def test_supported_health_ready_metrics_and_description(evm: EvmShop, svm:
         assert supported["kinds"][3]["extra"] == {"feePayer": svm.signer.address}
         assert supported["signers"] == {"eip155:*": [evm.signer.address], "solana:*": [svm.signer.address]}
         assert (await client.get("/metrics")).headers["content-type"].startswith("text/plain")
-        assert {"/verify", "/settle", "/supported"} <= (await client.get("/openapi.json")).json()["paths"].keys()
+        described = (await client.get("/openapi.json")).json()
+        assert described["paths"].keys() == {"/verify", "/settle", "/supported", "/health", "/ready", "/metrics"}
+        assert described["paths"]["/verify"]["post"]["summary"] == "Would this payment settle?"
+        for page in ("/docs", "/redoc"):
+            assert "/openapi.json" in (await client.get(page)).text
 
 
 async def test_E02_a_ledger_that_cannot_write_is_not_ready_until_it_can(

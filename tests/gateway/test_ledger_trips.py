@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+from fastapi.responses import Response
 
+from tests.gateway.waiting import until
 from x402.lifecycle import Party
 from x402.stages import State
+from x402.wire.facilitation import Verification
 
 STEPS = {
     "authorization": ["find", "begin", "follow", "follow"],
@@ -41,7 +45,33 @@ async def test_a_sale_is_four_transactions_and_a_challenge_none(shop: Any, flow:
         commits = shop.ledger.commits
         assert (await client.get("/report", headers=header)).status_code == 200
         assert ledger.calls == STEPS[flow]
-        assert shop.ledger.commits == commits + len(STEPS[flow])
+        # A look writes nothing, and waits for no disk.
+        assert shop.ledger.commits == commits + len(STEPS[flow]) - 1
         ledger.calls.clear()
     assert await shop.ledger.unresolved(Party.GATEWAY) == []
     assert sum((await shop.ledger.totals(Party.GATEWAY, State.DELIVERED)).values()) == 20_000
+
+
+async def test_A08_who_has_no_room_and_no_known_balance_goes_there_no_oftener(shop: Any) -> None:
+    """One sale is open, and nobody knows what its payer has: the next one is settled first, by the same four steps."""
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    @shop.app.get("/slow")
+    async def slow() -> Response:
+        started.set()
+        await go_on.wait()
+        return Response(b"slow")
+
+    ledger = Counted(shop.ledger)
+    client = shop.open({"GET /slow": "$0.01", "GET /report": "$0.01"}, ledger=ledger)
+    shop.bank.verdicts = [Verification.valid(shop.payer.address)] * 2
+    first = asyncio.create_task(client.get("/slow", headers=shop.payer.pay(await shop.challenge("/slow"))))
+    await until(started.is_set)
+    ledger.calls.clear()
+    assert (await client.get("/report", headers=shop.payer.pay(await shop.challenge()))).status_code == 200
+    assert ledger.calls == STEPS["upfront"]
+    assert shop.bank.asked[-1] == "settle"
+    assert shop.runs == ["report "]
+    go_on.set()
+    assert (await first).status_code == 200
+    assert await shop.ledger.unresolved(Party.GATEWAY) == []

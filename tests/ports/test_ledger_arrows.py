@@ -8,7 +8,7 @@ import pytest
 
 from tests.ports.ledgers import ME, intended, logged, subject
 from x402.lifecycle import Entry, Event, Party, UnlawfulEvent, begin
-from x402.ports import Answer, Arrow, NoRoom, Room
+from x402.ports import Answer, Arrow, Instead, NoRoom, Room
 from x402.ports.ledger import SqlLedger
 from x402.stages import Claimed, Delivered, Refused, Served, Settled, Settling, State
 
@@ -84,3 +84,29 @@ async def test_A16_who_failed_lately_has_no_room(ledger_url: str, transaction: s
                 await ledger.begin(claim("again"), room=room)
         assert (await ledger.begin(claim("another's", "0xother"), room=room))[1]
         assert (await ledger.begin(claim("later"), room=replace(room, failures_since=11)))[1]
+
+
+@pytest.mark.parametrize("scope", ["payer", "total", "failures"])
+async def test_A08_without_room_the_other_is_begun_in_the_same_transaction(ledger_url: str, scope: str) -> None:
+    """Only where it was told for what there is no room, and whatever is open: the control has none for it."""
+    async with SqlLedger(ledger_url, clock=lambda: 7) as ledger:
+        await ledger.begin(claim("failed"), arrows=[(Event.SUBMIT, Settling()), (Event.REFUSE, Refused("a", "b"))])
+        await ledger.begin(claim("open"))
+        room = {"payer": Room(payer=1500), "total": Room(total=1500), "failures": Room(failures_since=7)}[scope]
+        entry = claim("next")
+        other = replace(entry, subject=replace(entry.subject, record={"flow": "upfront"}))
+        for told in ({"payer", "total", "failures"} - {scope}, set()):
+            with pytest.raises(NoRoom, match=scope):
+                await ledger.begin(entry, room=room, instead=Instead(frozenset(told), other))
+        assert await ledger.find(SHOP, "next") is None
+        commits = ledger.commits
+        instead = Instead(frozenset([scope]), other, [(Event.SUBMIT, Settling())])
+        begun, won = await ledger.begin(entry, lease_seconds=30, room=room, instead=instead)
+        assert (won, begun.state, begun.subject, ledger.commits) == (True, State.SETTLING, other.subject, commits + 1)
+        assert await ledger.find(SHOP, "next") == begun
+        assert (await ledger.begin(entry, room=room, instead=instead)) == (begun, False)
+        # It counts like any other, and where there is room nothing else is begun.
+        with pytest.raises(NoRoom, match="2000 units are open"):
+            await ledger.begin(claim("last"), room=Room(total=2999))
+        begun, _ = await ledger.begin(claim("last"), room=Room(total=3000), instead=instead)
+        assert begun.state is State.CLAIMED

@@ -72,6 +72,31 @@ async def test_a_connection_is_kept_for_the_next_request() -> None:
         await rpc.aclose()
 
 
+async def test_E03_a_line_that_is_closed_gives_up_its_questions_and_opens_no_connection_for_them() -> None:
+    async with node(_keep_silent) as url:
+        rpc = JsonRpc(url)
+        asked = [asyncio.ensure_future(rpc.call("on its way"))]
+        await asyncio.sleep(0.02)
+        asked.append(asyncio.ensure_future(rpc.call("waiting for company")))
+        await asyncio.sleep(0)
+        await rpc.aclose()
+        outcomes = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 1)
+        assert [type(one) for one in outcomes] == [UnavailableError] * 2
+        await asyncio.sleep(0.02)
+        assert rpc._line._line._open == set()
+
+
+async def test_E03_a_question_that_a_closing_line_loses_is_not_asked_again() -> None:
+    async with node(_keep_silent) as url:
+        line = NodeLine(url)
+        asked = asyncio.ensure_future(line.post(b"{}"))
+        await asyncio.sleep(0.02)
+        await line.aclose()
+        with pytest.raises(UnavailableError):
+            await asyncio.wait_for(asked, 1)
+        assert line._line._open == set()
+
+
 async def _hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await read(reader)
 

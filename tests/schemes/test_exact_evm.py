@@ -139,6 +139,28 @@ def test_A05_spellings_of_one_authorization_have_one_identity() -> None:
     assert exact_evm.read_payload(payload | {"authorization": other}, evm_asset()).pay_id not in names
 
 
+@pytest.mark.parametrize(
+    ("member", "other"),
+    [
+        ("from", "0x" + "11" * 20), ("to", "0x" + "12" * 20), ("value", "9"), ("validAfter", "9"), ("validBefore", "9"),
+        ("nonce", "0x" + "13" * 32), ("signature", "0x" + "14" * 65),
+    ],
+)  # fmt: skip
+def test_A05_a_payload_that_was_read_is_not_taken_for_another(member: str, other: str) -> None:
+    """What was read once is remembered, by all that it says and the asset that it spends."""
+    offer = evm_requirement()
+    payload = EvmPayer().pay(offer).payload
+    part = {member: other}
+    changed = payload | (part if member == "signature" else {"authorization": payload["authorization"] | part})
+    first = exact_evm.read_payload(payload, evm_asset())
+    assert exact_evm.read_payload(payload, evm_asset()) == first
+    assert exact_evm.read_payload(changed, evm_asset()) != first
+    elsewhere = networks.get(networks.BASE).usd
+    assert exact_evm.read_payload(payload, elsewhere).asset == elsewhere
+    payload["authorization"]["value"] = "8"
+    assert exact_evm.read_payload(payload, evm_asset()).amount == 8
+
+
 def test_build_pays_exactly_and_dies_soon() -> None:
     payer, requirement = EvmPayer(), evm_requirement(amount=777, max_timeout_seconds=10**9)
     auth = exact_evm.build(requirement, payer.address.lower(), now=1000, nonce=b"n" * 32, lifetime_seconds=300)

@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import Connection, RootTransaction, create_engine
 from sqlalchemy.pool import StaticPool
 
 from tests.simulation.faults import Fate
@@ -22,9 +22,11 @@ from tests.simulation.world import World
 from x402.client.journal import IN_MEMORY, Journal
 from x402.errors import UnavailableError
 from x402.ports import Clock
+from x402.ports.known import forget, keep
 from x402.ports.ledger import SqlLedger
 from x402.ports.ledger_ahead import Look
-from x402.ports.ledger_database import DATABASE_ERRORS
+from x402.ports.ledger_database import DATABASE_ERRORS, listen_to
+from x402.ports.prepared import settle
 from x402.ports.schema import SCHEMA_VERSION, metadata, versions
 
 T = TypeVar("T")
@@ -36,15 +38,7 @@ class Database:
 
     def __init__(self) -> None:
         engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
-
-        @event.listens_for(engine, "connect")
-        def _configure(raw: Any, _: object) -> None:
-            raw.isolation_level = None
-
-        @event.listens_for(engine, "begin")
-        def _begin(connection: Connection) -> None:
-            connection.exec_driver_sql("BEGIN")
-
+        listen_to(engine)
         metadata.create_all(engine)
         self.connection = engine.connect()
         self.raw: sqlite3.Connection = self.connection.connection.dbapi_connection  # type: ignore[assignment]
@@ -55,6 +49,7 @@ class Database:
         """As a new database."""
         if self.connection.in_transaction():
             self.connection.rollback()
+        forget(self.connection)
         for table in metadata.sorted_tables:
             self.raw.execute(f"DELETE FROM {table.name}")
         self.raw.execute(f"INSERT INTO {versions.name} (version) VALUES (?)", (SCHEMA_VERSION,))
@@ -70,11 +65,16 @@ class Disk:
         self.on_commit: list[Callable[[], None]] = []
         self._jobs: list[_Job] = []
 
-    async def do(self, work: Callable[[Connection], T], label: str) -> T:
-        """The outcome of a job once it is durable. Raises what it raises, or `UnavailableError`."""
+    async def do(self, work: Callable[[Connection], T], label: str, *, writes: bool = True) -> T:
+        """The outcome of a job once it is durable. Raises what it raises, or `UnavailableError`. Who writes nothing
+        comes first, as in the ledger's thread."""
         await self.world.boundary(label, "before")
         outcome: asyncio.Future[T] = self.world.loop.create_future()
-        self._jobs.append((LIFE.get(), work, outcome))
+        job = LIFE.get(), work, outcome
+        if writes:
+            self._jobs.append(job)
+        else:
+            self._jobs.insert(0, job)
         if len(self._jobs) == 1:
             self.world.post("disk", self.world.latency("disk"), self._sync)
         try:
@@ -115,17 +115,23 @@ class Disk:
                     raise
                 except Exception as error:  # noqa: BLE001 - it belongs to the caller, as in the ledger's thread
                     outcomes.append((outcome, None, error))
+            settle(self.database.connection)
             if fate is Fate.FULL:
-                transaction.rollback()
+                self._roll_back(transaction)
                 return [(outcome, None, away) for _, _, outcome in batch]
             transaction.commit()
+            keep(self.database.connection)
             self.commits += 1
         except DATABASE_ERRORS as error:
-            transaction.rollback()
+            self._roll_back(transaction)
             return [(outcome, None, _wrapped(error)) for _, _, outcome in batch]
         if fate is Fate.UNSURE:
             return [(outcome, None, away) for outcome, _, _ in outcomes]
         return outcomes
+
+    def _roll_back(self, transaction: RootTransaction) -> None:
+        transaction.rollback()
+        forget(self.database.connection)
 
 
 def _tell(outcomes: list[tuple[asyncio.Future[Any], Any, Exception | None]]) -> None:
@@ -156,9 +162,11 @@ class SimulatedLedger(SqlLedger):
     async def close(self) -> None:
         """Nothing is open."""
 
-    async def _do(self, work: Callable[[Connection], T], *locks: tuple[str, ...], look: Look | None = None) -> T:
+    async def _do(
+        self, work: Callable[[Connection], T], *locks: tuple[str, ...], look: Look | None = None, writes: bool = True
+    ) -> T:
         name = work.__qualname__.split(".")[1] if "." in work.__qualname__ else work.__qualname__
-        return await self._disk.do(work, f"ledger.{name}")
+        return await self._disk.do(work, f"ledger.{name}", writes=writes)
 
 
 class JournalFile:

@@ -197,3 +197,13 @@ def test_verification(message: str | None, payer: str | None, extra: Any, reason
 def test_supported(kinds: list[Kind], extensions: list[str], signers: dict[str, list[str]]) -> None:
     supported = Supported(kinds=tuple(kinds), extensions=tuple(extensions), signers=signers)
     assert parse_supported(lossless(supported.as_json())) == supported
+
+
+@given(payments | old_payments, requirements(named, st.just("exact")))
+@settings(max_examples=EXAMPLES)
+def test_F18_what_is_written_as_text_is_the_object_that_travels(payment: Payment, requirement: Requirement) -> None:
+    message = Facilitation(payment=payment, requirement=requirement)
+    for said, text in ((message.as_json(), message.as_text()), (payment.as_json(), payment.as_text())):
+        assert parse_json(text) == parse_json(dump_json(said)) == said
+        assert text.isascii()
+        assert list(parse_json(text)) == list(said)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from x402.cli.screen import err
+from x402.cli.screen import announce, err
 from x402.cli.spending import (
     BaseUrl,
     Mainnet,
@@ -79,6 +79,6 @@ def proxy(
     )
     listener = listen(port, host)
     address = f"http://{host}:{listener.getsockname()[1]}/v1"
-    err().print(f"[bold]proxy[/] at {address}  [dim](Ctrl-C ends it)[/]", soft_wrap=True)
+    announce("proxy", address)
     err().print(f"  export OPENAI_BASE_URL={address} OPENAI_API_KEY=x402", soft_wrap=True)
     uvicorn.Server(uvicorn.Config(app, http=BoundedHead, log_level="warning", access_log=False)).run(sockets=[listener])

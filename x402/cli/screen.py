@@ -68,6 +68,15 @@ def err() -> Console:
     return _console(sys.stderr)
 
 
+def announce(what: str, where: str) -> None:
+    """Say on standard error that a service runs until it is interrupted."""
+    if sys.stderr.isatty():
+        err().print(f"[bold]{what}[/] at {where}  [dim](Ctrl-C ends it)[/]", soft_wrap=True)
+    else:
+        # A log has no colours, so the service doesn't wait for the library that makes them.
+        typer.echo(f"{what} at {where}  (Ctrl-C ends it)", err=True)
+
+
 def printable(text: str) -> str:
     """Text from others without what a terminal would obey: control and format characters become visible marks."""
     return "".join(

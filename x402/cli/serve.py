@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from x402.cli import gateway_config
-from x402.cli.screen import AsJson, err, prose, write_json
+from x402.cli.screen import AsJson, announce, err, prose, write_json
 from x402.errors import MalformedError, MisconfiguredError
 
 _Host = Annotated[str | None, typer.Option("--host", help="Address to listen on.")]
@@ -185,5 +185,5 @@ def _listen(host: str, port: int, what: str) -> socket:
 
     listener = listen(port, host)
     bound = listener.getsockname()[1]
-    err().print(f"[bold]{what}[/] at http://{host}:{bound}  [dim](Ctrl-C ends it)[/]", soft_wrap=True)
+    announce(what, f"http://{host}:{bound}")
     return listener

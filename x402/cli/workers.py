@@ -48,8 +48,9 @@ def gateway_of(given: Mapping[str, Any]) -> FastAPI:
     from x402.gateway.app import create_app
     from x402.settings import GatewaySettings
     from x402.telemetry import Telemetry
-    from x402.telemetry.logs import log_facts
+    from x402.telemetry.logs import load_writer, log_facts
 
+    load_writer()
     return create_app(GatewaySettings.read(**given), telemetry=Telemetry([log_facts()]))
 
 

@@ -139,11 +139,12 @@ def choose(challenge: Challenge, buyer: Buyer, policy: Policy) -> Choice:
             fitting.append((index, offer, _judge(offer, buyer, policy)))
         except DeclinedError as error:
             refused[index] = error
-    if any(_flow(offer) == AUTHORIZATION for _, offer, _ in fitting):
+    protective = [entry for entry in fitting if _flow(entry[1]) == AUTHORIZATION]
+    if protective:
         for index, offer, _ in fitting:
             if _flow(offer) != AUTHORIZATION:
                 refused[index] = DeclinedError("less_protective_flow", "another offer is paid only after the answer")
-        fitting = [entry for entry in fitting if _flow(entry[1]) == AUTHORIZATION]
+        fitting = protective
     if not fitting:
         raise _none_left(challenge, refused, buyer)
     if len(fitting) > 1:
@@ -267,6 +268,8 @@ def _rank(network: str, policy: Policy) -> int | None:
 
 
 def _explain(challenge: Challenge, refused: Mapping[int, DeclinedError]) -> tuple[Mapping[str, Any], ...]:
+    if not refused and not challenge.unreadable:
+        return ()
     rows: list[Mapping[str, Any]] = [
         {
             "network": challenge.accepts[index].network,

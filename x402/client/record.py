@@ -12,7 +12,7 @@ from typing import Any
 from x402.errors import MalformedError, Mender, UnavailableError
 from x402.lifecycle import Entry, Party, Subject
 from x402.money import EXACT_CONTEXT, round_up
-from x402.stages import STAGES, State
+from x402.stages import State, stage_of
 from x402.wire.receipt import Receipt, parse_receipt
 
 _ALIVE_MARGIN_SECONDS = 60
@@ -102,7 +102,7 @@ def _parsed(row: Any) -> Record:
         amount=int(row["amount"]), expires_at=row["expires_at"], fingerprint=row["fingerprint"],
         record=json.loads(row["record"]),
     )  # fmt: skip
-    stage = STAGES[State(row["state"])](**json.loads(row["stage"]))
+    stage = stage_of(State(row["state"]), json.loads(row["stage"]))
     return Record(
         entry=Entry(Party.CLIENT, subject, stage, row["created_at"], row["updated_at"]),
         host=row["host"],

@@ -22,7 +22,7 @@ from x402.settings import FacilitatorSettings, GatewaySettings
 from x402.telemetry import Telemetry
 
 
-def facilitator_app(parties: Parties, evm_rpc: str, svm_rpc: str, ledger: Ledger, telemetry: Telemetry) -> FastAPI:
+def facilitator_app(parties: Parties, evm_rpc: str, svm_rpc: str, ledger: Ledger, telemetry: Telemetry) -> Starlette:
     """The facilitator's service over the town's chains."""
     evm = RpcEvmChain(evm_rpc, get(BASE_SEPOLIA).chain_id)
     rails = (

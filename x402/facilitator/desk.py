@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -64,3 +65,10 @@ async def explain(_: Request, error: Exception) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     body: dict[str, Any] = {"error": error.message, **error.as_json()}
     return JSONResponse(body, status_code=error.status, headers=headers)
+
+
+async def astray(_: Request, error: Exception) -> JSONResponse:
+    """The answer to a request for what is not served. Raises every error but Starlette's own."""
+    if not isinstance(error, HTTPException):
+        raise error
+    return JSONResponse({"detail": error.detail}, error.status_code, headers=error.headers)

@@ -7,12 +7,8 @@ may call `/verify`. Nothing here looks at a payment.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
-
-from limits import RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
 from x402.errors import DeniedError, LimitedError, Mender, Moved
 from x402.facilitator.callers import Caller, Callers
@@ -35,7 +31,7 @@ class Door:
         self.callers = callers
         self.origins = tuple(origins)
         self._pace = requests_per_minute
-        self._counts = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._hit = None if callers is None and requests_per_minute is None else _counter()
 
     async def admit(self, what: str, *, authorizations: Sequence[str], origins: Sequence[str], host: str) -> Caller:
         """Who asks for `what` (`verify`, `settle`), by the values of these headers and the peer's address.
@@ -54,7 +50,7 @@ class Door:
 
     async def _count(self, what: str, caller: Caller) -> None:
         pace = caller.requests_per_minute or self._pace
-        if pace is None or await self._counts.hit(RateLimitItemPerMinute(pace), what, caller.name):
+        if pace is None or self._hit is None or await self._hit(pace, what, caller.name):
             return
         # An earlier request may have settled the very payment that is asked about now.
         moved = Moved.UNKNOWN if what == "settle" else Moved.NO
@@ -65,6 +61,21 @@ class Door:
             mender=Mender.CALLER,
             retry_after_seconds=_MINUTE // 2 if pace > 1 else _MINUTE,
         )
+
+
+def _counter() -> Callable[[int, str, str], Awaitable[bool]]:
+    """Counts one more request by somebody for something, and says whether that is within so many a minute."""
+    # A door without a pace is open sooner for not waiting for this library.
+    from limits import RateLimitItemPerMinute
+    from limits.aio.storage import MemoryStorage
+    from limits.aio.strategies import SlidingWindowCounterRateLimiter
+
+    counts = SlidingWindowCounterRateLimiter(MemoryStorage())
+
+    async def hit(pace: int, what: str, name: str) -> bool:
+        return await counts.hit(RateLimitItemPerMinute(pace), what, name)
+
+    return hit
 
 
 @lru_cache(maxsize=4096)

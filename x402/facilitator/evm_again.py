@@ -42,6 +42,7 @@ class EvmAgain:
     clock: Clock
     afford: Afford
     _sends: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _unheard: set[str] = field(default_factory=set)
 
     async def submit(self, intended: Intended) -> None:
         """Hand bytes to a node, once for all payments in them. Raises `NotSent` on proof that they were refused."""
@@ -49,12 +50,19 @@ class EvmAgain:
             await self._send_once(intended)
         except UnavailableError:
             # The bytes may be in a pool all the same; the chain will tell.
-            return
+            self._unheard.add(intended.transaction)
         except NotSent as error:
             self.sender.distrust(intended.sender, str(error))
             self.queue.landed(intended.transaction)
             # What a node has against a transaction of many is nothing that it has against one payment.
             raise NotSent(str(error), ours=error.ours or intended.shares > 1) from error
+
+    def unheard(self, intended: Intended) -> bool:
+        """Whether no node has said that it took these bytes when they were sent last; told once."""
+        if intended.transaction not in self._unheard:
+            return False
+        self._unheard.discard(intended.transaction)
+        return True
 
     async def _send_once(self, intended: Intended) -> None:
         name = intended.transaction

@@ -4,6 +4,7 @@ what it does (`schemes/evm_scheme.py`)."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from x402 import networks
@@ -28,6 +29,9 @@ from x402.stages import NOTHING_DUE, Intended, Refused, Reversed, Settled
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Kind
 from x402.wire.payment import Payment
+
+_SEND_AGAIN_SECONDS = 2.0
+"""So long the chain is watched for bytes that no node has said to have, before they are sent again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +166,12 @@ class EvmRail:
     ) -> Settled | Refused | None:
         if not intended.transaction:
             return Refused(NOTHING_DUE, "nothing was used, so nothing is taken")
-        verdict = await self._judge(entry, intended, timeout)
+        seconds = min(_SEND_AGAIN_SECONDS, timeout) if self._again.unheard(intended) else timeout
+        verdict = await self._judge(entry, intended, seconds)
+        if verdict is None and seconds < timeout:
+            with suppress(NotSent):
+                await self._again.submit(intended)
+            verdict = await self._judge(entry, intended, timeout - seconds)
         if intended.shares > 1 and not isinstance(verdict, Settled):
             after = await self._again.alone(entry, intended, ledger)
             if after is not None and isinstance(after.stage, Intended):

@@ -10,21 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-import aiohttp
 import httpx
 
+from x402.ports.http_connection import NoAnswer, NotReached
+from x402.ports.http_line import HttpLine
+
+__all__ = ["ClientLine", "Line", "NoAnswer", "NotReached", "PooledLine"]
+
 _CONNECTIONS = 256
-_CONNECT_SECONDS = 20.0
 _IDLE_SECONDS = 4.0
 """Many servers hang up on a connection that has rested for five seconds, and a settlement is not asked for twice."""
-
-
-class NotReached(Exception):
-    """No connection was made, so nothing was handed over; the words name the cause."""
-
-
-class NoAnswer(Exception):
-    """It was reached, and nobody knows what it has taken; the words name the cause."""
 
 
 class Line(Protocol):
@@ -39,50 +34,16 @@ class Line(Protocol):
     async def aclose(self) -> None: ...
 
 
-class PooledLine:
-    """Connections of its own, opened with the first request. The library was chosen by measurement (ADR 14)."""
+class PooledLine(HttpLine):
+    """Connections of its own, opened with the first request."""
 
     def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
-
-    async def carry(
-        self, url: str, content: bytes | None, headers: Mapping[str, str], *, timeout: float, limit: int
-    ) -> tuple[int, bytes]:
-        patience = aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, _CONNECT_SECONDS))
-        method = "GET" if content is None else "POST"
-        try:
-            async with self._open().request(
-                method, url, data=content, headers=headers, timeout=patience, allow_redirects=False
-            ) as response:
-                body = bytearray()
-                async for chunk in response.content.iter_any():
-                    body += chunk
-                    if len(body) > limit:
-                        break
-                return response.status, bytes(body)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
-            raise NotReached(type(error).__name__) from None
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise NoAnswer(type(error).__name__) from None
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=_CONNECTIONS,
-                    keepalive_timeout=_IDLE_SECONDS,
-                    # The authorities that come with the package, wherever it runs.
-                    ssl=httpx.create_ssl_context(trust_env=False),
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return self._session
+        # The authorities that come with the package, wherever it runs.
+        super().__init__(
+            connections=_CONNECTIONS,
+            idle_seconds=_IDLE_SECONDS,
+            tls=lambda: httpx.create_ssl_context(trust_env=False),
+        )
 
 
 class ClientLine:

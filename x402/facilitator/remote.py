@@ -26,7 +26,7 @@ from x402.wire.facilitation import (
 )
 from x402.wire.payment import Payment
 from x402.wire.receipt import Receipt, parse_receipt
-from x402.wire.strict import BODY_LIMIT, dump_json, parse_object
+from x402.wire.strict import BODY_LIMIT, parse_object
 
 _JSON = {"Content-Type": "application/json"}
 _EVM_HASH = re.compile(r"0x(?!0{64})[0-9a-fA-F]{64}", re.ASCII)
@@ -62,6 +62,7 @@ class RemoteFacilitator:
             raise MisconfiguredError("invalid_facilitator_url", "a facilitator's URL begins with http:// or https://")
         self._url = url.rstrip("/")
         self._headers = {**({"Authorization": f"Bearer {api_key}"} if api_key else {}), **(headers or {})}
+        self._posting = {**_JSON, **self._headers}
         self._line: Line = ClientLine(client) if client is not None else PooledLine()
         self._timeout = timeout_seconds
         self._settle_timeout = settle_timeout_seconds
@@ -104,6 +105,8 @@ class RemoteFacilitator:
         doubt = _unbelievable(receipt, payment, requirement) if receipt.success else ""
         if doubt:
             return _doubt(requirement, doubt)
+        if receipt.network == requirement.network:
+            return receipt
         return receipt.model_copy(update={"network": requirement.network})
 
     async def supported(self) -> Supported:
@@ -122,10 +125,8 @@ class RemoteFacilitator:
     async def _hand_over(
         self, verb: str, payment: Payment, requirement: Requirement, timeout: float
     ) -> tuple[int, bytes]:
-        content = dump_json(Facilitation(payment=payment, requirement=requirement).as_json()).encode()
-        return await self._line.carry(
-            f"{self._url}/{verb}", content, {**_JSON, **self._headers}, timeout=timeout, limit=BODY_LIMIT
-        )
+        content = Facilitation(payment=payment, requirement=requirement).as_text().encode()
+        return await self._line.carry(f"{self._url}/{verb}", content, self._posting, timeout=timeout, limit=BODY_LIMIT)
 
 
 def _unavailable(error: Exception) -> UnavailableError:

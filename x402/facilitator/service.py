@@ -13,11 +13,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.openapi.utils import get_openapi
-from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from x402 import networks
 from x402.confirmation import parse_confirmations
@@ -25,6 +27,7 @@ from x402.errors import LimitedError, MisconfiguredError, UnavailableError, X402
 from x402.facilitator import desk, reconcile
 from x402.facilitator.allowance import LIMITED
 from x402.facilitator.callers import Caller
+from x402.facilitator.description import PATHS, Described, Description
 from x402.facilitator.door import Door
 from x402.facilitator.evm_again import Afford
 from x402.facilitator.evm_rail import EvmRail
@@ -33,22 +36,21 @@ from x402.facilitator.outfit import build_allowance, build_ceilings, build_door,
 from x402.facilitator.rail import Rail
 from x402.facilitator.settle import LocalFacilitator
 from x402.facilitator.signer import EvmSigner, SvmSigner
-from x402.facilitator.svm_rail import SvmRail
 from x402.facilitator.tank import Tank
 from x402.ports import Ledger
 from x402.ports.evm import RpcEvmChain
 from x402.ports.grant_book import SqlGrants
 from x402.ports.grants import GrantBook
 from x402.ports.ledger import SqlLedger
-from x402.ports.svm import RpcSvmChain
 from x402.settings import FacilitatorSettings, secret
 from x402.telemetry import Telemetry
-from x402.telemetry.logs import log_facts
+from x402.telemetry.logs import load_writer, log_facts
 from x402.telemetry.metrics import count_facts, exposition
 from x402.wire.facilitation import Facilitation
 from x402.wire.receipt import Receipt
 
 _PING_SECONDS = 2.0
+_CALM_SECONDS = 2.0
 
 
 def unix_now() -> int:
@@ -98,6 +100,10 @@ def build_rails(
                 EvmRail(network.id, chain, keys, unix_now, gas=gas, afford=afford, confirmations=deep, relay=relay)
             )
         else:
+            # Who settles nothing on Solana is ready sooner without its libraries.
+            from x402.facilitator.svm_rail import SvmRail
+            from x402.ports.svm import RpcSvmChain
+
             cluster = RpcSvmChain(settings.svm_rpc_url or _public_node(network))
             text = secret(settings.svm_private_key)
             signers = [SvmSigner(key.strip()) for key in ([text] if text.startswith("[") else text.split(","))]
@@ -134,28 +140,32 @@ def build_facilitator(settings: FacilitatorSettings, ledger: Ledger) -> LocalFac
     )
 
 
-def create_app(settings: FacilitatorSettings | None = None, *, facilitator: LocalFacilitator | None = None) -> FastAPI:
+def create_app(
+    settings: FacilitatorSettings | None = None, *, facilitator: LocalFacilitator | None = None
+) -> Starlette:
     """The service, from settings, or around a facilitator that the caller has made (and whose ledger it closes).
 
     Who may ask is always the settings' business. Raises `MisconfiguredError` for what contradicts itself.
     """
     settings = settings or FacilitatorSettings.read()
     service = _Service(settings, facilitator)
-    app = FastAPI(title="x402 facilitator", version="2", lifespan=service.life)
-    described = APIRouter()
-    for path, route, method, summary in (
-        ("/verify", service.verify, "POST", "Would this payment settle?"),
-        ("/settle", service.settle, "POST", "Settle once; the same answer for ever"),
-        ("/supported", service.supported, "GET", "What can be settled now"),
-        ("/health", service.health, "GET", "The process lives"),
-        ("/ready", service.ready, "GET", "Ledger and chains answer"),
-        ("/metrics", service.metrics, "GET", "Prometheus metrics"),
-    ):
-        # Bodies are read strictly by our own decoder, so FastAPI has nothing to do for a request but to describe it.
-        app.add_route(path, route, methods=[method])
-        described.add_api_route(path, route, methods=[method], summary=summary)
-    app.openapi = lambda: get_openapi(title=app.title, version=app.version, routes=described.routes)  # type: ignore[method-assign]
-    app.add_exception_handler(X402Error, desk.explain)
+    routes = (
+        Described("/verify", service.verify, "POST", "Would this payment settle?"),
+        Described("/settle", service.settle, "POST", "Settle once; the same answer for ever"),
+        Described("/supported", service.supported, "GET", "What can be settled now"),
+        Described("/health", service.health, "GET", "The process lives"),
+        Described("/ready", service.ready, "GET", "Ledger and chains answer"),
+        Described("/metrics", service.metrics, "GET", "Prometheus metrics"),
+    )
+    description = Description("x402 facilitator", "2", routes)
+    app = Starlette(
+        routes=[
+            *(Route(route.path, route.answer, methods=[route.method]) for route in routes),
+            *(Route(path, description, methods=["GET"]) for path in PATHS),
+        ],
+        exception_handlers={X402Error: desk.explain, HTTPException: desk.astray},
+        lifespan=service.life,
+    )
     app.add_middleware(desk.Desk, routes={"/verify": service.verify, "/settle": service.settle})
     origins = read_origins(settings)
     if origins:
@@ -182,7 +192,7 @@ class _Service:
         return _Parts(facilitator, build_door(self._settings, names), tank)
 
     @asynccontextmanager
-    async def life(self, _: FastAPI) -> AsyncIterator[None]:
+    async def life(self, _: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as closing:
             if self._parts is None:
                 own = SqlLedger(self._settings.ledger)
@@ -195,12 +205,13 @@ class _Service:
                 closing.push_async_callback(rail.aclose)
             watch, look = self._watch(facilitator), self._look(self._parts.tank)
             self._background = (asyncio.create_task(watch), asyncio.create_task(look))
+            tasks = (*self._background, asyncio.create_task(_load_later()))
             try:
                 yield
             finally:
-                for task in self._background:
+                for task in tasks:
                     task.cancel()
-                await asyncio.gather(*self._background, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
                 if facilitator.allowance is not None:
                     await facilitator.allowance.drain()
 
@@ -305,6 +316,13 @@ class _Service:
     async def metrics(self, _: Request) -> Response:
         page, content_type = exposition(self._registry)
         return Response(page, media_type=content_type)
+
+
+async def _load_later() -> None:
+    """Load the log's library, for which neither a start nor the first payment that is told of should wait, when those
+    are served who waited for the start: everything else takes its turns with a thread that loads."""
+    await asyncio.sleep(_CALM_SECONDS)
+    await asyncio.to_thread(load_writer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import coincurve
-from solders.keypair import Keypair
 
 from x402.errors import MisconfiguredError
 from x402.schemes.eip712 import address_of
 from x402.schemes.eip1559 import EvmTransaction
+
+if TYPE_CHECKING:
+    from solders.keypair import Keypair
 
 _HEX_KEY = re.compile(r"(?:0x)?[0-9a-fA-F]{64}", re.ASCII)
 
@@ -48,6 +50,9 @@ class SvmSigner(_Masked):
     """Pays the fees of Solana transactions. `key` is a base58 keypair (64 bytes) or a JSON array of its bytes."""
 
     def __init__(self, key: str | Keypair) -> None:
+        # Who holds no key for Solana needs none of its libraries.
+        from solders.keypair import Keypair
+
         try:
             if isinstance(key, Keypair):
                 self._keypair = key

@@ -17,7 +17,8 @@ from x402.ports import Clock, Ledger, NotSent, SvmChain
 from x402.schemes import exact_svm, exact_svm_reasons, exact_svm_rules, exact_svm_settlement
 from x402.schemes.exact_svm_layout import SignedTransfer
 from x402.schemes.exact_svm_rules import SvmLimits
-from x402.schemes.subject import subject_of, svm_subject
+from x402.schemes.exact_svm_subject import svm_subject
+from x402.schemes.subject import subject_of
 from x402.stages import Intended, Refused, Reversed, Settled
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Kind

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from x402.gateway.problem import ApiProblem
 from x402.gateway.replies import Plain, paid_headers
-from x402.gateway.sale import Handler, HeaderPairs, Reply, Sale, Sink
+from x402.gateway.sale import Handler, HeaderPairs, Reply, Sale, Sink, Whole
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -44,8 +44,8 @@ def peer_of(scope: Scope) -> str:
 
 async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
     """The whole request body. Raises `ApiProblem` 413 beyond `limit` bytes, `ClientGone` when it breaks off."""
-    stated = next((value for name, value in headers_of(scope) if name.lower() == "content-length"), "")
-    if stated.isascii() and stated.isdigit() and int(stated[:20]) > limit:
+    stated = next((value for name, value in scope["headers"] if name.lower() == b"content-length"), b"")
+    if stated.isdigit() and int(stated[:20]) > limit:
         raise _too_large(limit)
     chunks: list[bytes] = []
     size = 0
@@ -156,6 +156,9 @@ async def _gone(receive: Receive) -> None:
 
 
 async def _send_pieces(send: Send, reply: Reply) -> None:
+    if isinstance(reply.chunks, Whole):
+        await send_plain(send, (reply.status, paid_headers(reply), reply.chunks.body))
+        return
     async with aclosing(reply.chunks) as chunks:
         await send_head(send, reply.status, paid_headers(reply))
         async for chunk in chunks:

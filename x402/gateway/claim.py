@@ -7,6 +7,7 @@ before, is settled first: then there is nothing to lose (faults A16, D11).
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from x402.errors import ConflictError, Mender, RefusedError, UnavailableError
@@ -19,7 +20,7 @@ from x402.gateway.policy import Policy, units_of
 from x402.gateway.problem import OVER_COMMITTED
 from x402.gateway.terms import Flow
 from x402.lifecycle import Entry, Event, Party, Subject, begin
-from x402.ports import Clock, IdentifierTaken, Ledger, NoRoom, Room
+from x402.ports import Arrow, Clock, IdentifierTaken, Instead, Ledger, NoRoom, Room
 from x402.schemes import gas_sponsoring
 from x402.stages import Claimed, Settling
 from x402.telemetry import Telemetry
@@ -65,7 +66,7 @@ class Claims:
         name = payment_identifier(payment.extensions) or ""
         flow = flow_of(requirement)
         if flow is Flow.UPFRONT:
-            return await self._begin(subject, flow, None, name)
+            return await self._begin(subject, flow, name)
         balance = await self._balance(verdict, subject)
         cap = units_of(self.policy.max_unsettled, subject.network, subject.asset)
         room = Room(
@@ -75,14 +76,11 @@ class Claims:
             since=None if gas_sponsoring.is_signed(payment.extensions) else asked_at,
             failures_since=self.clock() - self.policy.failure_memory_seconds,
         )
+        # What is metered costs what is known only afterwards, so it can't be settled first.
+        first = () if flow is Flow.METERED else ("failures",) if balance is not None else ("failures", "payer")
         try:
-            return await self._begin(subject, flow, room, name)
+            return await self._begin(subject, flow, name, room, settled_first=first)
         except NoRoom as error:
-            if flow is Flow.METERED:
-                # What it costs is known only afterwards, so it can't be settled first.
-                raise self._no_room(subject, error, flow) from error
-            if error.scope == "failures" or (error.scope == "payer" and balance is None):
-                return await self._begin(subject, Flow.UPFRONT, None, name)
             raise self._no_room(subject, error, flow) from error
 
     def _check(self, verdict: Verification, subject: Subject, requirement: Requirement) -> None:
@@ -102,17 +100,26 @@ class Claims:
         except UnavailableError:
             return None
 
-    async def _begin(self, subject: Subject, flow: Flow, room: Room | None, identifier: str) -> tuple[Entry, bool]:
-        subject = replace(subject, record={**subject.record, FLOW: str(flow)})
-        # What is settled before it is served is handed over next.
-        arrows = ((Event.SUBMIT, Settling()),) if flow is Flow.UPFRONT else ()
+    async def _begin(
+        self,
+        subject: Subject,
+        flow: Flow,
+        identifier: str,
+        room: Room | None = None,
+        *,
+        settled_first: Collection[str] = (),
+    ) -> tuple[Entry, bool]:
+        """Write the claim, if there is room; without, in one of the scopes `settled_first`, as one that needs none."""
+        entry, arrows = _first(subject, flow)
+        instead = Instead(frozenset(settled_first), *_first(subject, Flow.UPFRONT)) if settled_first else None
         try:
             return await self.ledger.begin(
-                begin(_ME, subject, Claimed()),
+                entry,
                 lease_seconds=self.policy.lease_seconds,
                 room=room,
                 identifier=identifier,
                 arrows=arrows,
+                instead=instead,
             )
         except IdentifierTaken as error:
             raise ConflictError(
@@ -142,3 +149,10 @@ class Claims:
             mender=Mender.PAYER,
             details={"open": str(error.open_units), "balance": str(error.room), "amount": str(subject.amount)},
         )
+
+
+def _first(subject: Subject, flow: Flow) -> tuple[Entry, Sequence[Arrow]]:
+    """The first memory of a claim that is served in this flow, and the arrows that follow at once."""
+    entry = begin(_ME, replace(subject, record={**subject.record, FLOW: str(flow)}), Claimed())
+    # What is settled before it is served is handed over next.
+    return entry, ((Event.SUBMIT, Settling()),) if flow is Flow.UPFRONT else ()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 
 from x402.confirmation import Confirmations
 from x402.errors import MisconfiguredError
 from x402.gateway.accounts.promotions import Promotions
-from x402.money import Amount
+from x402.money import Amount, Asset
 from x402.networks import get as network_of
 
 LEASE_SECONDS = 10
@@ -82,4 +83,9 @@ def units_of(dollars: Decimal, network: str, asset: str) -> int:
     known = network_of(network).asset(asset)
     if known is None:
         raise MisconfiguredError("unknown_asset", f"{asset} on {network} is not a known asset")
-    return Amount.of(dollars, known).units
+    return _units(dollars, known)
+
+
+@lru_cache(maxsize=256)
+def _units(dollars: Decimal, asset: Asset) -> int:
+    return Amount.of(dollars, asset).units

@@ -57,7 +57,8 @@ class Recording:
         self._size = 0
         self._closed = False
         self._broken = False
-        self._news = asyncio.Condition()
+        self._waiting: list[asyncio.Future[None]] = []
+        """Who wants to know when anything changes."""
         self._readers: set[Reader] = set()
         self.on_begin: Callable[[], None] | None = None
         """Called once, when the head of the answer is known."""
@@ -81,11 +82,10 @@ class Recording:
             self.kept = False
             if self.withhold:
                 raise self.too_large()
-        async with self._news:
-            self._chunks.append(chunk)
-            self._news.notify_all()
-            if not self.kept:
-                await self._news.wait_for(self._has_room)
+        self._chunks.append(chunk)
+        self._tell()
+        while not (self.kept or self._has_room()):
+            await self._news()
 
     def too_large(self) -> MisconfiguredError:
         """What a withheld answer beyond the limit ends in: nothing was settled."""
@@ -95,9 +95,8 @@ class Recording:
 
     async def close(self, *, broken: bool = False) -> None:
         """No more will come; `broken` when that is too early."""
-        async with self._news:
-            self._closed, self._broken = True, broken
-            self._news.notify_all()
+        self._closed, self._broken = True, broken
+        self._tell()
 
     def play(self) -> Reader:
         """A reader of the body as it is being made, from its first byte; only while the answer is `kept`, or for whom
@@ -108,28 +107,26 @@ class Recording:
 
     async def piece(self, reader: Reader) -> bytes:
         """What comes next for a reader. Raises `StopAsyncIteration` at the end, `BrokenOff` when that is too early."""
-        async with self._news:
-            while not self._closed and reader.index == len(self._chunks):
-                await self._news.wait()
-            if reader.index == len(self._chunks):
-                if self._broken:
-                    raise BrokenOff("the answer was broken off")
-                raise StopAsyncIteration
-            chunk = self._chunks[reader.index]
-            reader.index += 1
-            self.reached = max(self.reached, reader.index)
-            reader.played += len(chunk)
-            if not self.kept:
-                self._drop()
-            self._news.notify_all()
-            return chunk
+        while not self._closed and reader.index == len(self._chunks):
+            await self._news()
+        if reader.index == len(self._chunks):
+            if self._broken:
+                raise BrokenOff("the answer was broken off")
+            raise StopAsyncIteration
+        chunk = self._chunks[reader.index]
+        reader.index += 1
+        self.reached = max(self.reached, reader.index)
+        reader.played += len(chunk)
+        if not self.kept:
+            self._drop()
+        self._tell()
+        return chunk
 
     async def leave(self, reader: Reader) -> None:
         """A reader has gone; whoever waited for it goes on."""
         self._readers.discard(reader)
         self._look_round()
-        async with self._news:
-            self._news.notify_all()
+        self._tell()
 
     @property
     def pieces(self) -> int:
@@ -138,13 +135,25 @@ class Recording:
 
     async def read_up(self, ahead: int = 0) -> None:
         """Wait until the furthest reader has all but the last `ahead` pieces, or nobody reads any more."""
-        async with self._news:
-            await self._news.wait_for(lambda: not self._readers or len(self._chunks) - self.reached <= ahead)
+        while self._readers and len(self._chunks) - self.reached > ahead:
+            await self._news()
 
     def watch_readers(self) -> None:
         """Tell from now on when nobody reads any more."""
         self._watched = True
         self._look_round()
+
+    async def _news(self) -> None:
+        """Wait for the next change. Nothing happens between a look and the wait that follows it: there is one loop."""
+        change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(change)
+        await change
+
+    def _tell(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for change in waiting:
+            if not change.done():
+                change.set_result(None)
 
     def _look_round(self) -> None:
         if self._watched and not self._readers and not self._closed:

@@ -243,7 +243,9 @@ class Register:
 
     async def _hand_over(self, job: Job) -> tuple[str, Verdict]:
         subject, facilitator = job.entry.subject, self.facilitator_of(job.entry)
-        wanted = job.taken.requirement.model_copy(update={"amount": job.entry.amount})
+        wanted = job.taken.requirement
+        if wanted.amount != job.entry.amount:
+            wanted = wanted.model_copy(update={"amount": job.entry.amount})
         try:
             with self.telemetry.step("step.settle", network=subject.network, amount_units=job.entry.amount):
                 receipt = await facilitator.settle(job.taken.payment, wanted)

@@ -66,7 +66,7 @@ class Running:
 
     def answer(self, reply: Reply) -> None:
         """Everybody gets the same whole answer."""
-        self._give(lambda version: replace(reply, version=version))
+        self._give(lambda version: reply if version == reply.version else replace(reply, version=version))
 
     def play(self, recording: Recording, receipt: Receipt | None, *, live: bool = False) -> None:
         """Everybody gets the answer as it is being made, each from its first byte at a pace of its own; `live` as in

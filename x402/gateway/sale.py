@@ -160,11 +160,11 @@ class Whole:
     """A body in one piece, to be read as often as wanted."""
 
     def __init__(self, body: bytes) -> None:
-        self._body = body
+        self.body = body
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        if self._body:
-            yield self._body
+        if self.body:
+            yield self.body
 
     async def aclose(self) -> None:
         """Nothing is held."""

@@ -25,6 +25,11 @@ from x402.chain import (
     SvmTransaction,
 )
 from x402.lifecycle import Entry, Event, Party, Subject
+from x402.ports.claiming import Arrow as Arrow
+from x402.ports.claiming import IdentifierTaken as IdentifierTaken
+from x402.ports.claiming import Instead as Instead
+from x402.ports.claiming import NoRoom as NoRoom
+from x402.ports.claiming import Room as Room
 from x402.stages import Intended, Stage, State
 
 
@@ -39,35 +44,6 @@ class NotSent(Exception):
         self.ours = ours
 
 
-class NoRoom(Exception):
-    """A claim would leave more open than may be open at once, in atomic units. `scope` is `payer` or `total`; or it is
-    `failures`, for a payer who has no room at all."""
-
-    def __init__(self, scope: str, open_units: int, room: int) -> None:
-        super().__init__(f"{open_units} units are open, and the limit ({scope}) is {room}")
-        self.scope, self.open_units, self.room = scope, open_units, room
-
-
-class IdentifierTaken(Exception):
-    """A payer has given this name to another payment of his, which is alive or was paid (fault B14)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """How much may be unsettled at once on an entry's network and asset, in atomic units, the entry included:
-    for its payer, and for all payers together. None is no limit (fault A08).
-
-    What the payer settled at unix second `since` or later counts as open for `payer` as well: a balance that was read
-    then may not have known of it. A payer with a failure (`Ledger.failures_of`) at the gateway, or at a facilitator
-    that keeps its books here as well, at `failures_since` or later has no room (faults A16, D11).
-    """
-
-    payer: int | None = None
-    total: int | None = None
-    since: int | None = None
-    failures_since: int | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class NonceBook:
     """A signer's nonces: the next one that was never handed out, and those that open settlements hold."""
@@ -75,9 +51,6 @@ class NonceBook:
     next: int
     held: frozenset[int]
 
-
-Arrow = tuple[Event, Stage]
-"""A step of the law: what happened, and what is known after it."""
 
 Sign = Callable[[int], Intended]
 """Signs a settlement with the nonce that was reserved for it. Pure: it runs inside a ledger's transaction."""
@@ -115,12 +88,14 @@ class Ledger(Protocol):
         room: Room | None = None,
         identifier: str = "",
         arrows: Sequence[Arrow] = (),
+        instead: Instead | None = None,
     ) -> tuple[Entry, bool]:
         """Write a first memory. Returns the row and True for the one winner; the older row and False for the rest.
 
         The winner holds the row's lease for `lease_seconds`. Raises `NoRoom`, having written nothing, when the
         winner's amount would leave more unsettled (CLAIMED, SERVED, SETTLING) than `room` allows; the sum is taken
-        in the same transaction, so that no two claims share one balance (fault A08).
+        in the same transaction, so that no two claims share one balance (fault A08). Where `instead` tells what is
+        begun without room, that is begun, and nothing is raised.
 
         `identifier` is the payer's own name for the payment; raises `IdentifierTaken`, having written nothing, when
         he has given it to another payment that did not end REFUSED or RELEASED.

@@ -9,7 +9,7 @@ from typing import TypeVar
 from sqlalchemy import ColumnElement, Connection, delete, func, select, tuple_, update
 
 from x402.billing import Bill, EntryKind, Posting
-from x402.ports import account_rows, withdrawal_rows
+from x402.ports import account_rows, bill_rows, withdrawal_rows
 from x402.ports.accounts import (
     GROUPS,
     AccountEntry,
@@ -21,11 +21,24 @@ from x402.ports.accounts import (
     Withdrawal,
 )
 from x402.ports.ledger import SqlLedger, of_account
+from x402.ports.prepared import Prepared, value
 from x402.ports.schema import account_entries, answers, bills, reservations
 
 T = TypeVar("T")
 
 _DAY_SECONDS = 86_400
+_ABANDONED = Prepared(
+    select(reservations.c.id)
+    .where(reservations.c.state == str(Held.OPEN), reservations.c.leased_until <= value("now"))
+    .order_by(reservations.c.id)
+    .limit(value("limit"))
+)
+_ended = (
+    select(reservations.c.id)
+    .where(reservations.c.id == answers.c.pay_id, reservations.c.state != str(Held.OPEN))
+    .where(reservations.c.updated_at <= value("before"))
+)
+_FORGET_ANSWERS = Prepared(delete(answers).where(_ended.exists()))
 
 
 class SqlAccounts:
@@ -98,11 +111,8 @@ class SqlAccounts:
 
     async def release_abandoned(self, limit: int = 64) -> Sequence[str]:
         now = self._ledger.clock()
-        free = select(reservations.c.id).where(
-            reservations.c.state == str(Held.OPEN), reservations.c.leased_until <= now
-        )
         found = await self._do(
-            lambda connection, _: [row.id for row in connection.execute(free.order_by(reservations.c.id).limit(limit))]
+            lambda connection, _: [row.id for row in _ABANDONED.rows(connection, now=now, limit=limit)]
         )
         return [reservation for reservation in found if await self._release_if_left(reservation)]
 
@@ -125,14 +135,8 @@ class SqlAccounts:
         return await self._do(lambda connection, _: account_rows.use_nonce(connection, account, nonce, expires_at))
 
     async def forget(self, before: int) -> None:
-        ended = (
-            select(reservations.c.id)
-            .where(reservations.c.id == answers.c.pay_id, reservations.c.state != str(Held.OPEN))
-            .where(reservations.c.updated_at <= before)
-        )
-
         def work(connection: Connection, now: int) -> None:
-            connection.execute(delete(answers).where(ended.exists()))
+            _FORGET_ANSWERS.do(connection, before=before)
             account_rows.forget_nonces(connection, now)
 
         await self._do(work)
@@ -161,14 +165,14 @@ class SqlAccounts:
     # Bills.
 
     async def add(self, bill: Bill) -> bool:
-        return await self._do(lambda connection, _: account_rows.add_bill(connection, bill))
+        return await self._do(lambda connection, _: bill_rows.add(connection, bill))
 
     async def bill(self, bill_id: str) -> Bill | None:
         query = select(bills).where(bills.c.bill_id == bill_id)
 
         def read(connection: Connection, _: int) -> Bill | None:
             row = connection.execute(query).one_or_none()
-            return None if row is None else account_rows.bill_of(row)
+            return None if row is None else bill_rows.bill_of(row)
 
         return await self._do(read)
 
@@ -179,7 +183,7 @@ class SqlAccounts:
         if before is not None:
             query = query.where(tuple_(bills.c.at, bills.c.bill_id) < before)
         query = query.order_by(bills.c.at.desc(), bills.c.bill_id.desc()).limit(limit)
-        return await self._do(lambda connection, _: [account_rows.bill_of(row) for row in connection.execute(query)])
+        return await self._do(lambda connection, _: [bill_rows.bill_of(row) for row in connection.execute(query)])
 
     async def sums(self, wanted: BillFilter, by: Sequence[str] = ()) -> Sequence[BillSum]:
         unknown = set(by) - set(GROUPS)

@@ -1,4 +1,4 @@
-"""Accounts, reservations and bills as rows, as statements inside the ledger's transactions.
+"""Accounts and reservations as rows, as statements inside the ledger's transactions.
 
 Every function checks before it writes: it raises having written nothing, or leaves balances and entries agreeing. Who
 moves an account has it for himself: SQLite has one writer, and on PostgreSQL a transaction names it in its locks.
@@ -6,23 +6,67 @@ moves an account has it for himself: SQLite has one writer, and on PostgreSQL a 
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, delete, select, update
 
-from x402.billing import Bill, Booking, EntryKind, Metered, PaidBy, Posting
+from x402.billing import Bill, Booking, EntryKind, Posting
+from x402.ports import bill_rows
 from x402.ports.accounts import Balance, Held, NotHeld, OtherRequest, Reservation, TooLittle
 from x402.ports.leases import Lease
-from x402.ports.schema import account_entries, accounts, bills, key_spending, reservations, sign_in_nonces, upsert
+from x402.ports.prepared import Insert, Prepared, value
+from x402.ports.schema import account_entries, accounts, key_spending, reservations, sign_in_nonces
 
 _SPENT = frozenset({EntryKind.DEBIT, EntryKind.FEE})
+
+_balance = select(accounts.c.balance, accounts.c.reserved, accounts.c.gift).where(
+    accounts.c.account == value("account")
+)
+_BALANCE, _BALANCE_TO_WRITE = Prepared(_balance), Prepared(_balance.with_for_update())
+_BALANCE_COLUMNS = ("balance", "reserved", "gift", "updated_at")
+
+
+def _balance_insert(insert: Insert) -> object:
+    row = insert(accounts)
+    newest = {name: row.excluded[name] for name in _BALANCE_COLUMNS}
+    return row.on_conflict_do_update(index_elements=["account"], set_=newest)
+
+
+def _spending_insert(insert: Insert) -> object:
+    row = insert(key_spending)
+    more = {"units": key_spending.c.units + row.excluded.units}
+    return row.on_conflict_do_update(index_elements=["key_id"], set_=more)
+
+
+_STAND = Prepared(_balance_insert, ("account", "created_at", *_BALANCE_COLUMNS))
+_ENTER = Prepared(
+    lambda insert: insert(account_entries).on_conflict_do_nothing().returning(account_entries.c.seq),
+    [column.name for column in account_entries.columns if column.name != "seq"],
+)
+_RESERVE = Prepared(lambda insert: insert(reservations), [column.name for column in reservations.columns])
+_reservation_row = reservations.c.id == value("id")
+_RESERVED_AS = Prepared(
+    select(reservations).where(
+        reservations.c.account == value("account"),
+        reservations.c.identifier == value("identifier"),
+        reservations.c.state != str(Held.RELEASED),
+    )
+)
+_RESERVED = Prepared(select(reservations).where(_reservation_row).with_for_update())
+_CLOSE = Prepared(update(reservations).where(_reservation_row), ("state", "leased_by", "leased_until", "updated_at"))
+_SPENDING = Prepared(select(key_spending.c.units).where(key_spending.c.key_id == value("key_id")))
+_SPEND = Prepared(_spending_insert, ("key_id", "units"))
+_USE_NONCE = Prepared(
+    lambda insert: insert(sign_in_nonces).on_conflict_do_nothing().returning(sign_in_nonces.c.nonce),
+    [column.name for column in sign_in_nonces.columns],
+)
+_FORGET_NONCES = Prepared(delete(sign_in_nonces).where(sign_in_nonces.c.expires_at <= value("now")))
 
 
 def balance_of(connection: Connection, account: str, *, to_write: bool = False) -> Balance:
     """How an account stands; an unknown one is empty."""
-    query = select(accounts).where(accounts.c.account == account)
-    row = connection.execute(query.with_for_update() if to_write else query).one_or_none()
+    row = (_BALANCE_TO_WRITE if to_write else _BALANCE).first(connection, account=account)
     if row is None:
         return Balance(account=account)
     return Balance(account=account, units=row.balance, reserved=row.reserved, gift=row.gift)
@@ -35,8 +79,7 @@ def post(connection: Connection, posting: Posting, now: int) -> tuple[Balance, b
     if not _enter(connection, posting, now):
         return before, False
     row = {"balance": after.units, "reserved": after.reserved, "gift": after.gift, "updated_at": now}
-    statement = upsert(connection, accounts).values(account=posting.account, created_at=now, **row)
-    connection.execute(statement.on_conflict_do_update(index_elements=["account"], set_=row))
+    _STAND.do(connection, account=posting.account, created_at=now, **row)
     return after, True
 
 
@@ -66,8 +109,7 @@ def _enter(connection: Connection, posting: Posting, now: int) -> bool:
         "held": posting.held,
         "reference": posting.reference,
     }
-    statement = upsert(connection, account_entries).values(**row).on_conflict_do_nothing()
-    return connection.execute(statement.returning(account_entries.c.seq)).first() is not None
+    return _ENTER.scalar(connection, **row) is not None
 
 
 def book(connection: Connection, booking: Booking, now: int) -> None:
@@ -75,7 +117,7 @@ def book(connection: Connection, booking: Booking, now: int) -> None:
     for posting in booking.postings:
         post(connection, posting, now)
     if booking.bill is not None:
-        add_bill(connection, booking.bill)
+        bill_rows.add(connection, booking.bill)
 
 
 def reverse(connection: Connection, pay_id: str, now: int) -> None:
@@ -139,15 +181,13 @@ def reserve(
         "created_at": lease.now,
         "updated_at": lease.now,
     }
-    connection.execute(insert(reservations).values(**row))
+    _RESERVE.do(connection, **row)
     return wanted, True
 
 
 def reserved_as(connection: Connection, account: str, identifier: str) -> Reservation | None:
     """The reservation of that name which was not released."""
-    mine = (reservations.c.account == account) & (reservations.c.identifier == identifier)
-    query = select(reservations).where(mine, reservations.c.state != str(Held.RELEASED))
-    row = connection.execute(query).one_or_none()
+    row = _RESERVED_AS.first(connection, account=account, identifier=identifier)
     return None if row is None else _reservation(row)
 
 
@@ -161,7 +201,7 @@ def settle(connection: Connection, reservation_id: str, bill: Bill, now: int) ->
         if units:
             post(connection, Posting(account=held.account, kind=kind, reference=held.id, held=-units), now)
     _close(connection, held, Held.SETTLED, held.units - charged, now)
-    add_bill(connection, bill)
+    bill_rows.add(connection, bill)
     return balance_of(connection, held.account)
 
 
@@ -176,8 +216,7 @@ def release(connection: Connection, reservation_id: str, now: int) -> bool:
 
 
 def _open(connection: Connection, reservation_id: str) -> Reservation:
-    query = select(reservations).where(reservations.c.id == reservation_id).with_for_update()
-    row = connection.execute(query).one_or_none()
+    row = _RESERVED.first(connection, id=reservation_id)
     if row is None or row.state != Held.OPEN:
         raise NotHeld(reservation_id)
     return _reservation(row)
@@ -189,10 +228,10 @@ def _close(connection: Connection, held: Reservation, state: Held, unused: int, 
         post(connection, posting, now)
         _spend(connection, held.key_id, -unused)
     ended = {"state": str(state), "leased_by": None, "leased_until": 0, "updated_at": now}
-    connection.execute(update(reservations).where(reservations.c.id == held.id).values(**ended))
+    _CLOSE.do(connection, id=held.id, **ended)
 
 
-def _reservation(row: Row[tuple[object, ...]]) -> Reservation:
+def _reservation(row: Any) -> Reservation:
     return Reservation(
         id=row.id,
         account=row.account,
@@ -207,94 +246,19 @@ def _reservation(row: Row[tuple[object, ...]]) -> Reservation:
 def _spent_by(connection: Connection, key_id: str) -> int:
     if not key_id:
         return 0
-    return connection.execute(select(key_spending.c.units).where(key_spending.c.key_id == key_id)).scalar() or 0
+    return int(_SPENDING.scalar(connection, key_id=key_id) or 0)
 
 
 def _spend(connection: Connection, key_id: str, units: int) -> None:
     if key_id:
-        statement = upsert(connection, key_spending).values(key_id=key_id, units=units)
-        more = {"units": key_spending.c.units + units}
-        connection.execute(statement.on_conflict_do_update(index_elements=["key_id"], set_=more))
+        _SPEND.do(connection, key_id=key_id, units=units)
 
 
 def use_nonce(connection: Connection, account: str, nonce: str, expires_at: int) -> bool:
     """Use a nonce up; False when it was used before."""
-    statement = upsert(connection, sign_in_nonces).values(account=account, nonce=nonce, expires_at=expires_at)
-    written = statement.on_conflict_do_nothing().returning(sign_in_nonces.c.nonce)
-    return connection.execute(written).first() is not None
+    return _USE_NONCE.scalar(connection, account=account, nonce=nonce, expires_at=expires_at) is not None
 
 
 def forget_nonces(connection: Connection, now: int) -> None:
     """Delete the nonces of sign-ins that could not be valid any more."""
-    connection.execute(delete(sign_in_nonces).where(sign_in_nonces.c.expires_at <= now))
-
-
-def add_bill(connection: Connection, bill: Bill) -> bool:
-    """Write a bill, with a row for every provider that has a share in it; False when it is there already."""
-    written = [_add_part(connection, part) for part in bill.parts()]
-    return written[0]
-
-
-def _add_part(connection: Connection, bill: Bill) -> bool:
-    metered = bill.metered
-    row = {
-        "bill_id": bill.bill_id,
-        "at": bill.at,
-        "account": bill.account,
-        "paid_by": str(bill.paid_by),
-        "key_id": bill.key_id,
-        "model": metered.model,
-        "provider": metered.provider,
-        "endpoint": metered.endpoint,
-        "prompt_tokens": metered.prompt_tokens,
-        "completion_tokens": metered.completion_tokens,
-        "images": metered.images,
-        "complete": metered.complete,
-        "quoted": bill.quoted,
-        "charged": metered.charged,
-        "fee": metered.fee,
-        "credited": bill.credited,
-        "earned": bill.earned,
-        "network": bill.network,
-        "transaction": bill.transaction,
-        "request_id": bill.request_id,
-        "outcome": bill.outcome,
-        "latency_ms": bill.latency_ms,
-        "first_token_ms": bill.first_token_ms,
-        "tags": json.dumps(bill.tags, separators=(",", ":")),
-    }
-    statement = upsert(connection, bills).values(**row).on_conflict_do_nothing().returning(bills.c.bill_id)
-    return connection.execute(statement).first() is not None
-
-
-def bill_of(row: Row[tuple[object, ...]]) -> Bill:
-    """A row of `bills`."""
-    metered = Metered(
-        model=row.model,
-        provider=row.provider,
-        endpoint=row.endpoint,
-        prompt_tokens=row.prompt_tokens,
-        completion_tokens=row.completion_tokens,
-        images=row.images,
-        charged=row.charged,
-        fee=row.fee,
-        complete=row.complete,
-    )
-    return Bill(
-        bill_id=row.bill_id,
-        at=row.at,
-        account=row.account,
-        paid_by=PaidBy(row.paid_by),
-        metered=metered,
-        quoted=row.quoted,
-        credited=row.credited,
-        earned=row.earned,
-        key_id=row.key_id,
-        network=row.network,
-        transaction=row.transaction,
-        request_id=row.request_id,
-        outcome=row.outcome,
-        latency_ms=row.latency_ms,
-        first_token_ms=row.first_token_ms,
-        tags=json.loads(row.tags),
-    )
+    _FORGET_NONCES.do(connection, now=now)

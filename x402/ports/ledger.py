@@ -20,6 +20,7 @@ from x402.ports import (
     Answer,
     Arrow,
     Clock,
+    Instead,
     NonceBook,
     Room,
     Sign,
@@ -93,6 +94,7 @@ class SqlLedger:
         room: Room | None = None,
         identifier: str = "",
         arrows: Sequence[Arrow] = (),
+        instead: Instead | None = None,
     ) -> tuple[Entry, bool]:
         lease, subject = self._lease(lease_seconds), entry.subject
         locks = [_row(entry.party, subject.pay_id)]
@@ -102,7 +104,7 @@ class SqlLedger:
             locks.append(("identifier", subject.payer, identifier))
         claimed = subject if entry.party is Party.GATEWAY else None
         return await self._do(
-            lambda connection: ledger_rows.open_row(connection, entry, lease, room, identifier, arrows),
+            lambda connection: ledger_rows.open_row(connection, entry, lease, room, identifier, arrows, instead),
             *locks,
             look=Look(entry.party, subject.pay_id, to_write=True, subject=claimed, room=room),
         )
@@ -213,20 +215,20 @@ class SqlLedger:
     # Questions.
 
     async def find(self, party: Party, pay_id: str) -> Entry | None:
-        return await self._do(lambda connection: ledger_rows.find(connection, party, pay_id), look=Look(party, pay_id))
+        return await self._ask(lambda connection: ledger_rows.find(connection, party, pay_id), look=Look(party, pay_id))
 
     async def held_elsewhere(self, party: Party) -> int:
         now = self._clock()
-        return await self._do(lambda connection: leases.held_elsewhere(connection, party, self.holder, now))
+        return await self._ask(lambda connection: leases.held_elsewhere(connection, party, self.holder, now))
 
     async def unresolved(self, party: Party) -> Sequence[Entry]:
-        return await self._do(lambda connection: ledger_questions.unresolved(connection, party))
+        return await self._ask(lambda connection: ledger_questions.unresolved(connection, party))
 
     async def totals(self, party: Party, state: State) -> dict[tuple[str, str], int]:
-        return await self._do(lambda connection: ledger_questions.totals(connection, party, state))
+        return await self._ask(lambda connection: ledger_questions.totals(connection, party, state))
 
     async def failures_of(self, party: Party, payer: str, since: int) -> int:
-        return await self._do(lambda connection: ledger_questions.failures_of(connection, party, payer, since))
+        return await self._ask(lambda connection: ledger_questions.failures_of(connection, party, payer, since))
 
     # Answers.
 
@@ -235,7 +237,7 @@ class SqlLedger:
         await self._do(lambda connection: kept_answers.keep(connection, pay_id, answer, now))
 
     async def answer(self, pay_id: str) -> Answer | None:
-        return await self._do(lambda connection: kept_answers.read(connection, pay_id))
+        return await self._ask(lambda connection: kept_answers.read(connection, pay_id))
 
     async def forget_answers(self, before: int) -> int:
         return await self._do(lambda connection: kept_answers.forget(connection, before))
@@ -243,7 +245,7 @@ class SqlLedger:
     # Nonces and fees.
 
     async def nonces(self, network: str, signer: str) -> NonceBook:
-        return await self._do(lambda connection: nonce_book.read(connection, network, signer))
+        return await self._ask(lambda connection: nonce_book.read(connection, network, signer))
 
     async def return_nonce(self, network: str, signer: str, nonce: int) -> None:
         await self._do(lambda connection: nonce_book.give_back(connection, network, signer, nonce), _book(signer))
@@ -258,14 +260,14 @@ class SqlLedger:
         )
 
     async def spent(self, day: int, account: str) -> int:
-        return await self._do(lambda connection: spending.spent(connection, day, account))
+        return await self._ask(lambda connection: spending.spent(connection, day, account))
 
     async def burden(self, payer: str, since: int, day: int, accounts: Sequence[str]) -> tuple[int, Sequence[int]]:
         def look(connection: Connection) -> tuple[int, Sequence[int]]:
             failed = ledger_questions.failures_of(connection, Party.FACILITATOR, payer, since)
             return failed, [spending.spent(connection, day, account) for account in accounts]
 
-        return await self._do(look)
+        return await self._ask(look)
 
     async def ping(self) -> None:
         await self._do(_TOUCH.do)
@@ -289,8 +291,13 @@ class SqlLedger:
         now = self._clock()
         return Lease(self.holder, now, now + seconds)
 
-    async def _do(self, work: Callable[[Connection], T], *locks: tuple[str, ...], look: Look | None = None) -> T:
-        return await self._thread.do(work, *locks, look=look)
+    async def _ask(self, work: Callable[[Connection], T], look: Look | None = None) -> T:
+        return await self._do(work, look=look, writes=False)
+
+    async def _do(
+        self, work: Callable[[Connection], T], *locks: tuple[str, ...], look: Look | None = None, writes: bool = True
+    ) -> T:
+        return await self._thread.do(work, *locks, look=look, writes=writes)
 
 
 def of_account(account: str) -> tuple[str, ...]:

@@ -104,18 +104,20 @@ def _read_conduct(connection: Connection, here: Known, claims: Sequence[Look]) -
     failing = {subject.payer for subject, room in rooms if room.failures_since is not None}
     paying = {_mine(subject) for subject, room in rooms if room.since is not None}
     failed, paid = None, None
+    failed_since = min((room.failures_since for _, room in rooms if room.failures_since is not None), default=0)
+    paid_since = min((room.since for _, room in rooms if room.since is not None), default=0)
     if failing:
-        since = min(room.failures_since for _, room in rooms if room.failures_since is not None)
-        failed = _FAILED.ask(connection, payers=sorted(failing), since=since)
+        failed = _FAILED.ask(connection, payers=sorted(failing), since=failed_since)
     if paying:
-        since = min(room.since for _, room in rooms if room.since is not None)
-        paid = _PAID.ask(connection, payers=sorted({payer for _, _, payer in paying}), since=since)
+        paid = _PAID.ask(connection, payers=sorted({payer for _, _, payer in paying}), since=paid_since)
     if failed is not None:
-        here.failed = {**dict.fromkeys(failing), **{row.payer: row.updated_at for row in failed.rows()}}
+        last = {row.payer: row.updated_at for row in failed.rows()}
+        here.failed = {payer: (failed_since, last.get(payer)) for payer in failing}
     if paid is not None:
-        here.paid = {key: [] for key in paying}
+        here.paid = {key: (paid_since, []) for key in paying}
         for row in paid.rows():
-            here.paid.setdefault((row.network, row.asset, row.payer), []).append((row.updated_at, int(row.amount)))
+            key = (row.network, row.asset, row.payer)
+            here.paid.setdefault(key, (paid_since, []))[1].append((row.updated_at, int(row.amount)))
 
 
 def _read_sums(connection: Connection, here: Known, looks: Sequence[Look]) -> None:

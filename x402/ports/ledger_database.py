@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from time import sleep
 from typing import Any
 
@@ -21,7 +22,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool, StaticPool
 
 from x402.errors import MisconfiguredError
+from x402.ports.known import forget, keep, resume
 from x402.ports.prepared import give_up, settle
+from x402.ports.schema import bundles, payments, unsettled
 
 DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, UnicodeError)
 """What a statement may raise: Python's sqlite3 can't even say what is wrong with a schema whose bytes are no text."""
@@ -35,6 +38,11 @@ _SESSION = ("SET lock_timeout = '20s'", "SET statement_timeout = '30s'",
             "SET idle_in_transaction_session_timeout = '20s'", "SET plan_cache_mode = force_custom_plan")  # fmt: skip
 """A replica that stops in the middle of a transaction loses it, and the others go on. A statement is planned for the
 tables as they are: a plan that is kept from when they were empty reads all of them when they have grown."""
+
+_WRITING = "x402.writing"
+
+_LOG_PAGES = 4000
+"""How long the log of changes grows, in pages of 4 KiB, before they go to the file: most change again and again."""
 
 _TRIES, _TRY_SECONDS = 200, 0.05
 """How often a busy database is asked for the log of changes, and the pause between."""
@@ -85,6 +93,16 @@ def engine_of(url: URL) -> Engine:
         ) from error
 
 
+def listen_to(engine: Engine) -> None:
+    """Have the transactions of an engine begin and end as those of a ledger do."""
+    on_sqlite = engine.dialect.name == "sqlite"
+    event.listen(engine, "connect", _configure_sqlite if on_sqlite else _configure_postgres)
+    event.listen(engine, "before_cursor_execute", _before_another)
+    event.listen(engine, "rollback", give_up)
+    if on_sqlite:
+        event.listen(engine, "begin", _begin_at_once)
+
+
 class LedgerDatabase:
     """A connection for writing, which is opened again when it is lost. For one thread."""
 
@@ -100,15 +118,23 @@ class LedgerDatabase:
         """The open connection, or a new one. Raises what connecting raises."""
         if self._engine is None:
             self._engine = engine_of(self._url)
-            event.listen(self._engine, "connect", _configure_sqlite if self.is_sqlite else _configure_postgres)
-            if self.is_sqlite:
-                event.listen(self._engine, "begin", _begin_at_once)
-            else:
-                event.listen(self._engine, "before_cursor_execute", lambda connection, *_: settle(connection))
-                event.listen(self._engine, "rollback", give_up)
+            listen_to(self._engine)
         if self._connection is None:
             self._connection = self._engine.connect()
         return self._connection
+
+    @contextmanager
+    def transaction(self, *, writing: bool) -> Iterator[Connection]:
+        """One transaction, committed at its end. On SQLite, who is not `writing` waits for nobody who is."""
+        connection = self.connection()
+        connection.info[_WRITING] = writing
+        try:
+            with connection.begin():
+                yield connection
+        except BaseException:
+            forget(connection)
+            raise
+        keep(connection)
 
     def lock(self, connection: Connection, names: Iterable[tuple[str, ...]]) -> None:
         """Have these names to this transaction alone, until it ends."""
@@ -158,6 +184,7 @@ def _configure_sqlite(raw: Any, _: object) -> None:
     raw.execute("PRAGMA busy_timeout=30000")
     _keep_a_log(raw)
     raw.execute("PRAGMA synchronous=FULL")
+    raw.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
 
 
 def _keep_a_log(raw: Any) -> None:
@@ -175,7 +202,18 @@ def _keep_a_log(raw: Any) -> None:
 
 
 def _begin_at_once(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    raw: Any = connection.connection.dbapi_connection
+    raw.execute("BEGIN IMMEDIATE" if connection.info.get(_WRITING, True) else "BEGIN")
+    resume(connection)
+
+
+def _before_another(connection: Connection, _: Any, __: Any, ___: Any, context: Any, ____: Any) -> None:
+    """Before a statement that is not prepared: it meets what was gathered, and may write past what is known."""
+    settle(connection)
+    made = getattr(context, "compiled", None)
+    table = getattr(getattr(made, "statement", None), "table", None)
+    if made is None or context.is_text or table in (payments, unsettled, bundles):
+        forget(connection)
 
 
 def _configure_postgres(raw: Any, _: object) -> None:

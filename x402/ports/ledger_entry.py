@@ -9,7 +9,8 @@ from typing import Any
 
 from x402.errors import Mender, UnavailableError
 from x402.lifecycle import Entry, Party, Subject
-from x402.stages import STAGES, Intended, Stage, State
+from x402.ports.ledger_text import compact
+from x402.stages import STAGES, Intended, Stage, State, stage_of
 
 _MEMBERS: Mapping[State, tuple[str, ...]] = {
     state: tuple(member.name for member in fields(kind)) for state, kind in STAGES.items()
@@ -30,10 +31,9 @@ def entry_of(row: Any) -> Entry:
 
 def _parsed(row: Any) -> Entry:
     told: dict[str, Any] = json.loads(row.stage)
-    members: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
-    kind = STAGES[State(row.state)]
-    if "raw" in _MEMBERS[kind.state]:
-        members["raw"] = row.raw or row.bundle or b""
+    state = State(row.state)
+    if "raw" in _MEMBERS[state]:
+        told["raw"] = row.raw or row.bundle or b""
     subject = Subject(
         pay_id=row.pay_id,
         network=row.network,
@@ -45,7 +45,7 @@ def _parsed(row: Any) -> Entry:
         fingerprint=row.fingerprint,
         record=json.loads(row.record),
     )
-    return Entry(Party(row.party), subject, kind(**members), row.created_at, row.updated_at)
+    return Entry(Party(row.party), subject, stage_of(state, told), row.created_at, row.updated_at)
 
 
 def written(stage: Stage) -> tuple[str, dict[str, Any]]:
@@ -58,4 +58,4 @@ def written(stage: Stage) -> tuple[str, dict[str, Any]]:
     columns: dict[str, Any] = {"raw": raw} if raw and not shared else {}
     if isinstance(stage, Intended):
         columns |= {"sender": stage.sender, "nonce": stage.nonce}
-    return json.dumps(members, separators=(",", ":")), columns
+    return compact(members), columns

@@ -6,7 +6,6 @@ leaves row and events agreeing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -15,11 +14,12 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 
 from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, advance, begin
-from x402.ports import Arrow, IdentifierTaken, Room, Sign, SignAgain, SignTogether, nonce_book, unsettled
+from x402.ports import Sign, SignAgain, SignTogether, nonce_book, unsettled
+from x402.ports.claiming import Arrow, IdentifierTaken, Instead, NoRoom, Room
 from x402.ports.known import known
 from x402.ports.leases import Lease
 from x402.ports.ledger_entry import entry_of, written
-from x402.ports.ledger_text import BEGIN, attest
+from x402.ports.ledger_text import BEGIN, attest, compact
 from x402.ports.prepared import Insert, Key, Prepared, value
 from x402.ports.schema import bundles, events, identifiers, payments, whole_payments
 from x402.stages import Intended, Settled, State
@@ -84,7 +84,10 @@ def _look(connection: Connection, party: Party, pay_id: str, *, to_write: bool =
 
     def read() -> Entry | None:
         row = asked.first()
-        return None if row is None else entry_of(row)
+        entry = None if row is None else entry_of(row)
+        if here is not None and here.remembers:
+            here.entries[name] = entry
+        return entry
 
     return read
 
@@ -96,6 +99,7 @@ def open_row(
     room: Room | None,
     identifier: str = "",
     arrows: Sequence[Arrow] = (),
+    instead: Instead | None = None,
 ) -> tuple[Entry, bool]:
     """The first memory of a payment, or the older one and False. Raises `NoRoom` or `IdentifierTaken`.
 
@@ -108,10 +112,14 @@ def open_row(
         return known_already, False
     if identifier:
         _check_name(connection, entry, identifier)
-    if sums is not None:
-        sums.check()
-    moved = _follow(replace(entry, created_at=lease.now, updated_at=lease.now), arrows)
-    last = _write_first(connection, entry, lease, sums, list(zip(arrows, moved, strict=True)))
+    try:
+        if sums is not None:
+            sums.check()
+    except NoRoom as error:
+        if instead is None or error.scope not in instead.scopes:
+            raise
+        entry, arrows = instead.entry, instead.arrows
+    last = _write_first(connection, entry, lease, sums, arrows)
     if identifier:
         payer, pay_id = entry.subject.payer, entry.subject.pay_id
         _NAME.gather(connection, ("name", payer, identifier), payer=payer, identifier=identifier, pay_id=pay_id)
@@ -272,11 +280,12 @@ def _move(connection: Connection, entry: Entry, arrows: Sequence[Arrow], moved: 
     columns, told = _arrows(entry, list(zip(arrows, moved, strict=True)))
     party, pay_id, last = str(entry.party), entry.subject.pay_id, moved[-1]
     columns["updated_at"] = now
+    last = replace(last, updated_at=now)
     unsettled.book(connection, entry.state, last)
     _update(tuple(columns)).gather(connection, _key(entry), party=party, pay_id=pay_id, **columns)
     for one in told:
         _LOG.gather(connection, (), party=party, pay_id=pay_id, at=now, **one)
-    return _written(connection, replace(last, updated_at=now))
+    return _written(connection, last)
 
 
 def _arrows(entry: Entry, arrows: Sequence[tuple[Arrow, Entry]]) -> tuple[dict[str, Any], Sequence[Mapping[str, Any]]]:
@@ -315,11 +324,14 @@ def _write_first(
     entry: Entry,
     lease: Lease,
     sums: unsettled.Sums | None = None,
-    arrows: Sequence[tuple[Arrow, Entry]] = (),
+    arrows: Sequence[Arrow] = (),
 ) -> Entry:
     """Write a first memory, and the arrows that follow at once. Nobody else can have done so meanwhile: who begins a
-    row has its name to himself."""
+    row has its name to himself. Raises `UnlawfulEvent`, having written nothing."""
     subject, now = entry.subject, lease.now
+    entry = replace(entry, created_at=now, updated_at=now)
+    moved = _follow(entry, arrows)
+    last = moved[-1] if moved else entry
     text, values = written(entry.stage)
     constants = {
         "network": subject.network,
@@ -329,11 +341,10 @@ def _write_first(
         "amount": str(subject.amount),
         "expires_at": subject.expires_at,
         "fingerprint": subject.fingerprint,
-        "record": json.dumps(dict(subject.record), separators=(",", ":")),
+        "record": compact(dict(subject.record)),
     }
     name = {"party": str(entry.party), "pay_id": subject.pay_id}
-    last = replace(arrows[-1][1] if arrows else entry, created_at=now, updated_at=now)
-    columns, told = _arrows(entry, arrows)
+    columns, told = _arrows(entry, list(zip(arrows, moved, strict=True)))
     state = {"state": str(entry.state), "stage": text, "created_at": now, "updated_at": now}
     row = {"raw": None, "sender": None, "nonce": None} | values | name | state | constants | lease.columns | columns
     _INSERT.gather(connection, _key(entry), **row)

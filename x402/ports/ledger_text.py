@@ -17,6 +17,9 @@ BEGIN = "begin"
 SUBJECT = "subject"
 """The member of a first event that repeats what never changes."""
 
+compact = json.JSONEncoder(separators=(",", ":")).encode
+"""A value as JSON without blanks, as it stands in the tables."""
+
 CONSTANTS = ("network", "asset", "payer", "payee", "amount", "expires_at", "fingerprint", "record")
 
 
@@ -57,7 +60,7 @@ def attest(stage: str, constants: Mapping[str, Any]) -> str:
     """The first event's text: the stage, and what never changes about the payment, its record as a digest."""
     repeated = {name: constants[name] for name in CONSTANTS if name != "record"}
     repeated["record_sha256"] = digest_of(constants["record"])
-    return json.dumps({**json.loads(stage), SUBJECT: repeated}, separators=(",", ":"))
+    return compact({**json.loads(stage), SUBJECT: repeated})
 
 
 def transaction_of(stage: str) -> str:
@@ -77,7 +80,7 @@ def stage_of(stage: str) -> str:
     members = members_of(stage)
     if SUBJECT not in members:
         return stage
-    return json.dumps({name: value for name, value in members.items() if name != SUBJECT}, separators=(",", ":"))
+    return compact({name: value for name, value in members.items() if name != SUBJECT})
 
 
 def amount_of(row: PaymentRow) -> str:

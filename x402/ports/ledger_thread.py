@@ -1,8 +1,9 @@
 """One thread that owns the database, so that the event loop never waits for a disk.
 
 Whatever has queued up while a commit was under way goes into the next one together, and each caller is told only
-after the commit that carries its write (group commit, design D9). A database that can't be reached fails those who
-ask, and is asked anew by the next (faults E02, E10).
+after the commit that carries its write (group commit, design D9). Who only asks is answered before that, from what
+was committed already, and waits for no disk. A database that can't be reached fails those who ask, and is asked anew by
+the next (faults E02, E10).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from x402.errors import MisconfiguredError, UnavailableError
-from x402.ports import unsettled
+from x402.lifecycle import UnlawfulEvent
+from x402.ports import IdentifierTaken, NoRoom, unsettled
 from x402.ports.known import forget
 from x402.ports.ledger_ahead import Look, read_ahead
 from x402.ports.ledger_database import DATABASE_ERRORS, LedgerDatabase, is_conflict, is_lost
@@ -31,6 +33,8 @@ Locks = tuple[tuple[str, ...], ...]
 
 _Outcome = tuple["asyncio.Future[Any]", Any, BaseException | None]
 _TRIES = 5
+_REFUSALS = (UnlawfulEvent, NoRoom, IdentifierTaken, KeyError)
+"""What is raised before anything is written or noted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class _Job:
     future: asyncio.Future[Any]
     locks: Locks
     look: Look | None
+    writes: bool
 
 
 class LedgerThread:
@@ -49,7 +54,7 @@ class LedgerThread:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self.commits = 0
-        """How many transactions were committed."""
+        """How many transactions were committed in which something may have been written."""
 
     async def start(self) -> None:
         """Open the database, creating it when it is new. Raises `MisconfiguredError` or `UnavailableError`."""
@@ -70,16 +75,18 @@ class LedgerThread:
             self._jobs.put(None)
             await asyncio.to_thread(thread.join)
 
-    async def do(self, work: Callable[[Connection], T], *locks: tuple[str, ...], look: Look | None = None) -> T:
+    async def do(
+        self, work: Callable[[Connection], T], *locks: tuple[str, ...], look: Look | None = None, writes: bool = True
+    ) -> T:
         """The outcome of a piece of work, once it is durable. Raises what it raises, or `UnavailableError`.
 
         It may run again when the database gave it up, so it must do nothing but talk to the database.
-        `look` is what may be read for it beforehand, with what others need.
+        `look` is what may be read for it beforehand, with what others need. Work that writes nothing should say so.
         """
         if self._thread is None or not self._thread.is_alive():
             raise UnavailableError("ledger_unavailable", "the ledger is not open")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._jobs.put(_Job(work, future, locks, look))
+        self._jobs.put(_Job(work, future, locks, look, writes))
         return await future
 
     def _run(self, ready: asyncio.Future[None]) -> None:
@@ -100,12 +107,17 @@ class LedgerThread:
                 except queue.Empty:
                     break
             stopping = batch[-1] is None
-            self._commit([job for job in batch if job is not None])
+            jobs = [job for job in batch if job is not None]
+            # Before anything of this batch is written, a question can only meet what is durable.
+            for writes in (False, True):
+                alike = [job for job in jobs if job.writes is writes]
+                if alike:
+                    self._commit(alike)
         self._database.close()
 
     def _recount(self) -> None:
         connection = self._database.connection()
-        with connection.begin():
+        with self._database.transaction(writing=True):
             self._database.lock(connection, [unsettled.LOCK])
             unsettled.recount(connection)
             settle(connection)
@@ -130,7 +142,7 @@ class LedgerThread:
                 if again:
                     continue
             else:
-                self.commits += 1
+                self.commits += attempt.writes
                 _tell(*attempt.outcomes)
                 return
             break
@@ -142,20 +154,18 @@ class _Attempt:
 
     def __init__(self, database: LedgerDatabase, batch: list[_Job]) -> None:
         self._database, self._batch = database, batch
+        self.writes = any(job.writes for job in batch)
         self.outcomes: list[_Outcome] = []
         self.job_failed = self.committing = False
 
     def run(self) -> None:
-        connection = self._database.connection()
-        with connection.begin():
+        with self._database.transaction(writing=self.writes) as connection:
             self._database.lock(connection, (name for job in self._batch for name in job.locks))
             try:
                 self._work(connection)
             except DATABASE_ERRORS:
                 self.job_failed = True
                 raise
-            finally:
-                forget(connection)
             self.committing = True
 
     def _work(self, connection: Connection) -> None:
@@ -168,6 +178,8 @@ class _Attempt:
             except DATABASE_ERRORS:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is belongs to the caller, not to this thread
+                if not isinstance(error, _REFUSALS):
+                    forget(connection)
                 self.outcomes.append((job.future, None, error))
         settle(connection)
 

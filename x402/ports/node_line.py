@@ -1,16 +1,13 @@
 """The line to one node: HTTP POST over connections that stay open, and silence as `UnavailableError`.
 
-The library underneath was chosen by measurement (ADR 12). The URL may hold an API key, so it appears in no message and
-in no redirect's wake (fault E03).
+The URL may hold an API key, so it appears in no message and in no redirect's wake (fault E03).
 """
 
 from __future__ import annotations
 
-import asyncio
-
-import aiohttp
-
 from x402.errors import UnavailableError
+from x402.ports.http_connection import HungUp, NoAnswer, NotReached
+from x402.ports.http_line import HttpLine
 
 _CONNECTIONS = 32
 _IDLE_SECONDS = 30
@@ -23,8 +20,8 @@ class NodeLine:
 
     def __init__(self, url: str, *, timeout_seconds: float = 10.0) -> None:
         self._url = url
-        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
-        self._session: aiohttp.ClientSession | None = None
+        self._timeout = timeout_seconds
+        self._line = HttpLine(connections=_CONNECTIONS, idle_seconds=_IDLE_SECONDS)
 
     async def post(self, content: bytes) -> tuple[int, bytes]:
         """The status and body of an answer. Raises `UnavailableError("rpc_unavailable")` for none, and for one of more
@@ -36,37 +33,18 @@ class NodeLine:
         """
         try:
             try:
-                return await self._ask(content)
-            except aiohttp.ServerDisconnectedError:
-                return await self._ask(content)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise UnavailableError("rpc_unavailable", f"the node did not answer ({type(error).__name__})") from None
+                status, body = await self._ask(content)
+            except HungUp:
+                status, body = await self._ask(content)
+        except (NotReached, NoAnswer) as error:
+            raise UnavailableError("rpc_unavailable", f"the node did not answer ({error})") from None
+        if len(body) > _LARGEST_REPLY:
+            raise UnavailableError("rpc_unavailable", "the node's answer is too large")
+        return status, body
 
     async def _ask(self, content: bytes) -> tuple[int, bytes]:
-        async with self._open().post(self._url, data=content, headers=_HEADERS, allow_redirects=False) as response:
-            return response.status, await _read(response)
+        return await self._line.carry(self._url, content, _HEADERS, timeout=self._timeout, limit=_LARGEST_REPLY)
 
     async def aclose(self) -> None:
         """Close the connections."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(
-                limit=_CONNECTIONS, keepalive_timeout=_IDLE_SECONDS, loop=asyncio.get_running_loop()
-            )
-            self._session = aiohttp.ClientSession(
-                connector=connector, timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar()
-            )
-        return self._session
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > _LARGEST_REPLY:
-            raise UnavailableError("rpc_unavailable", "the node's answer is too large")
-    return bytes(body)
+        await self._line.aclose()

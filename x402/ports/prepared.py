@@ -89,15 +89,11 @@ class Prepared:
         self.ask(connection, **values)
 
     def gather(self, connection: Connection, key: Key, /, **values: Any) -> None:
-        """Run it for its effect, on PostgreSQL together with others of its kind: before anything is asked, and before
-        a commit.
+        """Run it for its effect, together with others of its kind: before anything is asked, and before a commit.
 
         `key` names the one row that it writes, or is empty for a new row that nobody names. Writes to one row keep
         their order; of those by one statement only the newest is done, so each must write all that it ever writes.
         """
-        if connection.dialect.name == "sqlite":
-            self.do(connection, **values)
-            return
         gathered = connection.info.get(_GATHERED)
         if gathered is not None and gathered.writer(key) not in (None, self):
             _send(connection)
@@ -107,14 +103,14 @@ class Prepared:
         gathered.add(self, key, values)
 
     def ask(self, connection: Connection, /, **values: Any) -> Answers:
-        """Run it; what it answers is fetched when it is wanted."""
+        """Run it; on PostgreSQL what it answers is fetched when it is wanted."""
         _send(connection)
         compiled = self._for(connection.dialect)
         try:
             cursor = _driver(connection).execute(compiled.text, {**compiled.constants, **values})
+            return Answers(connection, cursor, compiled.row)
         except connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
             raise _told(connection, error) from error
-        return Answers(connection, cursor, compiled.row)
 
     def _for(self, dialect: Dialect) -> _Compiled:
         compiled = self._compiled.get(dialect.name)
@@ -123,10 +119,12 @@ class Prepared:
         return compiled
 
     def _send(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Run it for its effect with each of these values, on PostgreSQL."""
+        """Run it for its effect with each of these values."""
         driver, compiled = _driver(connection), self._for(connection.dialect)
         if len(rows) == 1:
             driver.execute(compiled.text, {**compiled.constants, **rows[0]})
+        elif connection.dialect.name == "sqlite":
+            driver.executemany(compiled.text, [{**compiled.constants, **values} for values in rows])
         elif callable(self._statement):
             # One statement with all rows costs the server a third of as many statements.
             self._of_many = self._of_many or self._compile_many(connection.dialect, self._statement)
@@ -184,45 +182,52 @@ class _Gathered:
 
 
 class Answers:
-    """What a statement answered."""
+    """What a statement answered.
 
-    __slots__ = ("_connection", "_cursor", "_row")
+    On SQLite that is fetched at once: a statement that is not run to its end keeps its connection at the moment that it
+    saw, and so from writing after another program did.
+    """
+
+    __slots__ = ("_connection", "_cursor", "_row", "_told")
 
     def __init__(self, connection: Connection, cursor: Any, row: Callable[[Iterable[Any]], Any]) -> None:
         self._connection, self._cursor, self._row = connection, cursor, row
+        self._told: list[Any] | None = cursor.fetchall() if connection.dialect.name == "sqlite" else None
 
     def rows(self) -> list[Any]:
         """Every row of a select, its columns by name."""
-        return [self._row(one) for one in self._fetch(self._cursor.fetchall)]
+        return [self._row(one) for one in self._fetched()]
 
     def first(self) -> Any | None:
         """The first row of a select, its columns by name, or None."""
-        one = self._fetch(self._cursor.fetchone)
-        return None if one is None else self._row(one)
+        told = self._fetched()
+        return self._row(told[0]) if told else None
 
     def scalar(self) -> Any:
         """The first column of the first row, or None."""
-        one = self._fetch(self._cursor.fetchone)
-        return None if one is None else one[0]
+        told = self._fetched()
+        return told[0][0] if told else None
 
     def count(self) -> int:
         """How many rows an update or a delete met."""
         settle(self._connection)
         return int(self._cursor.rowcount)
 
-    def _fetch(self, fetch: Callable[[], T]) -> T:
-        try:
-            return fetch()
-        except self._connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
-            raise _told(self._connection, error) from error
+    def _fetched(self) -> list[Any]:
+        if self._told is None:
+            try:
+                self._told = self._cursor.fetchall()
+            except self._connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]
+                raise _told(self._connection, error) from error
+        return self._told
 
 
 def settle(connection: Connection) -> None:
     """Wait until everything that was sent is done. Raises the first failure of it.
 
-    On PostgreSQL what is prepared is sent without waiting for each answer, in a pipeline that lasts until somebody
-    calls this: before another kind of statement, and before a commit. So one statement's failure may be raised by the
-    next ones, and the transaction is lost either way.
+    What was gathered is sent now. On PostgreSQL what is prepared is sent without waiting for each answer, in a pipeline
+    that lasts until somebody calls this: before another kind of statement, and before a commit. So one statement's
+    failure may be raised by the next ones, and the transaction is lost either way.
     """
     if not connection.invalidated:
         _send(connection)
@@ -246,15 +251,13 @@ def give_up(connection: Connection) -> None:
 
 def _send(connection: Connection) -> None:
     """Send what was gathered, without waiting for it."""
-    if connection.dialect.name == "sqlite":
-        return
     gathered: _Gathered | None = connection.info.pop(_GATHERED, None)
     if gathered is None:
         return
     try:
         for statement, rows in gathered.rows.items():
             statement._send(connection, list(rows.values()))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         # What can't even be sent is several jobs' loss, not that of the one who asks now.
         raise StatementError(type(error).__name__, None, None, error, hide_parameters=True) from error
     except connection.dialect.dbapi.Error as error:  # type: ignore[union-attr]

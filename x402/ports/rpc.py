@@ -14,6 +14,7 @@ from typing import Any
 from x402.errors import UnavailableError
 from x402.ports.node_line import NodeLine
 from x402.ports.node_url import scrub, secrets_of
+from x402.wire.nesting import read_json
 
 Post = Callable[[bytes], Awaitable[tuple[int, bytes]]]
 """Carries one HTTP body to a node and brings status and body back; raises `UnavailableError` when none comes."""
@@ -21,6 +22,9 @@ Post = Callable[[bytes], Awaitable[tuple[int, bytes]]]
 _LARGEST_BATCH = 100
 _WINDOW_SECONDS = 0.001
 """How long a call waits at most for others to travel with, and only while the node is busy with earlier ones."""
+
+_Batch = list[tuple[dict[str, Any], "asyncio.Future[Any]"]]
+_ABANDONED = UnavailableError("rpc_unavailable", "the request to the node was abandoned")
 
 
 class RpcError(Exception):
@@ -41,16 +45,22 @@ class JsonRpc:
         self._secrets = secrets_of(url)
         self._line = NodeLine(url, timeout_seconds=timeout_seconds)
         self._carry = post or self._line.post
-        self._waiting: list[tuple[dict[str, Any], asyncio.Future[Any]]] = []
+        self._waiting: _Batch = []
         self._shared: dict[str, asyncio.Future[Any]] = {}
         self._departure: asyncio.Handle | None = None
-        self._flights: set[asyncio.Task[None]] = set()
+        self._flights: dict[asyncio.Task[None], _Batch] = {}
         self._next_id = 0
         self.requests = 0
         self.calls = 0
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Give up what is asked and not answered, and close the connections."""
+        waiting, self._waiting = self._waiting, []
+        for _, future in waiting:
+            _fail(future, _ABANDONED)
+        for flight in self._flights:
+            flight.cancel()
+        await asyncio.gather(*self._flights, return_exceptions=True)
         await self._line.aclose()
 
     async def call(self, method: str, *params: Any) -> Any:
@@ -92,17 +102,20 @@ class JsonRpc:
         waiting, self._waiting = self._waiting, []
         self._shared.clear()
         for start in range(0, len(waiting), _LARGEST_BATCH):
-            flight = asyncio.create_task(self._fly(waiting[start : start + _LARGEST_BATCH]))
-            self._flights.add(flight)
+            batch = waiting[start : start + _LARGEST_BATCH]
+            flight = asyncio.create_task(self._fly(batch))
+            self._flights[flight] = batch
             flight.add_done_callback(self._landed)
 
     def _landed(self, flight: asyncio.Task[None]) -> None:
-        self._flights.discard(flight)
+        # Whatever ended this flight, nobody may wait for it for ever.
+        for _, future in self._flights.pop(flight):
+            _fail(future, _ABANDONED)
         if self._departure is not None:
             self._departure.cancel()
             self._departure = self._at_once(flight.get_loop())
 
-    async def _fly(self, batch: Sequence[tuple[dict[str, Any], asyncio.Future[Any]]]) -> None:
+    async def _fly(self, batch: _Batch) -> None:
         self.requests += 1
         self.calls += len(batch)
         try:
@@ -111,11 +124,6 @@ class JsonRpc:
             for _, future in batch:
                 _fail(future, error)
             return
-        except BaseException:
-            # Whatever ends this flight, nobody may wait for it for ever.
-            for _, future in batch:
-                _fail(future, UnavailableError("rpc_unavailable", "the request to the node was abandoned"))
-            raise
         for body, future in batch:
             _resolve(future, replies.get(body["id"]), self._secrets)
 
@@ -123,8 +131,8 @@ class JsonRpc:
         content = json.dumps(bodies[0] if len(bodies) == 1 else bodies, separators=(",", ":"))
         status, answer = await self._carry(content.encode())
         try:
-            value = json.loads(answer)
-        except (ValueError, RecursionError):
+            value = read_json(answer)
+        except ValueError:
             raise UnavailableError("rpc_unavailable", f"the node answered HTTP {status} without JSON") from None
         replies = value if isinstance(value, list) else [value]
         # Our ids are numbers; an id of any other kind, a list above all, is nobody's.

@@ -25,12 +25,13 @@ UNSETTLED = frozenset({State.CLAIMED, State.SERVED, State.SETTLING})
 LOCK = ("unsettled",)
 """Whoever writes to the sums has this name to itself."""
 
+_FAILED_STATES = frozenset({State.REFUSED, State.REVERSED, State.LOST})
 _PAID = (State.SETTLED, State.DELIVERED, State.OWED, State.CREDITED, State.RESTORED, State.FINAL)
 has_paid = (payments.c.party == str(Party.GATEWAY)) & payments.c.state.in_([str(state) for state in _PAID])
 """Whether a payment has moved its money."""
 has_failed = (
     payments.c.party.in_([str(Party.GATEWAY), str(Party.FACILITATOR)])
-    & payments.c.state.in_([str(State.REFUSED), str(State.REVERSED), str(State.LOST)])
+    & payments.c.state.in_([str(state) for state in sorted(_FAILED_STATES)])
     # What a facilitator refused without a transaction never left it, and cost nobody anything.
     & ((payments.c.party == str(Party.GATEWAY)) | payments.c.stage.not_like('%,"transaction":""}'))
 )
@@ -53,7 +54,7 @@ def _newest(insert: Insert) -> object:
 
 _WRITE = Prepared(_newest, ("network", "asset", "payer", "units"))
 _LATELY = Prepared(
-    select(payments.c.amount).where(
+    select(payments.c.amount, payments.c.updated_at).where(
         has_paid,
         payments.c.payer == value("payer"),
         payments.c.updated_at >= value("since"),
@@ -81,6 +82,7 @@ class Sums:
     def __init__(self, connection: Connection, subject: Subject, room: Room | None = None) -> None:
         self._subject, self._room = subject, room or Room()
         here, everybody, mine = known(connection) or Known(), *_keys(subject)
+        self._here = here
         since, failures_since = self._room.since, self._room.failures_since
         if failures_since is not None:
             self._failed = _failed(connection, here, subject.payer, failures_since)
@@ -94,7 +96,10 @@ class Sums:
     @cached_property
     def units(self) -> Mapping[str, int]:
         """By payer, and of everybody."""
-        return {row.payer: int(row.units) for row in self._asked.rows()}
+        told = {row.payer: int(row.units) for row in self._asked.rows()}
+        if self._here.remembers:
+            self._here.unsettled |= {key: told.get(key[2], 0) for key in _keys(self._subject)}
+        return told
 
     def check(self) -> None:
         """Raise `NoRoom` when a payment that is not written yet would leave more unsettled than may be."""
@@ -113,20 +118,35 @@ class Sums:
 
 def _failed(connection: Connection, here: Known, payer: str, since: int) -> Callable[[], bool]:
     """Ask whether a payment of his failed since."""
-    if payer in here.failed:
-        last = here.failed[payer]
+    known_since, last = here.failed.get(payer, (None, None))
+    if known_since is not None and known_since <= since:
         return lambda: last is not None and last >= since
     asked = _FAILED.ask(connection, payer=payer, since=since)
-    return lambda: asked.scalar() is not None
+
+    def read() -> bool:
+        failed = asked.scalar() is not None
+        if here.remembers and not failed:
+            here.failed[payer] = since, None
+        return failed
+
+    return read
 
 
 def _paid(connection: Connection, here: Known, mine: Sum, since: int) -> Callable[[], int]:
     """Ask how much he paid since."""
-    if mine in here.paid:
-        units = sum(amount for at, amount in here.paid[mine] if at >= since)
+    known_since, told = here.paid.get(mine, (None, []))
+    if known_since is not None and known_since <= since:
+        units = sum(amount for at, amount in told if at >= since)
         return lambda: units
     asked = _LATELY.ask(connection, **_of_payer(mine), since=since)
-    return lambda: sum(int(row.amount) for row in asked.rows())
+
+    def read() -> int:
+        paid = [(row.updated_at, int(row.amount)) for row in asked.rows()]
+        if here.remembers:
+            here.paid[mine] = since, paid
+        return sum(amount for _, amount in paid)
+
+    return read
 
 
 def _keys(subject: Subject) -> tuple[Sum, Sum]:
@@ -140,16 +160,27 @@ def _of_payer(key: Sum) -> Mapping[str, str]:
 
 def book(connection: Connection, before: State | None, after: Entry, sums: Sums | None = None) -> None:
     """Note what a payment's move, or its first memory, changes in the sums; `sums` are those that were asked before."""
+    here = known(connection)
+    if here is not None and after.state in _FAILED_STATES:
+        here.failed.pop(after.subject.payer, None)
     if after.party is not Party.GATEWAY:
         return
+    if here is not None and (after.state in _PAID) is not (before in _PAID):
+        _note_paid(here, after)
     change = (after.state in UNSETTLED) - (before in UNSETTLED)
     if change:
-        subject, here = after.subject, known(connection)
+        subject = after.subject
         units = (sums or Sums(connection, subject)).units
         for key in _keys(subject):
             _set(connection, key, units.get(key[2], 0) + change * subject.amount)
-            if here is not None and change < 0:
-                here.forget_conduct(key)
+
+
+def _note_paid(here: Known, after: Entry) -> None:
+    mine = _keys(after.subject)[1]
+    if after.state in _PAID:
+        here.note_paid(mine, after.updated_at, after.subject.amount)
+    else:
+        here.paid.pop(mine, None)
 
 
 def recount(connection: Connection) -> None:

@@ -31,6 +31,7 @@ def uint256(value: int) -> bytes:
     return value.to_bytes(32, "big")
 
 
+@lru_cache(maxsize=4096)
 def address_word(address: str) -> bytes:
     """An address as one 32-byte word."""
     return bytes(12) + bytes.fromhex(address[2:])
@@ -51,8 +52,10 @@ def parse_address(text: object, *, code: str = "invalid_address") -> str:
     if not isinstance(text, str) or _ADDRESS.fullmatch(text) is None:
         raise MalformedError(code, "an EVM address is 0x and 40 hex digits")
     spelled = checksum(text)
+    if text == spelled:
+        return spelled
     bare = text[2:]
-    if bare not in (bare.lower(), bare.upper()) and text != spelled:
+    if bare not in (bare.lower(), bare.upper()):
         raise MalformedError(code, f"the address checksum is wrong; expected {spelled}")
     return spelled
 

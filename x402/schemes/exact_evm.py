@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -261,20 +262,29 @@ def read_payload(value: dict[str, Any], asset: Asset) -> SignedAuthorization:
     if "permit2Authorization" in value or "delegationManager" in value:
         raise RefusedError("unsupported_payload_type", "only EIP-3009 authorizations are accepted for scheme exact")
     signature, fields = value.get("signature"), value.get("authorization")
-    if not isinstance(fields, dict) or any(not isinstance(fields.get(member), str) for member in _MEMBERS):
+    signed = tuple(map(fields.get, _MEMBERS)) if isinstance(fields, dict) else (None,)
+    if not all(isinstance(member, str) for member in signed):
         raise RefusedError("invalid_payload", f"authorization: the members {', '.join(_MEMBERS)} are required strings")
-    if _NONCE.fullmatch(fields["nonce"]) is None:
+    return _read(asset, signature if isinstance(signature, str) else "", *signed)
+
+
+@lru_cache(maxsize=512)
+def _read(
+    asset: Asset, signature: str, payer: str, payee: str, value: str, valid_after: str, valid_before: str, nonce: str
+) -> SignedAuthorization:
+    """What these words say: whoever sells asks that three times of one payment, whoever settles more often."""
+    if _NONCE.fullmatch(nonce) is None:
         raise RefusedError("invalid_payload", "authorization.nonce: 0x and 64 hex digits are required")
-    if not isinstance(signature, str) or _SIGNATURE.fullmatch(signature) is None:
+    if _SIGNATURE.fullmatch(signature) is None:
         raise RefusedError("invalid_exact_evm_signature", "signature: hex bytes are required")
     try:
         authorization = Authorization(
-            payer=parse_address(fields["from"]),
-            payee=parse_address(fields["to"]),
-            value=parse_atomic(fields["value"]),
-            valid_after=parse_atomic(fields["validAfter"]),
-            valid_before=parse_atomic(fields["validBefore"]),
-            nonce=bytes.fromhex(fields["nonce"][2:]),
+            payer=parse_address(payer),
+            payee=parse_address(payee),
+            value=parse_atomic(value),
+            valid_after=parse_atomic(valid_after),
+            valid_before=parse_atomic(valid_before),
+            nonce=bytes.fromhex(nonce[2:]),
         )
     except MalformedError as error:
         raise RefusedError("invalid_payload", f"authorization: {error.message}") from error

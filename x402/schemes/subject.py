@@ -11,10 +11,8 @@ from typing import Any
 from x402 import networks
 from x402.errors import RefusedError
 from x402.lifecycle import Subject
-from x402.schemes import exact_svm_layout, exact_svm_rules
 from x402.schemes.evm_payment import EvmPayment
 from x402.schemes.evm_scheme import evm_scheme
-from x402.schemes.exact_svm_layout import SignedTransfer
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Facilitation, parse_facilitation
 from x402.wire.payment import Payment
@@ -31,9 +29,10 @@ def subject_of(payment: Payment, requirement: Requirement, *, fingerprint: str =
         return evm_subject(authorized, payment, requirement, fingerprint=fingerprint)
     if requirement.scheme != "exact":
         raise RefusedError("unsupported_scheme", f"scheme {requirement.scheme[:40]!r} is not supported")
-    managed = frozenset({str(requirement.extra.get("feePayer", ""))})
-    signed = exact_svm_rules.check(payment, requirement, managed=managed, limits=ANY_FEE)
-    return svm_subject(signed, payment, requirement, fingerprint=fingerprint)
+    # Who takes no money on Solana needs none of its libraries.
+    from x402.schemes import exact_svm_subject
+
+    return exact_svm_subject.read(payment, requirement, fingerprint=fingerprint)
 
 
 def payer_of(payment: Payment, requirement: Requirement) -> str:
@@ -49,12 +48,6 @@ def _check_scheme(payment: Payment, requirement: Requirement) -> None:
         raise RefusedError("invalid_scheme", f"paid by {payment.scheme} on {payment.network}, not what was offered")
 
 
-ANY_FEE = exact_svm_rules.SvmLimits(
-    compute_limit=2**32 - 1, compute_price=2**64 - 1, priority_fee=2**64 - 1, guards=16, memo_required=False
-)
-"""What a fee payer sponsors is its own facilitator's decision."""
-
-
 def evm_subject(signed: EvmPayment, payment: Payment, requirement: Requirement, *, fingerprint: str = "") -> Subject:
     """The subject of a signed payment on an EVM network; its amount is what is to move."""
     return Subject(
@@ -66,24 +59,7 @@ def evm_subject(signed: EvmPayment, payment: Payment, requirement: Requirement, 
         amount=signed.amount,
         expires_at=min(signed.valid_before, 2**62),
         fingerprint=fingerprint,
-        record=_record(payment, requirement, _canonical(signed.signature)),
-    )
-
-
-def svm_subject(
-    signed: SignedTransfer, payment: Payment, requirement: Requirement, *, fingerprint: str = ""
-) -> Subject:
-    """The subject of a partially signed Solana transfer; only the chain knows when its blockhash dies."""
-    transfer = signed.transfer
-    return Subject(
-        pay_id=exact_svm_layout.pay_id(transfer, requirement.network),
-        network=requirement.network,
-        asset=transfer.mint,
-        payer=transfer.payer,
-        payee=transfer.pay_to,
-        amount=transfer.amount,
-        fingerprint=fingerprint,
-        record=_record(payment, requirement, signed.payer_signature),
+        record=record_of(payment, requirement, _canonical(signed.signature)),
     )
 
 
@@ -105,7 +81,8 @@ def is_same_payment(stored: Subject, presented: Subject) -> bool:
     )
 
 
-def _record(payment: Payment, requirement: Requirement, proof: bytes) -> dict[str, Any]:
+def record_of(payment: Payment, requirement: Requirement, proof: bytes) -> dict[str, Any]:
+    """What a subject remembers of the payment that it was made from; `proof` is the payer's signature."""
     facilitation = Facilitation(payment=payment, requirement=requirement).as_json()
     return {"facilitation": facilitation, "proof": proof.hex()}
 

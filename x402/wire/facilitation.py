@@ -13,7 +13,7 @@ from x402.wire import v1
 from x402.wire.challenge import JsonObject, Requirement, Resource, Text, Version
 from x402.wire.payment import Payment, parse_payment
 from x402.wire.receipt import Receipt
-from x402.wire.strict import WireModel, read_model, require_object
+from x402.wire.strict import WireModel, dump_json, dump_model, read_model, require_object
 
 CODE = "invalid_verification"
 
@@ -35,6 +35,13 @@ class Facilitation(WireModel):
             "paymentPayload": self.payment.as_json(),
             "paymentRequirements": requirement,
         }
+
+    def as_text(self) -> str:
+        """The same as compact ASCII JSON."""
+        if self.payment.version == 1:
+            return dump_json(self.as_json())
+        payment, requirement = self.payment.as_text(), dump_model(self.requirement)
+        return f'{{"x402Version":2,"paymentPayload":{payment},"paymentRequirements":{requirement}}}'
 
 
 def parse_facilitation(value: object) -> Facilitation:

@@ -11,9 +11,11 @@ from x402.errors import MalformedError
 from x402.wire import v1
 from x402.wire.challenge import JsonObject, Requirement, Resource, Text, Version
 from x402.wire.headers import PAYMENT_SIGNATURE, X_PAYMENT, Pairs, decode_header, encode_header, only
-from x402.wire.strict import WireModel, read_model, require_object
+from x402.wire.strict import WireModel, dump_json, dump_model, read_model, require_object
 
 CODE = "invalid_payload"
+_NAMED_IN_OFFER = frozenset({"scheme", "network"})
+"""What a v2 payment says in the offer that it takes, and nowhere else."""
 
 
 class Payment(WireModel):
@@ -41,10 +43,16 @@ class Payment(WireModel):
         body = super().as_json()
         if self.version == 1:
             return v1.payment_out(body)
-        body = {name: member for name, member in body.items() if name not in ("scheme", "network")}
+        body = {name: member for name, member in body.items() if name not in _NAMED_IN_OFFER}
         if not self.extensions:
             body.pop("extensions", None)
         return body
+
+    def as_text(self) -> str:
+        """The same as compact ASCII JSON."""
+        if self.version == 1:
+            return dump_json(self.as_json())
+        return dump_model(self, without=_NAMED_IN_OFFER if self.extensions else _NAMED_IN_OFFER | {"extensions"})
 
     def __getstate__(self) -> NoReturn:
         """A signed payment is worth its amount to whoever has its bytes, so none is pickled (fault G09)."""

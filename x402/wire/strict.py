@@ -10,15 +10,14 @@ import binascii
 import json
 import math
 import re
-import sys
-import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
 from x402.errors import MalformedError
+from x402.wire.nesting import decode
 
 HEADER_LIMIT = 16 * 1024
 """Largest header value that is read, in characters."""
@@ -62,10 +61,6 @@ def _fraction(text: str) -> float:
     return value
 
 
-_SAFE_DEPTH = 12_000
-"""So many levels of brackets, and Python frames, fit into the C stack of any thread."""
-_LOWERED = threading.Lock()
-"""Held while the limit of the whole process is lowered."""
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_unique, parse_constant=_constant, parse_int=_integer, parse_float=_fraction
 )
@@ -95,21 +90,6 @@ def _is_plain(text: str, depth: int) -> bool:
     return text.isascii() and "\\u" not in text and text.count("{") + text.count("[") <= depth
 
 
-def _decode(text: str) -> Any:
-    """As deep as the C stack certainly allows. Libraries of the EVM raise Python's limit to 100,000 when they are
-    imported; under that, nested brackets in a body would overflow the stack and kill the process (faults E04, F12)."""
-    usual = sys.getrecursionlimit()
-    if usual <= _SAFE_DEPTH or text.count("{") + text.count("[") <= _SAFE_DEPTH:
-        return _DECODER.decode(text)
-    with _LOWERED:
-        usual = sys.getrecursionlimit()
-        sys.setrecursionlimit(_SAFE_DEPTH)
-        try:
-            return _DECODER.decode(text)
-        finally:
-            sys.setrecursionlimit(usual)
-
-
 def parse_json(
     data: bytes | str, *, limit: int = BODY_LIMIT, depth: int = DEPTH_LIMIT, code: str = "invalid_json"
 ) -> Any:
@@ -123,14 +103,13 @@ def parse_json(
         if len(raw) > limit:
             raise MalformedError(code, f"larger than {limit} bytes", details={"limit": limit})
         text = raw if isinstance(raw, str) else raw.decode()
-        value = _decode(text)
+        value = decode(text, _DECODER.decode)
         if not _is_plain(text, depth):
             _inspect(value, depth)
     except UnicodeError as error:
         raise MalformedError(code, "the text is not valid UTF-8") from error
-    except (RecursionError, ValueError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise MalformedError(code, f"not acceptable JSON: {reason[:200]}") from error
+    except ValueError as error:
+        raise MalformedError(code, f"not acceptable JSON: {str(error)[:200]}") from error
     return value
 
 
@@ -169,8 +148,8 @@ def decode_base64(text: str, *, code: str = "invalid_base64") -> bytes:
     if len(text) != len(bare) and text != padded:
         raise MalformedError(code, "the base64 padding is wrong")
     try:
-        data = base64.b64decode(padded, validate=True)
-    except (binascii.Error, ValueError) as error:
+        data = binascii.a2b_base64(padded)
+    except binascii.Error as error:
         raise MalformedError(code, "not base64") from error
     if base64.b64encode(data).decode() != padded:
         raise MalformedError(code, "the base64 has stray bits at its end")
@@ -187,6 +166,11 @@ class WireModel(BaseModel):
     def as_json(self) -> dict[str, Any]:
         """The canonical JSON object; absent members are left out, never null (fault F18)."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def dump_model(model: WireModel, *, without: Collection[str] = ()) -> str:
+    """A model's members but those `without`, as `dump_json` writes the object: in one step, a third of the work."""
+    return model.model_dump_json(by_alias=True, exclude_none=True, ensure_ascii=True, exclude=set(without))
 
 
 Model = TypeVar("Model", bound=WireModel)

@@ -6,7 +6,6 @@ a provider out. Tools are a gift: without them it sells all the same.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from x402.gateway.inference.meter import StreamMeter, is_empty, usage_of
 from x402.gateway.inference.upstream import UpstreamAnswer, UpstreamClient, UpstreamFailed
 from x402.gateway.problem import ApiProblem
 from x402.quote import Usage
+from x402.wire.nesting import read_json
 
 _HELLO = [{"role": "user", "content": "Count from one to fifty in words."}]
 _LIMIT = 8
@@ -145,8 +145,8 @@ async def _tools(client: UpstreamClient, upstream: Upstream) -> str:
     for entry in said.get("choices", []):
         for call in (entry.get("message") or {}).get("tool_calls") or []:
             try:
-                arguments = json.loads(call["function"]["arguments"])
-            except (ValueError, KeyError, TypeError):
+                arguments = read_json(call["function"]["arguments"])
+            except (ValueError, KeyError, TypeError, AttributeError):
                 raise _Wrong("the arguments of a call are no JSON") from None
             if isinstance(arguments, dict):
                 return "a forced call is made"
@@ -164,8 +164,8 @@ async def _whole(client: UpstreamClient, upstream: Upstream, asked: dict[str, An
     finally:
         await answer.close()
     try:
-        said = json.loads(body)
-    except (ValueError, RecursionError):
+        said = read_json(body)
+    except ValueError:
         raise _Wrong("the answer is no JSON") from None
     if not isinstance(said, dict) or not isinstance(said.get("choices"), list):
         raise _Wrong("the answer has no choices")
@@ -203,8 +203,8 @@ def _reasons(events: bytes) -> Iterator[Any]:
     while event is not None:
         said = data_of(event)
         try:
-            chunk = json.loads(said or b"null")
-        except (ValueError, RecursionError):
+            chunk = read_json(said or b"null")
+        except ValueError:
             raise _Wrong("an event of the stream is no JSON") from None
         for choice in (chunk.get("choices") or []) if isinstance(chunk, dict) else []:
             yield choice.get("finish_reason") if isinstance(choice, dict) else None

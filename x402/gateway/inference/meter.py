@@ -18,6 +18,7 @@ from x402.gateway.inference.tally import tokens_of
 from x402.gateway.inference.upstream import UpstreamFailed
 from x402.quote import Usage
 from x402.wire.headers import encode_header
+from x402.wire.nesting import read_json
 from x402.wire.receipt import Receipt
 
 RECEIPT_COMMENT = "x402-receipt"
@@ -109,8 +110,8 @@ class StreamMeter:
             self.done = True
             return b""
         try:
-            chunk = json.loads(data)
-        except (ValueError, RecursionError):
+            chunk = read_json(data)
+        except ValueError:
             return event
         if not isinstance(chunk, dict):
             return event
@@ -153,8 +154,8 @@ def begins_with_error(data: bytes) -> bool:
         said = data_of(event) if event else None
         if said is not None:
             try:
-                chunk = json.loads(said)
-            except (ValueError, RecursionError):
+                chunk = read_json(said)
+            except ValueError:
                 return False
             return isinstance(chunk, dict) and "error" in chunk and not chunk.get("choices")
     return False

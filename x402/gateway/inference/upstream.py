@@ -17,6 +17,7 @@ from x402.gateway.inference.catalogue import Provider, Upstream
 from x402.gateway.problem import ApiProblem
 from x402.ports.public_web import PublicWeb
 from x402.wire.headers import REQUEST_ID
+from x402.wire.nesting import read_json
 
 ANSWER_LIMIT = 8 * 1024 * 1024
 FIRST_BYTE_SECONDS = 120.0
@@ -165,7 +166,7 @@ async def _translated(translator: Translator, chunks: AsyncIterator[bytes]) -> A
     async for chunk in chunks:
         try:
             out = translator.feed(chunk)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise UpstreamFailed("the stream cannot be read", status=200) from error
         if out:
             yield out
@@ -175,7 +176,7 @@ async def _retold(upstream: Upstream, created: int, chunks: AsyncIterator[bytes]
     body = await _whole(chunks)
     try:
         yield FORMATS[upstream.format].answer(body, created)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UpstreamFailed("the answer cannot be read", status=200) from error
 
 
@@ -208,7 +209,7 @@ async def _failure(response: httpx.Response) -> Exception:
         if len(body) > 64 * 1024:
             break
     try:
-        error = httpx.Response(status, content=body).json().get("error")
+        error = read_json(body).get("error")
     except (ValueError, AttributeError):
         error = None
     message = error.get("message") if isinstance(error, dict) else error

@@ -14,6 +14,7 @@ from typing import Any
 
 from x402.gateway.inference.adapters.anthropic_stream import STOP_REASONS, MessageEvents, usage_json
 from x402.gateway.inference.adapters.api_format import CHAT, Translator
+from x402.wire.nesting import read_json
 
 VERSION = "2023-06-01"
 """The header `anthropic-version`."""
@@ -68,7 +69,7 @@ class AnthropicMessages:
         return asked
 
     def answer(self, body: bytes, created: int) -> bytes:
-        said = json.loads(body)
+        said = read_json(body)
         if not isinstance(said, dict) or not isinstance(said.get("content"), list):
             raise ValueError("the answer has no content")
         blocks = [block for block in said["content"] if isinstance(block, dict)]
@@ -150,8 +151,8 @@ def _tool_uses(message: Mapping[str, Any], index: int) -> Iterator[dict[str, Any
         if not isinstance(function, dict):
             raise ValueError(f"messages.{index}.tool_calls: this model knows calls of functions alone")
         try:
-            arguments = json.loads(function.get("arguments") or "{}")
-        except (ValueError, TypeError, RecursionError):
+            arguments = read_json(function.get("arguments") or "{}")
+        except (ValueError, AttributeError):
             arguments = None
         if not isinstance(arguments, dict):
             raise ValueError(f"messages.{index}.tool_calls: the arguments are no JSON object")

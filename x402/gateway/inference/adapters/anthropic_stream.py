@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from x402.gateway.inference.events import data_of, next_event
+from x402.wire.nesting import read_json
 
 STOP_REASONS: Mapping[str, str] = {
     "end_turn": "stop",
@@ -59,7 +60,7 @@ class MessageEvents:
                 break
             data = data_of(event)
             if data is not None:
-                out += self._translate(json.loads(data))
+                out += self._translate(read_json(data))
         if len(self._rest) > _EVENT_LIMIT:
             raise ValueError(f"an event is longer than {_EVENT_LIMIT} bytes")
         return b"".join(out)
