@@ -9,13 +9,15 @@ import pytest
 
 from tests.gateway.test_till import NOW, PLAIN, Counter, body
 from tests.gateway.waiting import until
+from x402.billing import Metered
 from x402.errors import ConflictError, PendingError, RefusedError
 from x402.gateway.offers import identity_of
 from x402.gateway.problem import ApiProblem, status_of
-from x402.gateway.recording import BrokenOff
+from x402.gateway.recording import BrokenOff, Recording
 from x402.gateway.sale import Refusal
 from x402.lifecycle import Event, Party
 from x402.ports import Answer
+from x402.ports.account_book import SqlAccounts
 from x402.ports.ledger import SqlLedger
 from x402.stages import Credited, Owed, Refunded, Refunding, Released, Served, Settled, Settling, State
 from x402.telemetry import Fact, Telemetry
@@ -162,3 +164,20 @@ async def test_an_answer_that_is_told_again_is_told_as_a_fact(counter: Counter) 
     assert "sale.replayed" not in [fact.name for fact in facts]
     assert await body(await counter.take(payment)) == b"secret"
     assert [fact.name for fact in facts].count("sale.replayed") == 1
+
+
+async def test_A22_row_077_a_kept_answer_still_costs_what_it_used_and_the_rest_is_the_payers(counter: Counter) -> None:
+    """The process that made it died before it was paid; the next one reads in the answer what that had sold."""
+    till = await counter.open()
+    till.register.credits = True
+    payment = counter.signed()
+    job = await till.register.claim(payment, "print", counter.offered)
+    job.sale.metered = Metered(model="m", charged=400)
+    recording = Recording(limit=100, withhold=True)
+    await recording.start(200, PLAIN)
+    await recording.write(b"made before")
+    await till.register.served(job, recording.answer({}, sold=job.sale.sold()))
+    await till.register.leases.end(job.pay_id)
+    assert await body(await counter.take(payment)) == b"made before"
+    account = f"{payment.network}:{counter.shop.payer.address}"
+    assert (await SqlAccounts(counter.shop.ledger).balance(account)).units == 10_000 - 400
