@@ -234,3 +234,52 @@ async def test_one_transaction_is_written_into_one_ledger(ledger: SqlLedger) -> 
         entry, _ = await ours[0]
         assert isinstance(entry.stage, Intended)
         assert await other.find(entry.party, entry.subject.pay_id) is None
+
+
+@pytest.fixture
+def gate(ledger: SqlLedger) -> tuple[asyncio.Event, Any]:
+    """A ledger that writes several together only once it may."""
+    go_on = asyncio.Event()
+
+    async def slowly(*asked: Any) -> Any:
+        await go_on.wait()
+        return await ledger.intend_together(*asked)
+
+    return go_on, Meddled(ledger, intend_together=slowly)
+
+
+async def test_who_gives_up_while_it_is_written_takes_nobody_along(gate: Any) -> None:
+    go_on, ledger = gate
+    platform = Platform(ledger)
+    tasks = platform.place(3)
+    await platform.left(tasks)
+    tasks[0].cancel()
+    await asyncio.gather(tasks[0], return_exceptions=True)
+    go_on.set()
+    assert await platform.left(tasks[1:]) == [("a", 0, 3)] * 2
+
+
+async def test_E10_who_gathered_behind_a_failure_goes_as_soon_as_it_is_known(ledger: SqlLedger) -> None:
+    platform, go_on = Platform(ledger), asyncio.Event()
+
+    async def fails(*_: Any) -> Any:
+        await go_on.wait()
+        raise UnavailableError("ledger_unavailable", "the disk is full")
+
+    failing = platform.place(2, on=Meddled(ledger, intend_together=fails))
+    await platform.left([])
+    behind = platform.place()
+    assert await platform.left(behind) == []
+    go_on.set()
+    await asyncio.gather(*failing, return_exceptions=True)
+    assert await platform.left(behind) == [("a", 0, 1)]
+
+
+async def test_a_writing_that_is_broken_off_lets_everybody_go(gate: Any) -> None:
+    platform = Platform(gate[1])
+    tasks = platform.place(2)
+    await platform.left(tasks)
+    (signing,) = platform.queue._signing
+    signing.cancel()
+    ends = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+    assert [type(end) for end in ends] == [asyncio.CancelledError] * 2
