@@ -83,7 +83,7 @@ async def test_B01_another_request_never_joins_a_sale_at_work(counter: Counter, 
     selling = counter.take(payment, counter.slow, first)
     await until(lambda: counter.runs)
     with pytest.raises(Refusal) as refused:
-        await counter.take(payment, fingerprint=second)
+        await asyncio.wait_for(counter.take(payment, fingerprint=second), 1)
     assert isinstance(refused.value.error, ConflictError)
     assert refused.value.error.code == "payment_already_used"
     # Control: the same request gets the same answer.
