@@ -132,6 +132,11 @@ async def test_C16_a_send_that_nobody_answered_is_no_refusal(world: World) -> No
     world.node.refusal = AWAY
     await world.again.submit(stage)
     assert (world.node.sent, world.landed) == ([stage.transaction], [])
+    # Whoever asks is told once that no node has said that it took them.
+    assert [world.again.unheard(stage), world.again.unheard(stage)] == [True, False]
+    world.node.refusal = None
+    await world.again.submit(stage)
+    assert not world.again.unheard(stage)
 
 
 @pytest.mark.parametrize(("ours", "shares", "told"), [(True, 1, True), (False, 1, False), (False, 2, True)])

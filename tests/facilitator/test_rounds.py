@@ -191,3 +191,10 @@ async def test_A22_watching_goes_on_whatever_a_round_comes_to(ledger: SqlLedger)
     with pytest.raises(asyncio.CancelledError):
         await reconcile.watch(party.local, pause)
     assert rounds == 4
+    # Control: a ledger that can be read is asked about all that is open, each time.
+    rail = ScriptedRail(decide=None)
+    party, rounds = Settler(ledger, [rail]), 1
+    await row(ledger, party)
+    with pytest.raises(asyncio.CancelledError):
+        await reconcile.watch(party.local, pause)
+    assert rail.asked.count("decide") == 2

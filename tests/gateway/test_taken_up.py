@@ -9,14 +9,16 @@ import pytest
 
 from tests.gateway.test_till import NOW, PLAIN, Counter, body
 from tests.gateway.waiting import until
-from x402.errors import ConflictError, RefusedError
+from x402.errors import ConflictError, PendingError, RefusedError
 from x402.gateway.offers import identity_of
+from x402.gateway.problem import ApiProblem, status_of
 from x402.gateway.recording import BrokenOff
 from x402.gateway.sale import Refusal
 from x402.lifecycle import Event, Party
 from x402.ports import Answer
 from x402.ports.ledger import SqlLedger
-from x402.stages import Released, Served, Settled, Settling, State
+from x402.stages import Credited, Owed, Refunded, Refunding, Released, Served, Settled, Settling, State
+from x402.telemetry import Fact, Telemetry
 
 
 @pytest.fixture
@@ -121,3 +123,42 @@ async def test_A22_an_upfront_answer_that_breaks_off_is_played_that_far_and_owed
         await until(lambda: not counter.till._tasks)
         assert await counter.state() is State.OWED
         assert await body(await counter.take(payment)) == b"secret"
+
+
+PAID = "0x" + "ab" * 32
+_OWED = (
+    (Event.SUBMIT, Settling()), (Event.SETTLE, Settled(PAID, 7)), (Event.FAIL, Owed(PAID, "no answer")),
+)  # fmt: skip
+_BACK = (Event.REFUND, Refunding(PAID, "header", "refund"))
+
+
+@pytest.mark.parametrize(
+    ("arrows", "error", "code", "status"),
+    [
+        ((*_OWED, _BACK), PendingError, "settlement_pending", 503),
+        ((*_OWED, _BACK, (Event.SETTLE, Refunded(PAID, "0xback"))), RefusedError, "payment_refunded", 402),
+        ((*_OWED, (Event.CREDIT, Credited(PAID, "account"))), ApiProblem, "payment_credited", 410),
+    ],
+)
+async def test_G10_what_goes_back_brings_no_answer_any_more(
+    counter: Counter, arrows: Any, error: type[Exception], code: str, status: int
+) -> None:
+    await counter.open()
+    payment = await left(counter, "exact", *arrows)
+    with pytest.raises(Refusal) as told:
+        await counter.take(payment)
+    assert isinstance(told.value.error, error)
+    assert (told.value.error.code, status_of(told.value.error), counter.runs) == (code, status, 0)
+    # Whose money moved and has not come back yet is shown where it went.
+    receipt = told.value.receipt
+    assert (receipt.transaction if receipt else None) == (None if error is RefusedError else PAID)
+
+
+async def test_an_answer_that_is_told_again_is_told_as_a_fact(counter: Counter) -> None:
+    facts: list[Fact] = []
+    await counter.open(telemetry=Telemetry([facts.append]))
+    payment = counter.signed()
+    assert await body(await counter.take(payment)) == b"secret"
+    assert "sale.replayed" not in [fact.name for fact in facts]
+    assert await body(await counter.take(payment)) == b"secret"
+    assert [fact.name for fact in facts].count("sale.replayed") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -314,3 +315,51 @@ async def test_A17_control_work_that_may_take_its_time_is_paid_after_it(counter:
 
     assert await body(await counter.take(counter.signed(), works)) == b"secret"
     assert (paid_before, len(counter.shop.bank.moved)) == ([0], 1)
+
+
+async def test_F14_the_same_payment_in_the_other_dialect_joins_the_sale_at_work(counter: Counter) -> None:
+    await counter.open()
+    payment = counter.signed()
+    selling = counter.take(payment, counter.slow)
+    await until(lambda: counter.runs)
+    joined = counter.take(payment.model_copy(update={"version": 1, "accepted": None, "resource": None}))
+    await asyncio.sleep(0.01)
+    assert not joined.done()
+    counter.go_on.set()
+    assert await body(await selling) == await body(await joined) == b"secret"
+    assert ((await joined).version, counter.runs) == (1, 1)
+
+
+async def test_A17_how_long_a_handler_may_work_unless_its_seller_says_otherwise(counter: Counter) -> None:
+    till = await counter.open()
+    assert (Till(till.register)._answer_limit, Till(till.register)._timeout) == (8_388_608, 600.0)
+    for family, seconds in (("eip155", 300 - 20), ("solana", 60 - 20)):
+        counter.offered = next(one for one in counter.challenge.accepts if one.network.startswith(family))
+        job = await till.register.claim(counter.signed(), "print", counter.offered)
+        job.entry = replace(job.entry, created_at=NOW)
+        assert till._patience(job) == seconds
+
+
+async def test_how_long_an_answer_took_is_known_in_thousandths(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    till = await counter.open()
+    till._timeout = 10**9
+    loop, jumped = asyncio.get_running_loop(), [0]
+    real, sales = loop.time, []
+    monkeypatch.setattr(loop, "time", lambda: real() + jumped[0])
+
+    async def works(sale: Any, sink: Any) -> None:
+        sales.append(sale)
+        await sink.start(200, PLAIN)
+        if len(sales) == 1:
+            jumped[0] += 40_000
+            await sink.write(b"secret")
+        jumped[0] += 60_000
+
+    for _ in range(2):
+        await counter.take(counter.signed(), works)
+    assert 100_000_000 <= sales[0].latency_ms < 100_050_000
+    assert 40_000_000 <= sales[0].first_token_ms < 40_030_000
+    # An answer without a body has no first byte.
+    assert (60_000_000 <= sales[1].latency_ms < 60_050_000, sales[1].first_token_ms) == (True, None)
