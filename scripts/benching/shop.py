@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from x402 import Paywall
-from x402.cli.workers import serve_together
+from x402.cli.workers import keep_what_is_loaded, serve_together
 from x402.devnet.town_serving import listen
 from x402.request_head import BoundedHead
 
@@ -43,7 +43,9 @@ def main(facilitator: str, pay_to: str, ledger: str, workers: str = "1") -> None
     make = partial(shop, facilitator, pay_to, ledger)
     print(f"ready http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
     if workers == "1":
-        config = uvicorn.Config(make, factory=True, http=BoundedHead, log_level="warning", access_log=False)
+        app = make()
+        keep_what_is_loaded()
+        config = uvicorn.Config(app, http=BoundedHead, log_level="warning", access_log=False)
         uvicorn.Server(config).run(sockets=[listener])
     else:
         serve_together(make, int(workers), listener, log_level="warning")

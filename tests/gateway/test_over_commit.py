@@ -12,6 +12,7 @@ from fastapi.responses import Response
 
 from tests.gateway.chain_view import View, nodes_of
 from tests.gateway.waiting import until
+from x402.gateway import claim
 from x402.gateway.policy import Policy
 from x402.lifecycle import Party
 from x402.stages import State
@@ -22,6 +23,16 @@ from x402.wire.receipt import Receipt
 EVM = "eip155:84532"
 PRICED = {"GET /report": "$0.01"}
 PRICE = 10_000
+
+
+@pytest.fixture(autouse=True)
+def seconds(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for the next second gets it at once."""
+
+    async def wait(units: int) -> None:
+        shop.now += units
+
+    monkeypatch.setattr(claim, "sleep", wait)
 
 
 @pytest.fixture
@@ -198,6 +209,23 @@ async def test_A08_a_balance_read_before_another_payment_settled_covers_no_secon
     response = await late
     assert (response.status_code, response.json()["error"]) == (402, "over_committed")
     assert len(poor.runs) == 1
+
+
+async def test_A08_control_who_pays_twice_in_one_second_gets_what_the_balance_covers(shop: Any) -> None:
+    """The second balance that is read is the one after the first payment, which is counted against it all the same."""
+    balances = shop.bank.balances
+    balances[shop.payer.address] = 2 * PRICE
+
+    async def settle(pay_id: str, truth: Receipt) -> Receipt:
+        balances[shop.payer.address] -= PRICE
+        shop.bank.move(pay_id, truth)
+        return truth
+
+    shop.bank.script = [settle] * 2
+    client = shop.open(PRICED)
+    challenge = await shop.challenge()
+    replies = [await client.get("/report", headers=shop.payer.pay(challenge)) for _ in range(3)]
+    assert [reply.status_code for reply in replies] == [200, 200, 402]
 
 
 @pytest.mark.parametrize("flow", ["authorization", "upfront"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
@@ -321,3 +322,30 @@ async def test_bad_fixed_prices_are_refused_at_once(shop: Any, price: Any) -> No
     with pytest.raises((MisconfiguredError, TypeError)):
         shop.open({"GET /report": price})
     shop.open(PRICED)
+
+
+async def test_E02_what_was_opened_is_closed_where_a_later_part_does_not_start(tmp_path: Path) -> None:
+    class Late:
+        opened = 0
+
+        async def open(self, _: Paywall) -> None:
+            self.opened += 1
+            if self.opened == 1:
+                raise UnavailableError("ledger_unavailable", "not yet")
+
+        async def run(self) -> None: ...
+
+    async def app(*_: Any) -> None: ...
+
+    paywall = Paywall(
+        app, routes=PRICED, network="base-sepolia", pay_to="0x" + "11" * 20, facilitator="http://127.0.0.1:9",
+        ledger=tmp_path / "shop.sqlite", companion=Late(),
+    )  # fmt: skip
+    ledger = paywall.till.register.ledger
+    with pytest.raises(UnavailableError, match="not yet"):
+        await paywall.start({})
+    with pytest.raises(UnavailableError, match="is not open"):
+        await ledger.ping()
+    await paywall.start({})
+    await ledger.ping()
+    await paywall.stop()

@@ -30,7 +30,7 @@ from x402.ports.prepared import settle
 from x402.ports.schema import SCHEMA_VERSION, metadata, versions
 
 T = TypeVar("T")
-_Job = tuple[Life | None, Callable[[Connection], Any], "asyncio.Future[Any]"]
+_Job = tuple[Life | None, Callable[[Connection], Any], "asyncio.Future[Any]", bool]
 
 
 class Database:
@@ -70,11 +70,7 @@ class Disk:
         comes first, as in the ledger's thread."""
         await self.world.boundary(label, "before")
         outcome: asyncio.Future[T] = self.world.loop.create_future()
-        job = LIFE.get(), work, outcome
-        if writes:
-            self._jobs.append(job)
-        else:
-            self._jobs.insert(0, job)
+        self._jobs.append((LIFE.get(), work, outcome, writes))
         if len(self._jobs) == 1:
             self.world.post("disk", self.world.latency("disk"), self._sync)
         try:
@@ -90,14 +86,14 @@ class Disk:
     def _sync(self) -> None:
         jobs, self._jobs = self._jobs, []
         # The thread dies with its process, and what only waited for it was never done.
-        batch = [job for job in jobs if job[0] is None or job[0].alive]
+        batch = sorted((job for job in jobs if job[0] is None or job[0].alive), key=lambda job: job[-1])
         fate = self.world.fate("disk")
         if fate is Fate.SLOW:
             self._jobs = batch + self._jobs
             self.world.later(self.world.chance.uniform(0.5, 3.0), self._sync)
             return
         outcomes = self._commit(batch, fate)
-        for (life, _, _), (_, outcome, failure) in zip(batch, outcomes, strict=True):
+        for (life, *_), (_, outcome, failure) in zip(batch, outcomes, strict=True):
             self.world.remember(life, outcome if failure is None else failure)
         for told in self.on_commit:
             told()
@@ -108,7 +104,7 @@ class Disk:
         away = UnavailableError("ledger_unavailable", "the ledger can't be used: the disk is full")
         transaction = self.database.connection.begin()
         try:
-            for _, work, outcome in batch:
+            for _, work, outcome, _ in batch:
                 try:
                     outcomes.append((outcome, work(self.database.connection), None))
                 except DATABASE_ERRORS:
@@ -118,13 +114,13 @@ class Disk:
             settle(self.database.connection)
             if fate is Fate.FULL:
                 self._roll_back(transaction)
-                return [(outcome, None, away) for _, _, outcome in batch]
+                return [(outcome, None, away) for _, _, outcome, _ in batch]
             transaction.commit()
             keep(self.database.connection)
             self.commits += 1
         except DATABASE_ERRORS as error:
             self._roll_back(transaction)
-            return [(outcome, None, _wrapped(error)) for _, _, outcome in batch]
+            return [(outcome, None, _wrapped(error)) for _, _, outcome, _ in batch]
         if fate is Fate.UNSURE:
             return [(outcome, None, away) for outcome, _, _ in outcomes]
         return outcomes

@@ -7,6 +7,7 @@ before, is settled first: then there is nothing to lose (faults A16, D11).
 
 from __future__ import annotations
 
+from asyncio import sleep
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,8 @@ FACILITATOR = "facilitator"
 FLOW = "flow"
 """Member of a claim's record: the flow in which it is served, when it is not the one that was offered."""
 _ME = Party.GATEWAY
+_LOOKS = 3
+"""How often a payer is looked at who pays for several things at once, before he is told that he has no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,20 @@ class Claims:
         `UnavailableError` when the facilitator can't be asked, or when too much is open in all; `ConflictError` when
         the payer has given its identifier to another payment (fault B14). An invalid payment claims nothing (A13).
         """
+        looks = 0
+        while True:
+            try:
+                return await self._claim(facilitators, payment, requirement, fingerprint)
+            except NoRoom as error:
+                looks += 1
+                if looks == _LOOKS or not error.doubtful:
+                    raise self._no_room(error, requirement) from error
+            # From the next second on, a balance that is read knows of what was settled by now.
+            await sleep(1)
+
+    async def _claim(
+        self, facilitators: Facilitators, payment: Payment, requirement: Requirement, fingerprint: str
+    ) -> tuple[Entry, bool]:
         subject = subject_of(payment, requirement, fingerprint=fingerprint)
         asked_at = self.clock()
         with self.telemetry.step("step.verify", network=subject.network, amount_units=subject.amount):
@@ -78,10 +95,7 @@ class Claims:
         )
         # What is metered costs what is known only afterwards, so it can't be settled first.
         first = () if flow is Flow.METERED else ("failures",) if balance is not None else ("failures", "payer")
-        try:
-            return await self._begin(subject, flow, name, room, settled_first=first)
-        except NoRoom as error:
-            raise self._no_room(subject, error, flow) from error
+        return await self._begin(subject, flow, name, room, settled_first=first)
 
     def _check(self, verdict: Verification, subject: Subject, requirement: Requirement) -> None:
         if verdict.is_valid is not True:
@@ -127,8 +141,8 @@ class Claims:
                 "you gave this payment-identifier to another payment; send that one again, or choose another",
             ) from error
 
-    def _no_room(self, subject: Subject, error: NoRoom, flow: Flow) -> RefusedError | UnavailableError:
-        self.telemetry.emit("sale.no_room", network=subject.network, reason=error.scope)
+    def _no_room(self, error: NoRoom, asked: Requirement) -> RefusedError | UnavailableError:
+        self.telemetry.emit("sale.no_room", network=asked.network, reason=error.scope)
         if error.scope == "failures":
             return RefusedError(
                 "prepayment_required",
@@ -140,14 +154,14 @@ class Claims:
             return UnavailableError(
                 "too_much_unsettled", "too many answers wait for their settlement; send the same payment again soon"
             )
-        sponsored = flow is Flow.METERED and subject.amount <= error.room
+        sponsored = flow_of(asked) is Flow.METERED and asked.amount <= error.room
         return RefusedError(
             OVER_COMMITTED,
             "wait until your first payments are settled, or let Permit2 move more of your tokens: x402 approve"
             if sponsored
             else "the payer's balance does not cover this payment and those that are not settled yet",
             mender=Mender.PAYER,
-            details={"open": str(error.open_units), "balance": str(error.room), "amount": str(subject.amount)},
+            details={"open": str(error.open_units), "balance": str(error.room), "amount": str(asked.amount)},
         )
 
 

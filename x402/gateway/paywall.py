@@ -25,7 +25,7 @@ from starlette.requests import Request
 
 from x402.errors import MisconfiguredError, UnavailableError, X402Error
 from x402.gateway import asgi
-from x402.gateway.accounts.members import Members, members_of
+from x402.gateway.accounts.members import Members, book_of, members_of
 from x402.gateway.answers import LEDGER_FILE, keys_beside
 from x402.gateway.asgi import App, Message, Receive, Scope, Send
 from x402.gateway.counter import Counter, Free, PriceRule
@@ -37,7 +37,7 @@ from x402.gateway.nodes import Nodes
 from x402.gateway.offers import Offers
 from x402.gateway.policy import Policy
 from x402.gateway.purse import Purse
-from x402.gateway.refund import Refunds, refunds_of
+from x402.gateway.refund import refunds_of
 from x402.gateway.register import Register
 from x402.gateway.replies import PREFLIGHT, error_reply, is_preflight
 from x402.gateway.route_keys import RouteKey
@@ -151,7 +151,11 @@ class Paywall:
         )
         refunds = None if purse is None else refunds_of(register, purse, offers.kinds, nodes.blockhashes)
         self.till = Till(register, handler_timeout_seconds=handler_timeout_seconds, refunds=refunds)
-        self.members = _members(register, seller, accounts, refunds, seconds=handler_timeout_seconds)
+        self.members: Members | None = None
+        if accounts is not False:
+            book, payments = book_of(register.ledger, accounts), None if refunds is None else refunds.payments
+            seconds = handler_timeout_seconds
+            self.members = members_of(register, seller, book, timeout_seconds=seconds, payments=payments)
         self.counter = Counter(
             self.till, offers, flow=Flow(flow), any_origin=not public_url, members=self.members, envelope=envelope
         )
@@ -236,11 +240,15 @@ class Paywall:
                 self._on_routes = True
             if hasattr(target, "state"):
                 target.state.paywall = self
-            for part in self._owned:
-                if hasattr(part, "start"):
-                    await part.start()
-            if self._companion is not None:
-                await self._companion.open(self)
+            try:
+                for part in self._owned:
+                    if hasattr(part, "start"):
+                        await part.start()
+                if self._companion is not None:
+                    await self._companion.open(self)
+            except BaseException:
+                await self._close()
+                raise
             self._started = True
 
     async def stop(self) -> None:
@@ -252,9 +260,12 @@ class Paywall:
         await self.till.drain(DRAIN_SECONDS)
         if self.members is not None:
             await self.members.tab.drain(DRAIN_SECONDS)
+        await self._close()
+        self._started = False
+
+    async def _close(self) -> None:
         for part in self._owned:
             await (part.aclose() if hasattr(part, "aclose") else part.close())
-        self._started = False
 
     async def checks(self) -> dict[str, bool]:
         """Whether a payment could be taken now, part by part: for a readiness probe."""
@@ -336,24 +347,6 @@ class Paywall:
         host, port = scope.get("server") or ("localhost", None)
         where = f"[{host}]" if ":" in host else host
         return f"{scope.get('scheme', 'http')}://{where}{f':{port}' if port else ''}{path}"
-
-
-def _members(
-    register: Register, seller: Seller, accounts: bool | Accounts, refunds: Refunds | None, *, seconds: float
-) -> Members | None:
-    """Those whom a seller knows, with their accounts in his ledger or in a book of their own; None without accounts."""
-    payments = None if refunds is None else refunds.payments
-    if accounts is False:
-        return None
-    if accounts is not True:
-        return members_of(register, seller, accounts, timeout_seconds=seconds, payments=payments)
-    from x402.ports.account_book import SqlAccounts
-    from x402.ports.ledger import SqlLedger
-
-    if not isinstance(register.ledger, SqlLedger):
-        raise MisconfiguredError("no_accounts", "accounts are kept in a ledger of ours only; give their book")
-    book = SqlAccounts(register.ledger)
-    return members_of(register, seller, book, timeout_seconds=seconds, payments=payments)
 
 
 def _policy(policy: Policy | None, answer_retention_seconds: int | None) -> Policy:

@@ -14,11 +14,15 @@ Arrow = tuple[Event, Stage]
 
 class NoRoom(Exception):
     """A claim would leave more open than may be open at once, in atomic units. `scope` is `payer` or `total`; or it is
-    `failures`, for a payer who has no room at all."""
+    `failures`, for a payer who has no room at all.
 
-    def __init__(self, scope: str, open_units: int, room: int) -> None:
+    It is `doubtful` where there would be room but for what the payer settled since `Room.since`: that may have been off
+    his balance already when it was read, and is counted all the same.
+    """
+
+    def __init__(self, scope: str, open_units: int, room: int, *, doubtful: bool = False) -> None:
         super().__init__(f"{open_units} units are open, and the limit ({scope}) is {room}")
-        self.scope, self.open_units, self.room = scope, open_units, room
+        self.scope, self.open_units, self.room, self.doubtful = scope, open_units, room, doubtful
 
 
 class IdentifierTaken(Exception):

@@ -113,7 +113,8 @@ class Sums:
         )
         for scope, limit, units in scopes:
             if limit is not None and units + subject.amount > limit:
-                raise NoRoom(scope, units, limit)
+                doubtful = scope == "payer" and units - lately + subject.amount <= limit
+                raise NoRoom(scope, units, limit, doubtful=doubtful)
 
 
 def _failed(connection: Connection, here: Known, payer: str, since: int) -> Callable[[], bool]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from x402.errors import MisconfiguredError
 from x402.gateway.accounts import Credential, Holder
 from x402.gateway.accounts.discounts import Discounts
 from x402.gateway.accounts.sign_in import SignInDesk
@@ -15,6 +16,7 @@ from x402.gateway.disbursement import Disbursements
 from x402.gateway.register import Register
 from x402.gateway.sale import PaidRequest
 from x402.gateway.terms import Seller
+from x402.ports import Ledger
 from x402.ports.accounts import Accounts
 
 ANSWER_LIMIT = 8 * 1024 * 1024
@@ -69,3 +71,15 @@ def members_of(
     register.discounts = Discounts(book, register.policy.promotions.discounts, register.clock)
     tab = Tab(register, book, answer_limit=ANSWER_LIMIT, timeout_seconds=timeout_seconds)
     return Members(book, tab, desk, Withdrawals(book, payments, seller.pay_to), [desk])
+
+
+def book_of(ledger: Ledger, accounts: bool | Accounts) -> Accounts:
+    """Where accounts are kept: a book of their own, or the ledger; `MisconfiguredError` for a ledger that has none."""
+    if not isinstance(accounts, bool):
+        return accounts
+    from x402.ports.account_book import SqlAccounts
+    from x402.ports.ledger import SqlLedger
+
+    if not isinstance(ledger, SqlLedger):
+        raise MisconfiguredError("no_accounts", "accounts are kept in a ledger of ours only; give their book")
+    return SqlAccounts(ledger)
