@@ -81,7 +81,7 @@ def mutated(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def test_a_broken_guard_is_noticed(tmp_path: Path) -> None:
-    run = mutated(tmp_path, "--module", "x402/lifecycle.py", "--sample", "2", "--seed", "3", "--json")
+    run = mutated(tmp_path, "--module", "x402/lifecycle.py", "--sample", "2", "--seed", "6", "--json")
     assert '"mutants": 2' in run.stdout, run.stderr
     assert '"noticed": 2' in run.stdout
     assert run.returncode == 0
