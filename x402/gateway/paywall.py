@@ -25,7 +25,7 @@ from starlette.requests import Request
 
 from x402.errors import MisconfiguredError, UnavailableError, X402Error
 from x402.gateway import asgi
-from x402.gateway.accounts.members import Members, book_of, members_of
+from x402.gateway.accounts.members import members_of
 from x402.gateway.answers import LEDGER_FILE, keys_beside
 from x402.gateway.asgi import App, Message, Receive, Scope, Send
 from x402.gateway.counter import Counter, Free, PriceRule
@@ -151,11 +151,7 @@ class Paywall:
         )
         refunds = None if purse is None else refunds_of(register, purse, offers.kinds, nodes.blockhashes)
         self.till = Till(register, handler_timeout_seconds=handler_timeout_seconds, refunds=refunds)
-        self.members: Members | None = None
-        if accounts is not False:
-            book, payments = book_of(register.ledger, accounts), None if refunds is None else refunds.payments
-            seconds = handler_timeout_seconds
-            self.members = members_of(register, seller, book, timeout_seconds=seconds, payments=payments)
+        self.members = members_of(register, seller, accounts, refunds, timeout_seconds=handler_timeout_seconds)
         self.counter = Counter(
             self.till, offers, flow=Flow(flow), any_origin=not public_url, members=self.members, envelope=envelope
         )

@@ -12,7 +12,7 @@ from x402.gateway.accounts.discounts import Discounts
 from x402.gateway.accounts.sign_in import SignInDesk
 from x402.gateway.accounts.tab import Tab
 from x402.gateway.accounts.withdrawals import Withdrawals
-from x402.gateway.disbursement import Disbursements
+from x402.gateway.refund import Refunds
 from x402.gateway.register import Register
 from x402.gateway.sale import PaidRequest
 from x402.gateway.terms import Seller
@@ -55,12 +55,17 @@ class Members:
 def members_of(
     register: Register,
     seller: Seller,
-    book: Accounts,
+    accounts: bool | Accounts,
+    refunds: Refunds | None,
     *,
     timeout_seconds: float,
-    payments: Disbursements | None = None,
-) -> Members:
-    """Those whom a seller knows, with a wallet's sign-in as the first credential."""
+) -> Members | None:
+    """Those whom a seller knows, with a wallet's sign-in as the first credential. Their `accounts` are in the seller's
+    ledger (True) or in a book of their own; None without any. Raises `MisconfiguredError` for a ledger without a book.
+    """
+    if accounts is False:
+        return None
+    book = _book_of(register.ledger) if accounts is True else accounts
     desk = SignInDesk(
         book,
         clock=register.clock,
@@ -70,13 +75,12 @@ def members_of(
     )
     register.discounts = Discounts(book, register.policy.promotions.discounts, register.clock)
     tab = Tab(register, book, answer_limit=ANSWER_LIMIT, timeout_seconds=timeout_seconds)
-    return Members(book, tab, desk, Withdrawals(book, payments, seller.pay_to), [desk])
+    return Members(
+        book, tab, desk, Withdrawals(book, None if refunds is None else refunds.payments, seller.pay_to), [desk]
+    )
 
 
-def book_of(ledger: Ledger, accounts: bool | Accounts) -> Accounts:
-    """Where accounts are kept: a book of their own, or the ledger; `MisconfiguredError` for a ledger that has none."""
-    if not isinstance(accounts, bool):
-        return accounts
+def _book_of(ledger: Ledger) -> Accounts:
     from x402.ports.account_book import SqlAccounts
     from x402.ports.ledger import SqlLedger
 
