@@ -292,6 +292,8 @@ async def test_A22_what_was_written_down_before_a_crash_is_settled_and_no_more(
         task.cancel()
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
+    # What was being written when the process died is written.
+    await shop.ledger.ping()
     (left,) = await shop.ledger.unresolved(Party.GATEWAY)
     assert left.state is State.SERVED
     assert await shop.paywall.till.reconcile() == 0

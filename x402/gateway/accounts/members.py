@@ -75,9 +75,8 @@ def members_of(
     )
     register.discounts = Discounts(book, register.policy.promotions.discounts, register.clock)
     tab = Tab(register, book, answer_limit=ANSWER_LIMIT, timeout_seconds=timeout_seconds)
-    return Members(
-        book, tab, desk, Withdrawals(book, None if refunds is None else refunds.payments, seller.pay_to), [desk]
-    )
+    payments = None if refunds is None else refunds.payments
+    return Members(book, tab, desk, Withdrawals(book, payments, seller.pay_to), [desk])
 
 
 def _book_of(ledger: Ledger) -> Accounts:
