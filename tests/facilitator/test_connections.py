@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -15,19 +16,22 @@ from x402.facilitator.service import unix_now
 from x402.networks import BASE_SEPOLIA
 from x402.ports.evm import RpcEvmChain
 from x402.ports.http_connection import HttpConnection
-from x402.ports.http_line import HttpLine
+from x402.ports.http_line import HttpLine, Origin
 from x402.ports.ledger import SqlLedger
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[HttpConnection]:
-    """Every connection to a node that is opened in the test."""
+def opened(monkeypatch: pytest.MonkeyPatch, evm: EvmShop, svm: SvmShop) -> list[HttpConnection]:
+    """Every connection to a node of this test's that is opened in it."""
+    ports = {urlsplit(shop.world.url).port for shop in (evm, svm)}
     connections: list[HttpConnection] = []
     really = HttpLine._connect
 
-    async def noted(line: HttpLine, *place: Any) -> HttpConnection:
-        connections.append(await really(line, *place))
-        return connections[-1]
+    async def noted(line: HttpLine, origin: Origin, *room: Any) -> HttpConnection:
+        connection = await really(line, origin, *room)
+        if origin.port in ports:
+            connections.append(connection)
+        return connection
 
     monkeypatch.setattr(HttpLine, "_connect", noted)
     return connections

@@ -52,15 +52,18 @@ def opened(path: Path) -> SqlLedger:
 
 
 @pytest.fixture
-def statements(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How many questions and kinds of writes went to the database."""
+def statements(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Counter[str]:
+    """How many questions and kinds of writes went to the databases of this test."""
     counted: Counter[str] = Counter()
     for name in ("ask", "_send"):
         real = getattr(Prepared, name)
 
-        def count(*args: Any, _real: Any = real, _name: str = name, **values: Any) -> Any:
-            counted[_name] += 1
-            return _real(*args, **values)
+        def count(
+            one: Prepared, connection: Connection, *args: Any, _real: Any = real, _name: str = name, **values: Any
+        ) -> Any:
+            # Ledgers of other tests may still be at work in this process.
+            counted[_name] += str(tmp_path) in str(connection.engine.url)
+            return _real(one, connection, *args, **values)
 
         monkeypatch.setattr(Prepared, name, count)
     return counted
