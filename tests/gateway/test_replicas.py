@@ -18,6 +18,7 @@ from x402.gateway.terms import Flow
 from x402.lifecycle import Party
 from x402.ports.ledger import SqlLedger
 from x402.stages import State
+from x402.wire.facilitation import Verification
 
 PRICED = {"GET /slow": "$0.01"}
 
@@ -237,3 +238,29 @@ async def test_a_reader_that_joins_an_answer_too_long_to_keep_is_sent_away(shop:
 def test_a_lease_of_nothing_is_refused() -> None:
     with pytest.raises(Exception, match="lease_seconds"):
         Policy(lease_seconds=1)
+
+
+async def test_A04_A09_what_another_replica_sells_while_it_is_looked_at_is_never_refused(
+    pair: tuple[Replica, Replica], shop: Any, town: Any
+) -> None:
+    """A chain calls the payment used by then, and a 402 would have it paid for twice."""
+    late, quick = pair
+    quick.go_on.set()
+    header, verify = await header_of(shop, town, late), shop.bank.verify
+    sold: list[httpx.Response] = []
+
+    async def meanwhile(payment: Any, requirement: Any) -> Any:
+        if sold:
+            return await verify(payment, requirement)
+        sold.append(httpx.Response(100))
+        sold[0] = await quick.client.get("/slow", headers=header)
+        return Verification.invalid("invalid_exact_evm_nonce_already_used", "used", shop.payer.address)
+
+    shop.bank.verify = meanwhile
+    answer = await late.client.get("/slow", headers=header)
+    assert (answer.status_code, answer.content) == (sold[0].status_code, sold[0].content) == (200, b"secret")
+    assert (late.runs, quick.runs, len(shop.bank.moved)) == (0, 1, 1)
+    # Control: what nobody has claimed is refused as before.
+    shop.bank.verdicts = [Verification.invalid("invalid_exact_evm_nonce_already_used", "used", shop.payer.address)]
+    refused = await late.client.get("/slow", headers=await header_of(shop, town, late))
+    assert refused.status_code == 402

@@ -21,6 +21,7 @@ from x402.gateway.facilitators import Facilitators
 from x402.gateway.hash_proof import subject_of
 from x402.gateway.job import Job
 from x402.gateway.lease import Leases
+from x402.gateway.offers import identity_of
 from x402.gateway.policy import Policy
 from x402.gateway.problem import AT_WORK
 from x402.gateway.sale import Refusal
@@ -107,7 +108,14 @@ class Register:
         Raises what `Claims.claim` raises, and `ConflictError` when another request was faster.
         """
         claims = Claims(self.ledger, self.clock, self.policy, self.belief.witnesses, self.telemetry)
-        entry, won = await claims.claim(self.facilitators, payment, requirement, fingerprint=fingerprint)
+        try:
+            entry, won = await claims.claim(self.facilitators, payment, requirement, fingerprint=fingerprint)
+        except RefusedError:
+            # While it was looked at, another replica may have claimed it, or settled it: a chain calls that used.
+            job = await self.known(identity_of(payment), payment, fingerprint)
+            if job is None:
+                raise
+            return job
         if not won:
             self.check_same(entry, payment, fingerprint)
             return await self._taken_up(entry)
