@@ -6,9 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from fastapi.responses import Response
 
-from tests.gateway.waiting import until
+from tests.gateway.waiting import slow_route, until
 from x402.lifecycle import Party
 from x402.stages import State
 from x402.wire.facilitation import Verification
@@ -54,14 +53,7 @@ async def test_a_sale_is_four_transactions_and_a_challenge_none(shop: Any, flow:
 
 async def test_A08_who_has_no_room_and_no_known_balance_goes_there_no_oftener(shop: Any) -> None:
     """One sale is open, and nobody knows what its payer has: the next one is settled first, by the same four steps."""
-    started, go_on = asyncio.Event(), asyncio.Event()
-
-    @shop.app.get("/slow")
-    async def slow() -> Response:
-        started.set()
-        await go_on.wait()
-        return Response(b"slow")
-
+    started, go_on = slow_route(shop.app)
     ledger = Counted(shop.ledger)
     client = shop.open({"GET /slow": "$0.01", "GET /report": "$0.01"}, ledger=ledger)
     shop.bank.verdicts = [Verification.valid(shop.payer.address)] * 2

@@ -11,7 +11,7 @@ from coincurve import PrivateKey
 from fastapi.responses import Response
 
 from tests.gateway.chain_view import View, nodes_of
-from tests.gateway.waiting import until
+from tests.gateway.waiting import slow_route, until
 from x402.gateway import claim
 from x402.gateway.policy import Policy
 from x402.lifecycle import Party
@@ -85,14 +85,7 @@ async def test_A08_control_who_can_pay_for_all_gets_all(shop: Any) -> None:
 
 
 async def test_A08_a_refusal_names_what_is_open_and_claims_nothing(poor: Any) -> None:
-    started, go_on = asyncio.Event(), asyncio.Event()
-
-    @poor.app.get("/slow")
-    async def slow() -> Response:
-        started.set()
-        await go_on.wait()
-        return Response(b"slow")
-
+    started, go_on = slow_route(poor.app)
     client = poor.open({"GET /slow": "$0.01", **PRICED})
     first = asyncio.create_task(client.get("/slow", headers=poor.payer.pay(await poor.challenge("/slow"))))
     await until(started.is_set)
@@ -115,13 +108,7 @@ async def test_A08_a_refusal_names_what_is_open_and_claims_nothing(poor: Any) ->
 
 
 async def test_A08_who_has_something_open_and_a_balance_that_nobody_knows_pays_first(shop: Any) -> None:
-    started, go_on = asyncio.Event(), asyncio.Event()
-
-    @shop.app.get("/slow")
-    async def slow() -> Response:
-        started.set()
-        await go_on.wait()
-        return Response(b"slow")
+    started, go_on = slow_route(shop.app)
 
     @shop.app.get("/quick")
     async def quick() -> Response:

@@ -61,6 +61,18 @@ class Counter:
     def take(self, payment: Any, handler: Any = None, fingerprint: str = "print") -> asyncio.Task[Reply]:
         return asyncio.create_task(self.till.take(payment, fingerprint, self.offer, handler or self.quick))
 
+    def verify_slowly(self) -> asyncio.Event:
+        """Have verifications wait for `go_on`; the event tells when the first has begun."""
+        looked, verify = asyncio.Event(), self.shop.bank.verify
+
+        async def slowly(*asked: Any) -> Any:
+            looked.set()
+            await self.go_on.wait()
+            return await verify(*asked)
+
+        self.shop.bank.verify = slowly
+        return looked
+
     async def state(self) -> State:
         entry = await self.shop.entry()
         state: State = entry.state
@@ -97,15 +109,7 @@ async def test_B01_another_request_never_joins_a_sale_at_work(counter: Counter, 
 async def test_A13_who_joins_is_asked_for_the_very_same_payment_also_before_it_is_claimed(counter: Counter) -> None:
     """While the first is being verified, nothing is remembered of it yet."""
     await counter.open()
-    payment, looked = counter.signed(), asyncio.Event()
-    verify = counter.shop.bank.verify
-
-    async def slowly(*asked: Any) -> Any:
-        looked.set()
-        await counter.go_on.wait()
-        return await verify(*asked)
-
-    counter.shop.bank.verify = slowly
+    payment, looked = counter.signed(), counter.verify_slowly()
     forged = payment.model_copy(update={"payload": {**payment.payload, "signature": "0x" + "11" * 64 + "1b"}})
     selling = counter.take(payment)
     await looked.wait()
@@ -122,15 +126,7 @@ async def test_A13_who_joins_is_asked_for_the_very_same_payment_also_before_it_i
 
 async def test_A13_garbage_that_came_first_does_not_keep_the_real_payment_out(counter: Counter) -> None:
     await counter.open()
-    payment, looked = counter.signed(), asyncio.Event()
-    verify = counter.shop.bank.verify
-
-    async def slowly(*asked: Any) -> Any:
-        looked.set()
-        await counter.go_on.wait()
-        return await verify(*asked)
-
-    counter.shop.bank.verify = slowly
+    payment, looked = counter.signed(), counter.verify_slowly()
     forged = payment.model_copy(update={"payload": {**payment.payload, "signature": "0x" + "11" * 64 + "1b"}})
     thief = counter.take(forged)
     await looked.wait()

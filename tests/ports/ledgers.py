@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, make_url
 
 from x402.lifecycle import Entry, Party, Subject, begin
 from x402.ports import Sign
 from x402.ports.ledger import SqlLedger
+from x402.ports.prepared import Prepared
 from x402.stages import Intended
 
 ME = Party.FACILITATOR
@@ -72,3 +78,21 @@ def child(code: str, *arguments: str) -> subprocess.Popen[str]:
         env=environment,
         cwd=root,
     )
+
+
+def count_statements(monkeypatch: pytest.MonkeyPatch, place: str) -> Counter[str]:
+    """How many questions (`ask`) and kinds of writes (`_send`) go to the database at an address, from now
+    on; ledgers of other tests may be at work in this process."""
+    counted: Counter[str] = Counter()
+    database = make_url(place).database
+    for name in ("ask", "_send"):
+        real = getattr(Prepared, name)
+
+        def count(
+            one: Prepared, connection: Connection, *args: Any, _real: Any = real, _name: str = name, **values: Any
+        ) -> Any:
+            counted[_name] += connection.engine.url.database == database
+            return _real(one, connection, *args, **values)
+
+        monkeypatch.setattr(Prepared, name, count)
+    return counted

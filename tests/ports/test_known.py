@@ -15,12 +15,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Executable, select, text, update
 
-from tests.ports.ledgers import ME, intended, subject, url
+from tests.ports.ledgers import ME, count_statements, intended, subject, url
 from x402.errors import UnavailableError
 from x402.lifecycle import LAW, Entry, Event, Party, UnlawfulEvent, begin
 from x402.ports import Answer, Arrow, NoRoom, Room, known
 from x402.ports.ledger import SqlLedger
-from x402.ports.prepared import Prepared
 from x402.ports.schema import payments, unsettled
 from x402.ports.unsettled import UNSETTLED
 from x402.stages import Claimed, Delivered, Lost, Refused, Released, Served, Settled, Settling, Stage, State
@@ -54,19 +53,7 @@ def opened(path: Path) -> SqlLedger:
 @pytest.fixture
 def statements(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Counter[str]:
     """How many questions and kinds of writes went to the databases of this test."""
-    counted: Counter[str] = Counter()
-    for name in ("ask", "_send"):
-        real = getattr(Prepared, name)
-
-        def count(
-            one: Prepared, connection: Connection, *args: Any, _real: Any = real, _name: str = name, **values: Any
-        ) -> Any:
-            # Ledgers of other tests may still be at work in this process.
-            counted[_name] += str(tmp_path) in str(connection.engine.url)
-            return _real(one, connection, *args, **values)
-
-        monkeypatch.setattr(Prepared, name, count)
-    return counted
+    return count_statements(monkeypatch, url(tmp_path))
 
 
 async def test_a_sale_asks_once_for_what_nobody_here_wrote(tmp_path: Path, statements: Counter[str]) -> None:

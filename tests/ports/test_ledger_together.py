@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, String, cast, func, insert, literal, select, text, update
 
-from tests.ports.ledgers import logged, subject
+from tests.ports.ledgers import count_statements, logged, subject
 from tests.postgres import Postgres
 from x402.errors import UnavailableError
 from x402.lifecycle import Entry, Event, Party, UnlawfulEvent, begin
@@ -21,7 +21,6 @@ from x402.ports import Answer, Arrow, NoRoom, Room, kept_answers, ledger_rows
 from x402.ports.audit import audit
 from x402.ports.ledger import SqlLedger
 from x402.ports.ledger_reading import read_ledger
-from x402.ports.prepared import Prepared
 from x402.ports.schema import payments, unsettled
 from x402.ports.unsettled import EVERYBODY, UNSETTLED
 from x402.stages import Claimed, Delivered, Refused, Served, Settled, Settling, State
@@ -240,18 +239,7 @@ async def test_a_row_that_cannot_be_read_is_the_loss_of_its_own_asker(ledger_url
 async def test_many_claims_ask_as_often_as_a_few(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every statement is one that costs PostgreSQL the same trip, whoever it is for."""
     place = postgres.database()
-    counted: Counter[str] = Counter()
-    for name in ("ask", "_send"):
-        real = getattr(Prepared, name)
-
-        def count(
-            one: Prepared, connection: Connection, *args: Any, _real: Any = real, _name: str = name, **values: Any
-        ) -> Any:
-            # Ledgers of other tests may still be at work in this process.
-            counted[_name] += f"/{connection.engine.url.database}?" in place
-            return _real(one, connection, *args, **values)
-
-        monkeypatch.setattr(Prepared, name, count)
+    counted = count_statements(monkeypatch, place)
     seen = []
     async with SqlLedger(place, clock=lambda: 7) as ledger:
         room = Room(payer=10**6, total=10**6, since=0, failures_since=0)
