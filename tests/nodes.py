@@ -35,10 +35,10 @@ from x402.chain import (
 from x402.errors import UnavailableError
 from x402.evidence.svm import transfer_of
 from x402.facilitator.signer import SvmSigner
-from x402.networks import TOKEN_PROGRAM, UPTO_PERMIT2_PROXY
-from x402.schemes import exact_svm_settlement
+from x402.networks import MULTICALL3, TOKEN_PROGRAM, UPTO_PERMIT2_PROXY
+from x402.schemes import exact_svm_settlement, multicall
 from x402.schemes.eip712 import uint256
-from x402.schemes.evm_payment import TRANSFER_TOPIC, EvmPayment, topic_of
+from x402.schemes.evm_payment import TRANSFER_TOPIC, EvmPayment, balance_call, topic_of
 from x402.schemes.evm_scheme import evm_scheme
 from x402.schemes.subject import subject_of
 
@@ -167,20 +167,43 @@ class EvmNode(_Node):
         return self.final
 
 
+def listed(*answers: CallResult) -> bytes:
+    """What `aggregate3` returns for these."""
+    heads: list[bytes] = []
+    tails: list[bytes] = []
+    for answer in answers:
+        heads.append(uint256(32 * len(answers) + sum(map(len, tails))))
+        body = uint256(len(answer.data)) + answer.data + bytes(-len(answer.data) % 32)
+        tails.append(uint256(int(answer.succeeded)) + uint256(64) + body)
+    return b"".join((uint256(32), uint256(len(answers)), *heads, *tails))
+
+
 class EvmSale:
     """One signed payment, and ways to put on a node what became of it."""
 
-    def __init__(self, node: EvmNode, scheme: str = "exact", *, lifetime: int = 600) -> None:
+    def __init__(self, node: EvmNode, scheme: str = "exact", *, lifetime: int = 600, facilitator: str = "") -> None:
         self.node, self.payer = node, EvmPayer()
         if scheme == "exact":
             self.offer = evm_requirement()
             self.payment = self.payer.pay(self.offer, lifetime=lifetime)
         else:
-            self.offer = upto_requirement(EvmPayer().address)
+            self.offer = upto_requirement(facilitator or EvmPayer().address)
             self.payment = self.payer.pay_up_to(self.offer, lifetime=lifetime)
         self.subject = subject_of(self.payment, self.offer)
         self.signed: EvmPayment = evm_scheme(scheme).read(self.payment, self.offer)
         node.second = node.second or self.signed.valid_before - 500
+
+    def calls(self) -> list[tuple[str, bytes]]:
+        """What is asked before it settles: the payer's balance, and the settlement itself."""
+        return [
+            (self.signed.asset.address, balance_call(self.signed.payer)),
+            (self.signed.contract, self.signed.calldata()),
+        ]
+
+    def pass_check(self, units: int = 5000) -> None:
+        """The network's Multicall3 says that it would settle, and that its payer holds so much."""
+        bundle = MULTICALL3, multicall.aggregate3(self.calls())
+        self.node.says[bundle] = CallResult(True, listed(CallResult(True, uint256(units)), CallResult(True)))
 
     def spend(self) -> None:
         """The contract remembers that the payment was used up or taken back."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.nodes import EvmNode, EvmSale
+from tests.nodes import EvmNode, EvmSale, listed
 from tests.payments import with_payload
 from x402.chain import CallResult
 from x402.errors import Mender, RefusedError
@@ -24,17 +24,6 @@ DONE, WORDLESS = CallResult(True), CallResult(False)
 
 def holds(units: int) -> CallResult:
     return CallResult(True, uint256(units))
-
-
-def listed(*answers: CallResult) -> bytes:
-    """What `aggregate3` returns for these."""
-    heads: list[bytes] = []
-    tails: list[bytes] = []
-    for answer in answers:
-        heads.append(uint256(32 * len(answers) + sum(map(len, tails))))
-        body = uint256(len(answer.data)) + answer.data + bytes(-len(answer.data) % 32)
-        tails.append(uint256(int(answer.succeeded)) + uint256(64) + body)
-    return b"".join((uint256(32), uint256(len(answers)), *heads, *tails))
 
 
 class Desk:
