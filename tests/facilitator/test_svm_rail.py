@@ -1,4 +1,4 @@
-"""What the Solana rail promises until bytes leave: offer, check, price, sign, write down, send (A09, A23, C06, C10, D14).
+"""What the Solana rail promises until bytes leave: offer, check, price, sign, write down, send (A09, A23, C06, D14).
 
 The node is scripted, so that each moment comes; the ledger, the payments and the keys are real.
 """
