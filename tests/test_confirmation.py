@@ -19,12 +19,28 @@ def test_steps_begin_at_their_dollars() -> None:
     policy = parse_confirmations("0=1, 10=12, 1000=finalized")
     wanted = {1: 1, 9_999_999: 1, 10_000_000: 12, 999_999_999: 12, 1_000_000_000: FINALIZED, 10**15: FINALIZED}
     assert {units: policy.required(units, USDC) for units in wanted} == wanted
-    assert Confirmations().required(10**12, USDC) == 1
+    assert Confirmations().required(10**12, USDC) == Confirmations().required(1, USDC) == 1
+    # No number of blocks that can be written is as deep as a final one.
+    assert parse_confirmations("0=99999").required(1, USDC) < FINALIZED
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "1", "0=0", "1=1", "0=1,10=0", "0=1,10=2,10=3", "0=1,10=2,5=3", "0=1;10=2", "0=-1", "0=1.5", "0=١", "0=Final"],
+    [
+        "",
+        "1",
+        "0=0",
+        "1=1",
+        "0=1,10=0",
+        "0=1,10=2,10=3",
+        "0=1,10=2,10=3,20=4",
+        "0=1,10=2,5=3",
+        "0=1;10=2",
+        "0=-1",
+        "0=1.5",
+        "0=١",
+        "0=Final",
+    ],
 )
 def test_anything_else_is_no_policy(text: str) -> None:
     with pytest.raises(MisconfiguredError) as caught:

@@ -110,9 +110,10 @@ class SvmWitness:
         final = await self._chain.finalized()
         status = await self._chain.status(settled.transaction, timeout=0)
         if status is not None:
-            if status.confirmation == "finalized":
-                return Standing(_FINAL_DEPTH, final=True)
-            return Standing(1) if status.error is None else Standing(0)
+            if status.error is not None:
+                # It landed in vain in the fork that won: the transfer is gone, the more so when that is final (A14).
+                return Standing(0)
+            return Standing(_FINAL_DEPTH, final=True) if status.confirmation == "finalized" else Standing(1)
         if final <= settled.block + _EXPIRY_MARGIN_BLOCKS:
             return None
         return Standing(0) if await self._chain.transaction(settled.transaction) is None else None
