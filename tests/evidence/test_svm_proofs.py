@@ -168,8 +168,9 @@ async def test_who_was_told_what_to_expect_reads_no_record(case: Case, monkeypat
     case.witness.expect(case.subject, case.signed)
     for number in range(2):
         case.witness.expect(replace(case.subject, pay_id=f"{number}"), case.signed)
+    read.clear()
     await case.witness.judge(case.subject, [case.name])
-    assert read[-1:] == [case.subject.pay_id]
+    assert read == [case.subject.pay_id]
 
 
 # By the transactions of the account that it spends from.
@@ -279,6 +280,8 @@ async def test_E01_a_node_without_a_clock_proves_nothing(case: Case, data: bytes
 
 
 async def test_A16_a_transfer_is_final_or_one_deep(case: Case) -> None:
+    case.status(confirmation="processed")
+    assert await case.standing() == Standing(1)
     case.status()
     assert await case.standing() == Standing(1)
     # What is absent after the final slot was asked for, though its slot was final, is on no fork.
@@ -312,10 +315,13 @@ async def test_A16_a_transfer_is_gone_when_its_slot_is_final_without_it(case: Ca
 async def test_what_a_token_account_holds(case: Case) -> None:
     mint = case.offer.asset
     token = token_account(case.seller, mint, svm.pinned(SOLANA_DEVNET, mint).token_program)
-    case.hold(token, case.seller, 2**40 + 7)
-    assert await case.witness.balance(case.seller, mint) == 2**40 + 7
+    case.hold(token, case.seller, 2**63 + 7)
+    assert await case.witness.balance(case.seller, mint) == 2**63 + 7
     whole = case.node.accounts_by[token]
-    for data, units in ((whole.data[:72], 2**40 + 7), (whole.data[:71], 0), (b"\x01" + whole.data[1:], 0)):
+    exactly, others = whole.data[:72], [bytes([byte]) * 32 + whole.data[32:] for byte in (0, 255)]
+    for data, units in (
+        (exactly, 2**63 + 7), (exactly + b"\x01" * 93, 2**63 + 7), (exactly[:71], 0), *((one, 0) for one in others),
+    ):  # fmt: skip
         case.node.accounts_by[token] = SvmAccount(whole.owner, 1, data)
         assert await case.witness.balance(case.seller, mint) == units
     del case.node.accounts_by[token]

@@ -1,4 +1,4 @@
-"""What each step of the Solana rail promises: check, sign, write down, send, decide (A09-A11, A16, A23, C06, C16, E08).
+"""What the Solana rail promises until bytes leave: offer, check, price, sign, write down, send (A09, A23, C06, D14).
 
 The node is scripted, so that each moment comes; the ledger, the payments and the keys are real.
 """
@@ -6,65 +6,25 @@ The node is scripted, so that each moment comes; the ledger, the payments and th
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
-from solders.keypair import Keypair
 
 from tests.facilitator.script import ME
+from tests.facilitator.svm_desk import AWAY, HEIGHT, LIFETIME_BLOCKS, NOW, Desk
 from tests.nodes import SvmNode, SvmSale
 from tests.payments import as_version_1
 from tests.schemes import exact_svm_forge
 from x402.chain import SvmAccount, SvmSimulation
-from x402.confirmation import parse_confirmations
 from x402.errors import Mender, MisconfiguredError, RefusedError, UnavailableError
-from x402.evidence import Standing
+from x402.facilitator.rail import Checked
 from x402.facilitator.signer import SvmSigner
-from x402.facilitator.svm_rail import SvmChecked, SvmRail
-from x402.lifecycle import Entry, begin
+from x402.facilitator.svm_rail import Lamports, SvmChecked, SvmRail
 from x402.networks import SOLANA_DEVNET
 from x402.ports import NotSent
 from x402.ports.ledger import SqlLedger
 from x402.schemes import exact_svm, exact_svm_reasons
 from x402.schemes.exact_svm_rules import SvmLimits
-from x402.stages import Intended, Refused, Reversed, Settled
-
-NOW = 1_800_000_000
-HEIGHT, LIFETIME_BLOCKS, LIFETIME_SECONDS = 1_000, 150, 120
-AWAY = UnavailableError("rpc_unavailable", "the node did not answer")
-
-
-class Desk:
-    """A rail with two keys on one node, and a payment that the first of them sponsors."""
-
-    def __init__(self, ledger: SqlLedger, **how: Any) -> None:
-        self.node, self.ledger, self.now = SvmNode(height=HEIGHT), ledger, NOW
-        self.keys = [SvmSigner(Keypair()), SvmSigner(Keypair())]
-        self.sale = SvmSale(self.node, self.keys[0])
-        self.rail = SvmRail(SOLANA_DEVNET, self.node, self.keys, lambda: self.now, **how)
-
-    async def check(self, **how: Any) -> SvmChecked:
-        self.node.asked.clear()
-        checked = await self.rail.check(self.sale.payment, self.sale.offer, **how)
-        assert isinstance(checked, SvmChecked)
-        return checked
-
-    async def intended(self) -> tuple[Entry, Intended]:
-        entry, won = await self.rail.intend(await self.check(settling=True), self.ledger)
-        assert won
-        assert isinstance(entry.stage, Intended)
-        self.node.asked.clear()
-        return entry, entry.stage
-
-    async def decided(self, timeout: float = 0) -> Settled | Refused | None:
-        entry, stage = await self.intended()
-        return await self.rail.decide(entry, stage, self.ledger, timeout=timeout)
-
-    def entry(self) -> Entry:
-        return replace(begin(ME, self.sale.subject, Intended(self.sale.name, self.sale.raw, 0)), created_at=NOW)
-
-    def reversed(self, *, raw: bool = True) -> Reversed:
-        return Reversed(self.sale.name, self.sale.raw if raw else b"")
+from x402.stages import Intended, Settled
 
 
 @pytest.fixture
@@ -112,6 +72,8 @@ async def test_E08_the_first_key_that_has_its_reserve_is_offered(desk: Desk) -> 
     assert (kind.scheme, kind.network, kind.extra) == ("exact", SOLANA_DEVNET, exact_svm.offer_extra(second))
     desk.node.accounts_by[first] = SvmAccount("", 1_000_000, b"")
     assert [kind.extra for kind in await desk.rail.kinds()] == [exact_svm.offer_extra(first)]
+    thrifty = SvmRail(SOLANA_DEVNET, desk.node, desk.keys, lambda: NOW, lamports=Lamports(1_000_001))
+    assert await thrifty.kinds() == ()
     desk.node.away.add("accounts")
     assert await desk.rail.kinds() == ()
     assert desk.rail.extensions == ()
@@ -222,10 +184,12 @@ async def test_A23_who_has_seen_no_height_asks_before_it_signs(desk: Desk) -> No
     entry, _ = await desk.rail.intend(checked, desk.ledger)
     assert isinstance(entry.stage, Intended)
     assert entry.stage.last_valid == 7_000 + LIFETIME_BLOCKS
-    other = Desk(desk.ledger)
-    entry, _ = await other.rail.intend(other.rail.read(other.sale.payment, other.sale.offer), desk.ledger)
-    assert isinstance(entry.stage, Intended)
-    assert entry.stage.last_valid == HEIGHT + LIFETIME_BLOCKS
+    for kind in (Checked, SvmChecked):
+        other = Desk(desk.ledger)
+        bare = kind(other.sale.subject, other.sale.payment, other.sale.offer)
+        entry, _ = await other.rail.intend(bare, desk.ledger)
+        assert isinstance(entry.stage, Intended)
+        assert entry.stage.last_valid == HEIGHT + LIFETIME_BLOCKS
 
 
 async def test_A09_a_send_that_nobody_answered_is_no_refusal(desk: Desk) -> None:
@@ -244,133 +208,3 @@ async def test_no_other_bytes_can_pay(desk: Desk) -> None:
     assert await desk.rail.replace(entry, stage, desk.ledger) is None
     await desk.rail.heal(desk.ledger)
     assert desk.node.asked == []
-
-
-# Deciding.
-
-
-@pytest.mark.parametrize(("timeout", "waits"), [(0, [0]), (1.5, [1.5]), (2, [2]), (4, [2, 2]), (5, [2, 2, 1])])
-async def test_C16_the_same_bytes_are_sent_again_and_again(desk: Desk, timeout: float, waits: list[float]) -> None:
-    assert await desk.decided(timeout) is None
-    assert [asked for _, asked in desk.node.heard("status")] == waits
-    assert desk.node.heard("send") == [(desk.sale.raw, desk.sale.name)] * len(waits)
-
-
-@pytest.mark.parametrize("refusal", [AWAY, NotSent("already expired")])
-async def test_C16_a_refusal_of_the_same_bytes_proves_nothing(desk: Desk, refusal: Exception) -> None:
-    desk.node.refusal = refusal
-    assert await desk.decided(3) is None
-    assert len(desk.node.heard("send")) == 2
-
-
-async def test_what_moved_is_settled_and_sent_no_more(desk: Desk) -> None:
-    desk.sale.land()
-    desk.sale.status()
-    entry, stage = await desk.intended()
-    for _ in range(2):
-        assert await desk.rail.decide(entry, stage, desk.ledger, timeout=5) == Settled(desk.sale.name, 70)
-    assert desk.node.heard("send") == []
-
-
-async def test_A14_what_failed_is_refused_and_sent_no_more(desk: Desk) -> None:
-    desk.sale.status(error='"AccountInUse"')
-    refused = await desk.decided(5)
-    assert isinstance(refused, Refused)
-    assert refused.transaction == desk.sale.name
-    assert desk.node.heard("send") == []
-
-
-async def test_A23_dead_is_what_the_height_says(desk: Desk) -> None:
-    entry, stage = await desk.intended()
-    desk.node.height = stage.last_valid + 32
-    assert await desk.rail.decide(entry, stage, desk.ledger, timeout=0) is None
-    desk.node.height += 1
-    assert isinstance(await desk.rail.decide(entry, stage, desk.ledger, timeout=0), Refused)
-
-
-async def test_A16_a_large_payment_waits_until_it_is_final(ledger: SqlLedger) -> None:
-    desk = Desk(ledger, confirmations=parse_confirmations("0=2"))
-    settled, (entry, stage) = Settled(desk.sale.name, 70), await desk.intended()
-    desk.sale.land()
-    desk.sale.status()
-    assert await desk.rail.decide(entry, stage, ledger, timeout=5) is None
-    # It has landed, so nothing is sent again.
-    assert desk.node.heard("send") == []
-    assert await desk.rail.is_deep(desk.sale.subject, settled) is False
-    desk.sale.status(confirmation="finalized")
-    assert await desk.rail.decide(entry, stage, ledger, timeout=5) == settled
-    assert await desk.rail.is_deep(desk.sale.subject, settled) is True
-    desk.node.statuses.clear()
-    assert await desk.rail.is_deep(desk.sale.subject, settled) is False
-
-
-async def test_A16_a_small_payment_waits_for_nothing(desk: Desk) -> None:
-    assert await desk.rail.is_deep(desk.sale.subject, Settled(desk.sale.name, 70)) is True
-    assert desk.node.asked == []
-
-
-# What became of it.
-
-
-async def test_A10_who_has_the_key_finds_its_own_transaction(desk: Desk) -> None:
-    assert await desk.rail.spent_by(desk.sale.subject) is None
-    assert desk.node.asked == [("transaction", desk.sale.name)]
-    desk.sale.land()
-    assert await desk.rail.spent_by(desk.sale.subject) == Settled(desk.sale.name, 70)
-    desk.sale.land(error='"AccountInUse"')
-    assert isinstance(await desk.rail.spent_by(desk.sale.subject), Refused)
-
-
-async def test_A11_of_another_sponsor_the_payers_account_tells(desk: Desk) -> None:
-    other = SvmSale(desk.node)
-    assert await desk.rail.spent_by(other.subject) is None
-    other.land()
-    other.list()
-    assert await desk.rail.spent_by(other.subject) == Settled(other.name, 70)
-
-
-def test_a_blockhash_may_be_taken_for_two_minutes(desk: Desk) -> None:
-    entry = desk.entry()
-    for age, may in ((0, True), (LIFETIME_SECONDS - 1, True), (LIFETIME_SECONDS, False)):
-        desk.now = NOW + age
-        assert desk.rail.may_land(entry) is may
-
-
-async def test_E01_a_settled_transfer_is_asked_about_with_its_slot(desk: Desk) -> None:
-    entry, slot = desk.entry(), 500
-    settled = Settled(desk.sale.name, slot)
-    desk.node.final = slot + 32
-    assert await desk.rail.standing(entry, settled) is None
-    # Of one that was undone no slot is known.
-    assert await desk.rail.standing(entry, desk.reversed()) == Standing(0)
-    desk.node.final = 33
-    assert await desk.rail.standing(entry, desk.reversed()) == Standing(0)
-    desk.node.final = 32
-    assert await desk.rail.standing(entry, desk.reversed()) is None
-    desk.sale.status(confirmation="finalized")
-    assert await desk.rail.standing(entry, settled) == Standing(32, final=True)
-
-
-async def test_A16_what_a_fork_took_back_is_sent_again_while_a_block_may_take_it(desk: Desk) -> None:
-    for refusal in (None, AWAY, NotSent("refused")):
-        desk.node.refusal = refusal
-        assert await desk.rail.restore(desk.entry(), desk.reversed()) is None
-    assert desk.node.heard("send") == [(desk.sale.raw, desk.sale.name)] * 3
-    assert desk.node.heard("is_blockhash_valid") == [(desk.sale.signed.transfer.blockhash,)] * 3
-    # Of a stranger's transfer there are no bytes.
-    assert await desk.rail.restore(desk.entry(), desk.reversed(raw=False)) is None
-    assert len(desk.node.heard("send")) == 3
-
-
-async def test_A16_what_a_fork_took_back_is_dead_with_its_blockhash(desk: Desk) -> None:
-    desk.node.valid = False
-    # Nobody knows yet whether it has landed again.
-    assert await desk.rail.restore(desk.entry(), desk.reversed()) is None
-    desk.sale.status()
-    assert await desk.rail.restore(desk.entry(), desk.reversed()) is None
-    desk.node.statuses.clear()
-    desk.node.final = 33
-    refused = await desk.rail.restore(desk.entry(), desk.reversed())
-    assert isinstance(refused, Refused)
-    assert refused.reason == exact_svm_reasons.FAILED
-    assert desk.node.heard("send") == []
