@@ -11,9 +11,17 @@ from hypothesis import HealthCheck, settings
 from tests.chains import EvmWorld, SvmWorld
 from tests.postgres import Postgres
 
+LONG = {"simulation", "journey", "scripts", "interop", "tests"}
+"""Folders whose files take long: those of whole programs, of many runs, and of the pages."""
+
 # How quick a machine is proves nothing about the code. Under CI hypothesis takes the same cases in every run.
 settings.register_profile("x402", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("x402")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts programs or plays for minutes comes first, so that no process is left alone with it in the end."""
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
 
 
 def pytest_collection_finish() -> None:

@@ -24,7 +24,7 @@ ROW_4 = {"devnet", "cli", "request_head", "__main__"}
 SEATS = {
     "client.auth", "client.chat", "client.chat_stream", "client.sign_in", "client.aimo", "client.proxy",
     "client.stream",
-    "gateway.paywall", "gateway.app", "gateway.api",
+    "gateway.paywall", "gateway.paid", "gateway.app", "gateway.api",
     "facilitator.service", "facilitator.desk", "facilitator.description", "facilitator.remote", "facilitator.line",
 }  # fmt: skip
 """Rooms of a party that belong to row 4."""

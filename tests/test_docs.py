@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 from x402 import settings
+from x402.cli.app import app
 from x402.schemes import exact_svm_reasons
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -147,6 +148,16 @@ def test_the_variables_of_pages_are_those_of_the_settings() -> None:
         assert named - known - FOR_SCRIPTS == set(), page.name
     manuals = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in MANUALS)
     assert known - set(_VARIABLE.findall(manuals)) == set(), "a variable that no manual explains"
+
+
+def test_the_readme_names_every_command() -> None:
+    readme = PAGES[0].read_text(encoding="utf-8")
+    commands = [f"`x402 {one.name}" for one in (*app.registered_commands, *app.registered_groups)]
+    for_pages = {"codes", "draw", "rows", "interop", "venv"}
+    programs = {file.name for file in (ROOT / "scripts").iterdir() if file.is_file() and not file.suffix}
+    commands += [f"scripts/{name}" for name in sorted(programs - for_pages)]
+    assert len(commands) > 30
+    assert [command for command in commands if command not in readme] == []
 
 
 def test_the_readme_is_no_longer_than_a_person_reads() -> None:

@@ -34,9 +34,10 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What is aimed at in a row: `least` or `most` alone, or `times` as good as the best of `peers`.
+    """What is aimed at in a row: `least` or `most` alone, or `times` as good as each of the peers.
 
-    `more` says that a larger value is the better one.
+    `more` says that a larger value is the better one. `then` is what the peers did in the run after which `least` or
+    `most` was set: a machine on which they are slower than that is judged by the same ratio to each of them.
     """
 
     row: str
@@ -45,21 +46,38 @@ class Goal:
     least: float | None = None
     most: float | None = None
     times: Mapping[str, float] = field(default_factory=dict)
+    then: Mapping[str, float] = field(default_factory=dict)
 
     def words(self) -> str:
         """The goal as people read it."""
         parts = [f">= {factor:g}x {peer}" for peer, factor in self.times.items()]
         parts += [] if self.least is None else [f">= {self.least:g}"]
         parts += [] if self.most is None else [f"<= {self.most:g}"]
-        return " and ".join(parts)
+        words = " and ".join(parts)
+        ratios = " and ".join(f">= {factor:.2g}x {peer}" for peer, factor in self._ratios().items())
+        return f"{words}, or {ratios}" if ratios else words
 
     def verdict(self, values: Mapping[str, float]) -> bool | None:
         """Whether our value reaches the goal; None while a value that it needs is missing."""
         ours = values.get(OURS)
         if ours is None or not set(self.times) <= set(values):
             return None
-        enough = all(_ratio(ours, values[peer], self.more) >= factor for peer, factor in self.times.items())
-        return enough and (self.least is None or ours >= self.least) and (self.most is None or ours <= self.most)
+        if not _reaches(ours, values, self.times, self.more):
+            return False
+        if (self.least is None or ours >= self.least) and (self.most is None or ours <= self.most):
+            return True
+        if not set(self.then) <= set(values):
+            return None
+        return bool(self.then) and _reaches(ours, values, self._ratios(), self.more)
+
+    def _ratios(self) -> Mapping[str, float]:
+        """How many times as good as each peer the absolute goal was when it was set."""
+        bar = self.least if self.least is not None else self.most
+        return {} if bar is None else {peer: _ratio(bar, value, self.more) for peer, value in self.then.items()}
+
+
+def _reaches(ours: float, values: Mapping[str, float], factors: Mapping[str, float], more: bool) -> bool:
+    return all(_ratio(ours, values[peer], more) >= factor for peer, factor in factors.items())
 
 
 def _ratio(ours: float, theirs: float, more: bool) -> float:

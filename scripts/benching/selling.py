@@ -81,14 +81,12 @@ def _paid(payment: Payment, challenge: Challenge) -> Request:
 
 
 def paywall(contender: Contender, chain: Chain, *, count: int, rounds: int, at_once: int = AT_ONCE) -> list[Figure]:
-    """Paid requests a second where the facilitator says yes at once, and challenges a second. We have a worker for each
-    processor, on one ledger; the notes tell what one alone does."""
-    figures: list[Figure] = []
-    for workers in dict.fromkeys((1, WORKERS if contender.seller is None else 1)):
-        alone, figures = figures, _paywall(contender, chain, count, rounds, at_once, workers)
-        if alone:
-            notes = {**figures[0].notes, "workers": workers, "one_worker": round(alone[0].value)}
-            figures[0] = replace(figures[0], notes=notes)
+    """Paid requests a second where the facilitator says yes at once, and challenges a second. Each contender is one
+    process; the notes tell what a worker for each processor does of ours, on one ledger."""
+    figures = _paywall(contender, chain, count, rounds, at_once, 1)
+    if contender.seller is None:
+        several = _paywall(contender, chain, count, rounds, at_once, WORKERS)[0]
+        figures[0] = replace(figures[0], notes={**figures[0].notes, f"with_{WORKERS}_workers": round(several.value)})
     return figures
 
 

@@ -25,7 +25,8 @@ from x402 import networks
 from x402.errors import MalformedError, RefusedError
 from x402.schemes import exact_evm_rules, exact_svm_rules
 from x402.schemes.exact_svm_layout import SignedTransfer, identify, message_id, pay_id, token_account
-from x402.schemes.subject import is_same_payment, recall, subject_of
+from x402.schemes.memory import is_same_payment, recall
+from x402.schemes.subject import subject_of
 from x402.wire.facilitation import parse_facilitation
 from x402.wire.payment import Payment, parse_payment
 from x402.wire.strict import parse_object

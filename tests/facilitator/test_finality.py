@@ -28,7 +28,7 @@ from x402.facilitator.settle import LocalFacilitator
 from x402.lifecycle import Entry, Outcome, Party
 from x402.networks import SOLANA_DEVNET
 from x402.ports.ledger import SqlLedger
-from x402.schemes.subject import recall
+from x402.schemes.memory import recall
 from x402.stages import Final, Refused, Reversed, Settled, State
 from x402.telemetry import Fact
 from x402.wire.payment import Payment

@@ -31,7 +31,7 @@ from x402.networks import BASE_SEPOLIA
 from x402.ports.audit import audit
 from x402.ports.ledger import SqlLedger
 from x402.ports.ledger_reading import read_ledger
-from x402.schemes.subject import recall
+from x402.schemes.memory import recall
 from x402.settings import GatewaySettings
 from x402.stages import Delivered, Lost, Settling
 from x402.wire.hash_proof import read_hash_proof

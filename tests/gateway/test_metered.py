@@ -21,7 +21,7 @@ from x402.gateway.recording import BrokenOff
 from x402.gateway.terms import Seller, Terms
 from x402.lifecycle import Entry, Party
 from x402.schemes.gas_sponsoring import EXTENSION
-from x402.schemes.subject import recall
+from x402.schemes.memory import recall
 from x402.stages import Delivered, Released, State
 from x402.wire.receipt import Receipt, read_receipt
 

@@ -84,6 +84,20 @@ def test_every_paid_request_is_served(measured: dict[str, Any]) -> None:
         (Goal("r", "t", more=False, most=0.0), {"ours": 0.0}, True),
         (Goal("r", "t", times={"python": 1.0}), {"ours": 5.0}, None),
         (Goal("r", "t", least=1.0), {"python": 5.0}, None),
+        (Goal("r", "t", least=9.0, then={"python": 3.0}), {"python": 1.0, "ours": 3.0}, True),
+        (Goal("r", "t", least=9.0, then={"python": 3.0}), {"python": 1.0, "ours": 2.9}, False),
+        (Goal("r", "t", least=9.0, then={"python": 3.0}), {"python": 4.0, "ours": 9.0}, True),
+        (Goal("r", "t", least=9.0, then={"python": 3.0}), {"ours": 8.0}, None),
+        (
+            Goal("r", "t", more=False, most=8.0, then={"python": 4.0, "typescript": 2.0}),
+            {"python": 6.0, "typescript": 3.0, "ours": 12.0},
+            True,
+        ),
+        (
+            Goal("r", "t", more=False, most=8.0, then={"python": 4.0, "typescript": 2.0}),
+            {"python": 6.0, "typescript": 2.9, "ours": 12.0},
+            False,
+        ),
     ],
 )
 def test_a_goal_is_judged_by_the_same_run(goal: Goal, values: dict[str, float], met: bool | None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.simulation.faults import Weather, storm
+from tests.simulation.faults import Fate, Weather, storm
 from tests.simulation.run import Recipe, play
 from tests.simulation.scenarios import Scenario
 from x402.client.budget import Limits
@@ -78,7 +78,8 @@ def test_a_gap_among_nonces_that_nobody_fills_is_seen(monkeypatch: pytest.Monkey
         sender._counts[address] = await sender._chain.transaction_count(address)
 
     monkeypatch.setattr(EvmSender, "_mend", count_only)
-    assert first_violation(storm(2.0, ends_at=60.0), Scenario(timeout_seconds=20)) != ""
+    forgetful = Weather({"send": ((Fate.VANISHES, 0.6), (Fate.LOST, 0.2))}, ends_at=40.0, drain=0.3, cancel=0.3)
+    assert first_violation(forgetful, Scenario(timeout_seconds=20, purchases=3)).startswith("I8")
 
 
 def test_one_payment_for_two_requests_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

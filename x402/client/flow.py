@@ -183,12 +183,13 @@ def _pay_ahead(wanted: Wanted, terms: Terms, call: Call) -> Journey[tuple[Record
 def _conclude(terms: Terms, record: Record, verdict: Verdict) -> Journey[Outcome]:
     """Write down what the reply proves, then hand the reply to the caller or say why it is none."""
     answered = verdict.delivers and verdict.reply.complete
-    try:
-        record = yield from do(partial(_write, terms, record, verdict, answered=answered))
-    except UnavailableError:
-        # The answer is here, so it is not withheld. The row stays as it was, which is the side that forgets nothing.
-        if verdict.error is None:
-            return Outcome(record, verdict.receipt, pending=verdict.pending)
+    if answered or verdict.event is not None or verdict.receipt is not None:
+        try:
+            record = yield from do(partial(_write, terms, record, verdict, answered=answered))
+        except UnavailableError:
+            # The answer is here, so it is not withheld. The row stays as it was: the side that forgets nothing.
+            if verdict.error is None:
+                return Outcome(record, verdict.receipt, pending=verdict.pending)
     if verdict.error is not None:
         raise verdict.error
     unread, bodiless = verdict.delivers and not answered, verdict.reply.bodiless

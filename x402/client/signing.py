@@ -68,8 +68,12 @@ def sign(
         if error.code != "budget_exceeded" or not (yield from do(terms.confirm)):
             raise
         yield from do(partial(hold, payment.subject))
-    signed = yield from do(payment.sign)
-    return (yield from do(partial(journal.expose, pay_id, signed.header_name, signed.as_header())))
+
+    def expose() -> Record:
+        signed = payment.sign()
+        return journal.expose(pay_id, signed.header_name, signed.as_header())
+
+    return (yield from do(expose))
 
 
 def sign_over(
@@ -98,8 +102,12 @@ def sign_over(
     if payment.subject.pay_id != subject.pay_id:
         return None
     yield from do(partial(journal.hold_more, subject.pay_id, host=host, usd=choice.usd, limits=terms.limits))
-    signed = yield from do(payment.sign)
-    return (yield from do(partial(journal.replace, payment.subject, signed.header_name, signed.as_header())))
+
+    def replaced() -> Record:
+        signed = payment.sign()
+        return journal.replace(payment.subject, signed.header_name, signed.as_header())
+
+    return (yield from do(replaced))
 
 
 def _dearer(choice: Choice, dead: Record) -> DeclinedError:

@@ -35,7 +35,7 @@ class Witness(Protocol):
     """One network, asked about payments. Every method raises `UnavailableError` when the chain can't be asked.
 
     A payment is named by its `Subject`, whose `record` holds the payment and the requirement as they were presented
-    (`schemes.subject.recall`).
+    (`schemes.memory.recall`).
     """
 
     network: str

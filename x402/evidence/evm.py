@@ -18,7 +18,7 @@ from x402.lifecycle import Subject
 from x402.ports import EvmChain
 from x402.schemes.evm_payment import EvmPayment, balance_call
 from x402.schemes.evm_scheme import evm_scheme
-from x402.schemes.subject import recall
+from x402.schemes.memory import recall
 from x402.stages import Refused, Settled
 
 _EXPIRY_MARGIN_SECONDS = 30

@@ -24,7 +24,7 @@ from x402.ports import SvmChain
 from x402.schemes import exact_svm_layout, exact_svm_reasons, exact_svm_rules, exact_svm_settlement
 from x402.schemes.exact_svm_layout import SignedTransfer
 from x402.schemes.exact_svm_subject import ANY_FEE
-from x402.schemes.subject import recall
+from x402.schemes.memory import recall
 from x402.stages import Refused, Settled
 
 _CLOCK = "SysvarC1ock11111111111111111111111111111111"

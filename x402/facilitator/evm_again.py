@@ -19,7 +19,7 @@ from x402.facilitator.evm_sender import Bid, EvmSender, Gas
 from x402.lifecycle import Entry, Subject, UnlawfulEvent
 from x402.ports import Clock, EvmChain, Ledger, NotSent
 from x402.schemes.evm_scheme import evm_scheme
-from x402.schemes.subject import recall
+from x402.schemes.memory import recall
 from x402.stages import Intended
 
 _LAST_BID_SECONDS = 10

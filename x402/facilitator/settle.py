@@ -27,7 +27,7 @@ from x402.facilitator.rail import Checked, Rail
 from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, begin
 from x402.ports import Ledger, NotSent
 from x402.schemes import exact_evm
-from x402.schemes.subject import recall
+from x402.schemes.memory import recall
 from x402.stages import NOTHING_DUE, Final, Intended, Refused, Reversed, Settled
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement

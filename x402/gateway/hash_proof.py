@@ -22,7 +22,7 @@ from x402.gateway.terms import Seller, Terms, asset_on
 from x402.lifecycle import Subject
 from x402.ports import Clock
 from x402.schemes import sign_in, subject
-from x402.schemes.subject import recall
+from x402.schemes.memory import recall
 from x402.stages import Settled
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Facilitation, Supported, Verification

@@ -9,7 +9,7 @@ from x402.gateway.offers import flow_of
 from x402.gateway.sale import Sale
 from x402.gateway.terms import Flow
 from x402.lifecycle import Entry, Subject
-from x402.schemes.subject import recall
+from x402.schemes.memory import recall
 from x402.stages import Delivered, Final, Restored
 from x402.wire.facilitation import Facilitation
 from x402.wire.receipt import Receipt

@@ -21,9 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from starlette.requests import Request
-
-from x402.errors import MisconfiguredError, UnavailableError, X402Error
+from x402.errors import UnavailableError, X402Error
 from x402.gateway import asgi
 from x402.gateway.accounts.members import members_of
 from x402.gateway.answers import LEDGER_FILE, keys_beside
@@ -35,13 +33,14 @@ from x402.gateway.flow import Till
 from x402.gateway.hash_proof import hash_proofs_of
 from x402.gateway.nodes import Nodes
 from x402.gateway.offers import Offers
+from x402.gateway.paid import FREE_MARK, paid
 from x402.gateway.policy import Policy
 from x402.gateway.purse import Purse
 from x402.gateway.refund import refunds_of
 from x402.gateway.register import Register
 from x402.gateway.replies import PREFLIGHT, error_reply, is_preflight
 from x402.gateway.route_keys import RouteKey
-from x402.gateway.routes import PRICE_MARK, attach
+from x402.gateway.routes import attach
 from x402.gateway.sale import PaidRequest, Reply, Sale
 from x402.gateway.terms import FREE, Flow, Seller, Terms, addresses_of
 from x402.ports import Clock, Ledger
@@ -328,7 +327,7 @@ class Paywall:
         try:
             reply = await self.counter.serve(request, rule, url, asgi.as_handler(app, scope, body))
         except Free:
-            await app({**scope, _FREE_MARK: True}, asgi.again(body, receive), send)
+            await app({**scope, FREE_MARK: True}, asgi.again(body, receive), send)
             return
         if isinstance(reply, Reply):
             await asgi.send_reply(send, reply, receive)
@@ -348,32 +347,6 @@ class Paywall:
 def _policy(policy: Policy | None, answer_retention_seconds: int | None) -> Policy:
     known, kept = policy or Policy(), answer_retention_seconds
     return known if kept is None else replace(known, answer_retention_seconds=kept)
-
-
-class _PaidDependency:
-    """What `paid` returns: the guard reads its price from the route, the handler gets the `Sale`."""
-
-    def __init__(self, price: PriceRule) -> None:
-        setattr(self, PRICE_MARK, price)
-
-    async def __call__(self, request: Request) -> Sale | None:
-        if "x402" in request.scope:
-            return request.scope["x402"]  # type: ignore[no-any-return]
-        if request.scope.get(_FREE_MARK):
-            return None
-        raise MisconfiguredError("no_paywall", "this route has a price, and no Paywall guards the app")
-
-
-_FREE_MARK = "x402_free"
-
-
-def paid(price: PriceRule) -> _PaidDependency:
-    """A FastAPI dependency that puts a price on its route: `sale: Annotated[Sale, Depends(paid("$0.01"))]`.
-
-    The app's `Paywall` takes the payment; without one, every request fails. The handler gets None for a request that
-    a price function called `FREE`.
-    """
-    return _PaidDependency(price)
 
 
 def _innermost(app: Any) -> Any:

@@ -28,7 +28,7 @@ from x402.gateway.sale import Refusal
 from x402.gateway.watch import Watch
 from x402.lifecycle import Entry, Event, Party, Subject, open_states
 from x402.ports import Answer, Arrow, Clock, Ledger
-from x402.schemes.subject import is_same_payment, recall
+from x402.schemes.memory import is_same_payment, recall
 from x402.stages import (
     NOTHING_DUE,
     Credited,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from x402.lifecycle import Subject
 from x402.schemes import exact_svm_layout, exact_svm_rules
 from x402.schemes.exact_svm_layout import SignedTransfer
-from x402.schemes.subject import record_of
+from x402.schemes.memory import record_of
 from x402.wire.challenge import Requirement
 from x402.wire.payment import Payment
 
