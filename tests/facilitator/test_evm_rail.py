@@ -184,9 +184,11 @@ async def test_who_lacks_the_allowance_may_have_brought_an_approval(ledger: SqlL
     assert (await desk.refused()).code == "permit2_allowance_required"
     # Another refusal is none that an approval would mend.
     relay.asked.clear()
+    funds, settlement = desk.sale.calls()
+    desk.node.says[funds] = CallResult(False)
+    desk.node.says[desk.sale.offer.asset, upto_evm.allowance_call(desk.sale.payer.address)] = CallResult(False)
     for revert, code in (("InvalidNonce()", "permit2_invalid_nonce"), ("", "invalid_upto_evm_transaction_failed")):
-        desk.node.says[desk.sale.calls()[1]] = CallResult(False, revert=revert)
-        desk.node.says[desk.sale.offer.asset, upto_evm.allowance_call(desk.sale.payer.address)] = CallResult(False)
+        desk.node.says[settlement] = CallResult(False, revert=revert)
         assert (await desk.refused()).code == code
     assert relay.asked == []
     nobody = Desk(ledger, "upto")
