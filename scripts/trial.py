@@ -1,7 +1,8 @@
 """Tests against one wrong module: each mutant meets the tests that run its line, in a process forked for it.
 
-The parent has imported every foreign library that the tests use, and nothing of ours, so that a child starts in
-milliseconds and takes the mutant for the module. Tests that start processes of their own see the right module there.
+The parent has imported every library that the tests use, and of ours what can be imported without the modules that are
+tried, so that a child starts soon and takes the mutant for the module. Tests that start processes of their own see the
+right module there.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--no-header", "
 MEMORY_BYTES = 8 << 30
 SLACK_SECONDS, SLACK_FACTOR = 5, 6
 """So many seconds more, and times longer, than with the right module may a test take before it counts as hanging."""
+START_SECONDS = 60
+"""How long a process may take, on a machine that does other work as well, to import what its tests need."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class _Loader(SourceFileLoader):
 
 class _Finder(MetaPathFinder):
     def __init__(self, mutant: Mutant) -> None:
-        self.name = mutant.module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        self.name = _name(mutant.module)
         self.mutant = mutant
 
     def find_spec(
@@ -72,6 +75,21 @@ class _Finder(MetaPathFinder):
         inside = [str(Path(file).parent)] if file.endswith("__init__.py") else None
         loader = _Loader(fullname, file, self.mutant.source)
         return spec_from_file_location(fullname, file, loader=loader, submodule_search_locations=inside)
+
+
+class _Without(MetaPathFinder):
+    """Lets nobody import these modules, so that nothing can be imported that needs one of them."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self.names = {_name(module) for module in modules}
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if fullname in self.names:
+            raise ImportError(fullname)
+
+
+def _name(module: str) -> str:
+    return module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 class _Stopwatch:
@@ -97,22 +115,25 @@ class _Stopwatch:
             self.cover.switch_context("")
 
 
-def preload(tests: Sequence[str]) -> None:
-    """Import what `tests` import, except what is ours: done once, children inherit it."""
+def preload(modules: Sequence[str], tests: Sequence[str]) -> None:
+    """Import what `tests` import, except `modules` and what needs them: done once, children inherit it."""
 
     def names(told: Path) -> int:
         result = pytest.main([*OPTIONS, "--collect-only", *tests])
-        foreign = [name for name in sys.modules if name.partition(".")[0] not in ("x402", "tests", "contracts_abi")]
-        told.write_text(json.dumps(foreign))
+        told.write_text(json.dumps([name for name in sys.modules if name.partition(".")[0] != "tests"]))
         return int(result)
 
     _, text, _ = forked(names, 300)
+    known = sys.stdlib_module_names | _installed() | {"x402", "contracts_abi"}
+    without = _Without(modules)
+    sys.meta_path.insert(0, without)
     for name in json.loads(text or "[]"):
-        if name not in sys.modules and name.partition(".")[0] in sys.stdlib_module_names | _installed():
+        if name not in sys.modules and name.partition(".")[0] in known:
             try:
                 importlib.import_module(name)
             except ImportError:
                 continue
+    sys.meta_path.remove(without)
 
 
 def _installed() -> frozenset[str]:
@@ -184,7 +205,7 @@ def outcome(mutant: Mutant, base: Baseline) -> str:
 
     seconds = [base.seconds[name] for name in tests]
     slowest, limit = max(seconds), _patience(seconds)
-    code, _, _ = forked(run, limit)
+    code, _, _ = forked(run, START_SECONDS + limit)
     return "hung" if code is None else "killed" if code else "survived"
 
 

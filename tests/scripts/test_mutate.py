@@ -73,6 +73,15 @@ def guard(amount: int | None, names: list[str]) -> int:
     assert all("def guard" not in becomes for _, becomes in made)
 
 
+def test_who_needs_a_module_waits_until_it_is_tried() -> None:
+    """What was imported beforehand would know the right module."""
+    without = importlib.import_module("scripts.trial")._Without(["x402/lifecycle.py", "x402/ports/__init__.py"])
+    for name in ("x402.lifecycle", "x402.ports"):
+        with pytest.raises(ImportError):
+            without.find_spec(name, None)
+    assert without.find_spec("x402.money", None) is None
+
+
 def mutated(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "mutate"), *arguments],
