@@ -25,6 +25,7 @@ from x402.lifecycle import begin
 from x402.networks import BASE_SEPOLIA
 from x402.ports import NotSent
 from x402.ports.ledger import SqlLedger
+from x402.schemes import upto_evm
 from x402.schemes.eip712 import uint256
 from x402.stages import NOTHING_DUE, Intended, Refused
 
@@ -124,6 +125,7 @@ async def test_a_payment_is_checked_with_the_gas_that_it_will_have(ledger: SqlLe
     ((_, _, sender, gas, _),) = desk.node.heard("call")
     assert (sender, gas) == (FIRST.address, 123_456)
     # Where settling follows, it is looked at closer.
+    await desk.rail.check(desk.sale.payment, desk.sale.offer)
     assert desk.node.heard("code") == []
     assert (await desk.check(settling=True)).plain is True
     assert desk.node.heard("code") == [(desk.sale.payer.address,)]
@@ -181,9 +183,13 @@ async def test_who_lacks_the_allowance_may_have_brought_an_approval(ledger: SqlL
     relay.answer = None
     assert (await desk.refused()).code == "permit2_allowance_required"
     # Another refusal is none that an approval would mend.
-    desk.node.says[desk.sale.calls()[1]] = CallResult(False, revert="InvalidNonce()")
     relay.asked.clear()
-    assert (await desk.refused()).code == "permit2_invalid_nonce"
+    funds, settlement = desk.sale.calls()
+    desk.node.says[funds] = CallResult(False)
+    desk.node.says[desk.sale.offer.asset, upto_evm.allowance_call(desk.sale.payer.address)] = CallResult(False)
+    for revert, code in (("InvalidNonce()", "permit2_invalid_nonce"), ("", "invalid_upto_evm_transaction_failed")):
+        desk.node.says[settlement] = CallResult(False, revert=revert)
+        assert (await desk.refused()).code == code
     assert relay.asked == []
     nobody = Desk(ledger, "upto")
     lacks_allowance(nobody)
@@ -234,12 +240,11 @@ async def test_D01_only_what_is_plain_leaves_together(desk: Desk) -> None:
     assert stage.shares == 2
     assert entry.subject == desk.sale.subject
     alone = Desk(desk.ledger)
-    sales = [alone.sale, EvmSale(alone.node)]
     # Of what was only read, nobody knows whose code it runs.
-    read = [alone.rail.read(sale.payment, sale.offer) for sale in sales]
-    bare = Checked(*[getattr(read[0], name) for name in ("subject", "payment", "requirement")])
-    signed = await asyncio.gather(*(alone.intended(one) for one in (bare, read[1])))
-    assert [one.shares for _, one in signed] == [1, 1]
+    read = [alone.rail.read(sale.payment, sale.offer) for sale in (EvmSale(alone.node) for _ in range(4))]
+    read[2:] = [Checked(one.subject, one.payment, one.requirement) for one in read[2:]]
+    signed = await asyncio.gather(*(alone.intended(one) for one in read))
+    assert [one.shares for _, one in signed] == [1] * 4
     assert other.subject != desk.sale.subject
 
 

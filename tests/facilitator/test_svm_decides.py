@@ -157,6 +157,9 @@ async def test_A16_what_a_fork_took_back_is_dead_with_its_blockhash(desk: Desk) 
     assert await desk.rail.restore(desk.entry(), desk.reversed()) is None
     desk.sale.status()
     assert await desk.rail.restore(desk.entry(), desk.reversed()) is None
+    # What has failed in the fork that won is as dead.
+    desk.sale.status(error='"AccountInUse"', confirmation="finalized")
+    assert isinstance(await desk.rail.restore(desk.entry(), desk.reversed()), Refused)
     desk.node.statuses.clear()
     desk.node.final = 33
     refused = await desk.rail.restore(desk.entry(), desk.reversed())
