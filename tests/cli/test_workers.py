@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
 import socket
 import subprocess
@@ -28,6 +29,13 @@ def workers_of(process: subprocess.Popen[str]) -> set[int]:
     """The processes that serve for another, by what the system tells of its children."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return {int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
+def delivered(url: str) -> float:
+    """How many sales the metrics page of some worker tells of, perhaps of one that is still starting; each question
+    takes a connection of its own."""
+    page = httpx.get(f"{url}/metrics", trust_env=False, timeout=60).text
+    return sum(float(each) for each in re.findall(r'x402_facts_total\{fact="sale.delivered".*\} (\S+)', page))
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
@@ -61,6 +69,11 @@ def test_A22_E11_two_workers_sell_on_one_ledger_and_a_third_comes_for_one_that_i
         assert len(after & before) == 1, "the other one went on"
         # Whoever of them is asked, a quote of the other holds: they sign with one key.
         assert "two" in run("chat", "two", "--model", "demo/echo-1", **buyer).stdout
+        while delivered(url) < 2:
+            get(f"{url}/ready")
+        assert {delivered(url) for _ in range(8)} == {2.0}, (
+            "each tells of all, of the killed one's too"
+        )
     finally:
         code, _ = end(gateway, signal.SIGTERM)
     assert code == 0

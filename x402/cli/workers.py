@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from x402.errors import MisconfiguredError, UnavailableError
@@ -30,8 +31,8 @@ _SILENT_SECONDS = 60
 """After so long without a sign of life a worker is killed, and another started."""
 _WAITING = 512
 """Connections that may wait at one worker."""
-
-
+_COUNTS = "PROMETHEUS_MULTIPROC_DIR"
+"""Where prometheus-client has several processes count."""
 _GARBAGE_AT = 10_000
 """How many objects more than were let go are looked through for garbage; Python's own 700 suit a script."""
 
@@ -110,7 +111,8 @@ def serve_together(make: Callable[[], Any], count: int, listener: socket.socket,
     """Run `count` processes with the app that `make` makes in each, until interrupted, on the port of a socket that
     listens; returns when the last has finished its sales. `make` must be good for `pickle`.
 
-    SIGHUP starts them anew, one after the other, with the files of then.
+    What they count they count into files, so that `/metrics` of each tells of all. SIGHUP starts them anew, one after
+    the other, with the files of then.
     """
     import uvicorn
     from uvicorn.supervisors import Multiprocess
@@ -123,7 +125,9 @@ def serve_together(make: Callable[[], Any], count: int, listener: socket.socket,
     )  # fmt: skip
     # Elsewhere the kernel gives all connections to the last who came, so there they share one door.
     door: Any = Doors(listener) if sys.platform == "linux" else listener
-    Multiprocess(config, sockets=[door]).run()
+    with TemporaryDirectory(prefix="x402-metrics-") as folder:
+        os.environ.setdefault(_COUNTS, folder)
+        Multiprocess(config, sockets=[door]).run()
 
 
 def _worker(make: Callable[[], Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from x402.telemetry import Fact, Observer
@@ -20,17 +21,18 @@ def count_facts(registry: CollectorRegistry) -> Observer:
 
     facts = Counter("x402_facts", "Facts by name.", ("fact", "network", "reason"), registry=registry)
     fees = Counter("x402_fees", "Fees paid, in wei or lamports.", ("network",), registry=registry)
-    balances = Gauge("x402_signer_balance", "Wei or lamports of a key.", ("network", "signer"), registry=registry)
+    # Each of several processes tells the same of what they share, so the latest word holds.
+    gauge = partial(Gauge, multiprocess_mode="mostrecent", registry=registry)
+    balances = gauge("x402_signer_balance", "Wei or lamports of a key.", ("network", "signer"))
     seconds = Histogram("x402_seconds", "Durations of facts.", ("fact",), registry=registry, buckets=_SECONDS)
 
     answers = _count_answers(registry)
     gauges = {
-        "gateway.pending": Gauge("x402_pending_payments", "Payments that are not decided yet.", registry=registry),
-        "gateway.pending_age": Gauge("x402_pending_seconds", "Age of the oldest of them.", registry=registry),
-        "gateway.deliveries": Gauge("x402_webhook_deliveries_due", "Webhook deliveries to come.", registry=registry),
+        "gateway.pending": gauge("x402_pending_payments", "Payments that are not decided yet."),
+        "gateway.pending_age": gauge("x402_pending_seconds", "Age of the oldest of them."),
+        "gateway.deliveries": gauge("x402_webhook_deliveries_due", "Webhook deliveries to come."),
     }
-    providers = Gauge("x402_provider_up", "Whether a provider's model can be had.", ("provider", "model"),
-                      registry=registry)  # fmt: skip
+    providers = gauge("x402_provider_up", "Whether a provider's model can be had.", ("provider", "model"))
 
     def observe(fact: Fact) -> None:
         attributes = fact.attributes
@@ -79,7 +81,13 @@ def _count_answers(registry: CollectorRegistry) -> Callable[[Mapping[str, str | 
 
 
 def exposition(registry: CollectorRegistry) -> tuple[bytes, str]:
-    """The metrics page and its content type."""
-    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+    """The metrics page and its content type. Where several processes count into files (`PROMETHEUS_MULTIPROC_DIR`), it
+    adds up those of all, of the dead as well; it reads files then, so call it on a thread."""
+    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+    from prometheus_client.multiprocess import MultiProcessCollector
+    from prometheus_client.values import MutexValue, ValueClass
 
+    if ValueClass is not MutexValue:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return generate_latest(registry), CONTENT_TYPE_LATEST

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CollectorRegistry
 
@@ -24,8 +25,8 @@ def add_probes(app: FastAPI, registry: CollectorRegistry) -> None:
         return JSONResponse({"ready": all(checks.values()), "checks": checks}, 200 if all(checks.values()) else 503)
 
     async def metrics() -> Response:
-        """Prometheus text."""
-        body, content_type = exposition(registry)
+        """Prometheus text, of all workers together."""
+        body, content_type = await run_in_threadpool(exposition, registry)
         return Response(body, headers={"Content-Type": content_type})
 
     for path, endpoint in (("/health", health), ("/ready", ready), ("/metrics", metrics)):
