@@ -71,9 +71,7 @@ def test_A22_E11_two_workers_sell_on_one_ledger_and_a_third_comes_for_one_that_i
         assert "two" in run("chat", "two", "--model", "demo/echo-1", **buyer).stdout
         while delivered(url) < 2:
             get(f"{url}/ready")
-        assert {delivered(url) for _ in range(8)} == {2.0}, (
-            "each tells of all, of the killed one's too"
-        )
+        assert {delivered(url) for _ in range(8)} == {2.0}, "each tells of all, of the killed one's too"
     finally:
         code, _ = end(gateway, signal.SIGTERM)
     assert code == 0
