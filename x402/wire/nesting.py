@@ -1,4 +1,4 @@
-"""JSON that may nest without end, decoded within the stack of whoever asks (faults E04, F12).
+"""JSON of strangers that may nest without end, read and written within the stack of whoever asks (faults E04, F12).
 
 Python's own limit does not stop the decoder in time: libraries of the EVM raise it to 100,000 when they are imported,
 and under that nested brackets in a body overflow the C stack and kill the process.
@@ -21,6 +21,18 @@ _LOWERED = threading.Lock()
 def read_json(data: str | bytes) -> Any:
     """Whatever JSON a node or a provider sent: its shape is for the caller to check. Raises `ValueError`."""
     return decode(data if isinstance(data, str) else data.decode(), json.loads)
+
+
+def write_json(value: Any) -> bytes:
+    """What `read_json` gave, as JSON again. Half a character, which models stream when they split an emoji (a lone
+    surrogate), stays the escape that it was. Raises `ValueError` where it nests too deeply."""
+    try:
+        try:
+            return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        except UnicodeEncodeError:
+            return json.dumps(value, separators=(",", ":")).encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def decode(text: str, decoder: Callable[[str], Any]) -> Any:

@@ -137,6 +137,25 @@ def test_row_035_chunks_carry_the_name_that_was_asked_for() -> None:
     assert out.endswith(event(delta("b", "stop"), model="vendor/story"))
 
 
+def test_half_an_emoji_goes_out_as_it_came_in_beside_the_name_that_was_asked_for() -> None:
+    """A model may end one chunk in the midst of a character, which is an escape that no UTF-8 can carry."""
+    meter = StreamMeter(include_usage=False, model="asked")
+    halves = [event(delta("\ud83d"), model="theirs"), event(delta("\ude00 ü"), model="theirs")]
+    told = [json.loads(part[len(b"data: ") :]) for part in meter.feed(b"".join(halves)).split(b"\n\n") if part]
+    assert [chunk["model"] for chunk in told] == ["asked", "asked"]
+    said = "".join(chunk["choices"][0]["delta"]["content"] for chunk in told)
+    assert said.encode("utf-16", "surrogatepass").decode("utf-16") == "\U0001f600 ü"
+
+
+def test_E04_what_nests_too_deeply_to_be_written_again_passes_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_deep(*_: Any, **__: Any) -> str:
+        raise RecursionError
+
+    chunk = event(delta("a"), model="theirs")
+    monkeypatch.setattr(json, "dumps", too_deep)
+    assert StreamMeter(include_usage=False, model="asked").feed(chunk) == chunk
+
+
 @pytest.mark.parametrize("choices", [7, "x", {"a": 1}, [7], [{"delta": 7}], [{"delta": {"content": 7}}]])
 def test_chunks_of_no_known_shape_pass_and_say_nothing(choices: Any) -> None:
     meter = StreamMeter(include_usage=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from x402.errors import MalformedError
@@ -18,7 +19,7 @@ from x402.gateway.inference.tally import tokens_of
 from x402.gateway.inference.upstream import UpstreamFailed
 from x402.quote import Usage
 from x402.wire.headers import encode_header
-from x402.wire.nesting import read_json
+from x402.wire.nesting import read_json, write_json
 from x402.wire.receipt import Receipt
 
 RECEIPT_COMMENT = "x402-receipt"
@@ -121,8 +122,8 @@ class StreamMeter:
         if not self._include_usage and choices == [] and isinstance(chunk.get("usage"), dict):
             return b""
         if self._model and chunk.get("model") not in (None, self._model):
-            renamed = json.dumps({**chunk, "model": self._model}, ensure_ascii=False, separators=(",", ":"))
-            return f"data: {renamed}\n\n".encode()
+            with suppress(ValueError):
+                return b"data: " + write_json({**chunk, "model": self._model}) + b"\n\n"
         return event
 
     def _hear(self, chunk: Mapping[str, Any], choices: list[Any]) -> None:
