@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.cli.conftest import LiveTown, run
+from x402.cli import buy
+from x402.client.answers import Chunk
 
 
 def test_a_quote_is_itemised_and_costs_nothing(live_town: LiveTown) -> None:
@@ -93,3 +98,16 @@ def test_errors_name_the_next_step(live_town: LiveTown) -> None:
     gone = run("models", "--base-url", "http://127.0.0.1:9/v1", "--json")
     assert gone.exit_code == 7
     assert json.loads(gone.stdout)["error"]["moneyMoved"] == "no"
+
+
+def test_an_emoji_that_a_model_says_in_two_chunks_is_written_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    class Said(nullcontext[None]):
+        text, receipt, bill = "", None, None
+
+        def __iter__(self) -> Any:
+            for words in ("a\ud83d", "\ude00 b\ud83d"):
+                yield Chunk({"choices": [{"delta": {"content": words}}]})
+
+    caller: Any = SimpleNamespace(stream=lambda **_: Said())
+    buy._streamed(caller, {})
+    assert capsys.readouterr().out == "a\U0001f600 b\N{REPLACEMENT CHARACTER}\n"

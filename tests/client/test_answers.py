@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from x402.client.answers import (
     RECEIPT_COMMENT,
     Fields,
+    joined,
     read_chunk,
     read_completion,
     read_models,
@@ -217,3 +218,11 @@ def test_fields_of_anything() -> None:
     assert Fields({"a": [{"b": 1}, [2], None]}).a[0].b == 1
     assert "a" in Fields({"a": None})
     assert issubclass(MalformedError, X402Error)
+
+
+def test_a_character_that_came_in_two_halves_is_one_again() -> None:
+    said = ({"choices": [{"delta": {"content": words}}]} for words in ("a\ud83d", "\ude00ü"))
+    halves = [read_chunk(json.dumps(chunk)).text for chunk in said]
+    assert joined(halves) == "a\U0001f600ü"
+    assert joined(halves[:1]) == "a\N{REPLACEMENT CHARACTER}"
+    assert joined(["plain", " text"]) == "plain text"

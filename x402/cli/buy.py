@@ -175,10 +175,14 @@ def _whole(caller: Chat, question: dict[str, Any], quiet: bool) -> dict[str, Any
 def _streamed(caller: Chat, question: dict[str, Any]) -> dict[str, Any]:
     with working("asking and paying"):
         stream = caller.stream(**question)
+    held = ""
     with stream:
         for chunk in stream:
-            write_answer(chunk.text, end="")
-    typer.echo()
+            text = held + chunk.text
+            # Half a character waits for the other half.
+            held = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+            write_answer(text[: len(text) - len(held)], end="")
+    write_answer(held)
     return {"text": stream.text, "receipt": stream.receipt, "bill": stream.bill.as_json() if stream.bill else None}
 
 

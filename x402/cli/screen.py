@@ -94,6 +94,9 @@ def shown(text: str) -> str:
 
 def write_answer(text: str, *, end: str = "\n") -> None:
     """A model's words on standard output: as they are into a pipe, harmless on a terminal."""
+    from x402.client.answers import joined
+
+    text = joined([text])
     typer.echo((printable(text) if sys.stdout.isatty() else text) + end, nl=False)
 
 

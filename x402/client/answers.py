@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -226,6 +226,13 @@ def _wrap(value: Any) -> Any:
     if isinstance(value, dict):
         return Fields(value)
     return [_wrap(entry) for entry in value] if isinstance(value, list) else value
+
+
+def joined(pieces: Iterable[str]) -> str:
+    """A text from its pieces. Where a character came in two halves they are one again; one whose other half never came
+    is the mark for that."""
+    text = "".join(pieces)
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _text(members: Mapping[str, Any], where: str) -> str:

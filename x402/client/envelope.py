@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from pydantic_core import from_json
-
 from x402.client.verdict import retry_after
 from x402.errors import ApiError, MalformedError, Moved
 from x402.wire.headers import PAYMENT_REQUIRED, REQUEST_ID, Pairs, decode_header, values
+from x402.wire.nesting import read_json
 
 CODES = {
     400: "invalid_request",
@@ -96,8 +95,7 @@ def request_id(headers: Pairs, members: Mapping[str, Any] | None = None) -> str 
 def parse(body: bytes) -> dict[str, Any] | None:
     """A body's JSON object, or None when it is none."""
     try:
-        # Not the json module: under a raised recursion limit its scanner overflows the stack on a deep document.
-        value = from_json(body)
+        value = read_json(body)
     except ValueError:
         return None
     return value if isinstance(value, dict) else None

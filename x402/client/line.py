@@ -18,6 +18,7 @@ from x402.client.answers import (
     Fields,
     ModelList,
     Quotation,
+    joined,
     read_answer,
     read_chunk,
     read_completion,
@@ -181,7 +182,7 @@ class Reader:
 
     @property
     def text(self) -> str:
-        return "".join(self._pieces)
+        return joined(self._pieces)
 
     def read(self, chunk: bytes | None) -> list[Chunk]:
         """The chunks that these bytes complete; None stands for the end of the stream.
