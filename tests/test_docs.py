@@ -152,7 +152,8 @@ def test_the_variables_of_pages_are_those_of_the_settings() -> None:
 
 def test_the_readme_names_every_command() -> None:
     readme = PAGES[0].read_text(encoding="utf-8")
-    commands = [f"`x402 {one.name}" for one in (*app.registered_commands, *app.registered_groups)]
+    names = [*(one.name for one in app.registered_commands), *(one.name for one in app.registered_groups)]
+    commands = [f"`x402 {name}" for name in names]
     for_pages = {"codes", "draw", "rows", "interop", "venv"}
     programs = {file.name for file in (ROOT / "scripts").iterdir() if file.is_file() and not file.suffix}
     commands += [f"scripts/{name}" for name in sorted(programs - for_pages)]
