@@ -10,9 +10,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -218,6 +219,12 @@ def program(
             _end(child)
 
 
+def _drain(pipe: IO[bytes]) -> None:
+    with suppress(OSError, ValueError):
+        while pipe.read(65_536):
+            pass
+
+
 def _announced(child: subprocess.Popen[bytes], log: IO[bytes]) -> str:
     assert child.stdout is not None
     with selectors.DefaultSelector() as selector:
@@ -225,6 +232,8 @@ def _announced(child: subprocess.Popen[bytes], log: IO[bytes]) -> str:
         if selector.select(timeout=READY_SECONDS):
             found = _READY.search(child.stdout.readline().decode(errors="replace"))
             if found:
+                # What it tells from now on is read by nobody else, and a full pipe would hold it up for ever.
+                threading.Thread(target=_drain, args=(child.stdout,), daemon=True).start()
                 return found[1]
     log.seek(0)
     raise RuntimeError(f"a program did not get ready: {log.read().decode(errors='replace')[-1000:]}")
