@@ -51,11 +51,11 @@ class Goal:
     def words(self) -> str:
         """The goal as people read it."""
         parts = [f">= {factor:g}x {peer}" for peer, factor in self.times.items()]
-        parts += [] if self.least is None else [f">= {self.least:g}"]
-        parts += [] if self.most is None else [f"<= {self.most:g}"]
-        words = " and ".join(parts)
-        ratios = " and ".join(f">= {factor:.2g}x {peer}" for peer, factor in self._ratios().items())
-        return f"{words}, or {ratios}" if ratios else words
+        bar = "" if self.least is None else f">= {self.least:g}"
+        bar = bar if self.most is None else f"<= {self.most:g}"
+        if ratios := " and ".join(f">= {factor:.2g}x {peer}" for peer, factor in self._ratios().items()):
+            bar = f"({bar}, or {ratios})" if parts else f"{bar}, or {ratios}"
+        return " and ".join([*parts, *([bar] if bar else [])])
 
     def verdict(self, values: Mapping[str, float]) -> bool | None:
         """Whether our value reaches the goal; None while a value that it needs is missing."""

@@ -314,7 +314,7 @@ class _Service:
         return JSONResponse({"ready": not problems, "problems": problems}, status_code=503 if problems else 200)
 
     async def metrics(self, _: Request) -> Response:
-        page, content_type = exposition(self._registry)
+        page, content_type = await asyncio.to_thread(exposition, self._registry)
         return Response(page, media_type=content_type)
 
 
