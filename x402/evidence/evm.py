@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from x402.chain import EvmReceipt
 from x402.errors import UnavailableError
 from x402.evidence import Standing, Verdict
+from x402.evidence.horizon import Horizon, horizon_of
 from x402.lifecycle import Subject
 from x402.ports import EvmChain
 from x402.schemes.evm_payment import EvmPayment, balance_call
@@ -60,34 +61,35 @@ class EvmWitness:
         if isinstance(found, Settled):
             return found
         if found is not None:
-            receipt, verdict = found, await self._judge_vain(found, signed, since)
-            if not isinstance(verdict, Refused) or await self._is_for_good(receipt, transactions):
+            verdict = await self._judge_vain(found, signed, since)
+            if not isinstance(verdict, Refused) or await self._is_for_good(transactions, signed):
                 return verdict
-        height = await self._chain.block_number()
+        horizon = await horizon_of(self._chain)
+        height = horizon.height
         now, spent = await asyncio.gather(self._chain.time_of(height), self._is_spent(signed, height))
         if spent:
-            return await self._proven(await self._spender(signed, height, now, since), signed, now)
+            return _proven(await self._spender(signed, height, now, since), signed, now, horizon)
         if spent is False and now > signed.valid_before + _EXPIRY_MARGIN_SECONDS:
             return signed.ends.expired
         return None
 
     async def spent_by(self, subject: Subject, *, since: int = 0) -> Verdict:
         signed = authorization_of(subject)
-        height = await self._chain.block_number()
+        horizon = await horizon_of(self._chain)
+        height = horizon.height
         now, spent = await asyncio.gather(self._chain.time_of(height), self._is_spent(signed, height))
         found = await self._spender(signed, height, now, since) if spent else None
-        verdict = await self._proven(found, signed, now)
+        verdict = _proven(found, signed, now, horizon)
         if spent is None or (spent and verdict is None):
             raise UnavailableError("rpc_unavailable", "the node does not show what became of a payment")
         return verdict
 
     async def standing(self, subject: Subject, settled: Settled) -> Standing | None:
         signed = authorization_of(subject)
-        receipt, height = await asyncio.gather(
-            self._chain.receipt(settled.transaction, timeout=0), self._chain.block_number()
-        )
+        horizon = await horizon_of(self._chain)
+        receipt, height = await self._chain.receipt(settled.transaction, timeout=0), horizon.height
         if receipt is not None and await self._transfer(receipt, signed) is not None:
-            return await self._depth(receipt.block, height)
+            return horizon.over(receipt.block)
         if height < settled.block:
             # This node has not seen the block of the transfer, so its silence proves nothing (fault E01).
             return None
@@ -97,7 +99,7 @@ class EvmWitness:
         # Another transaction may have made the same transfer after the reorganisation, or the payer cancelled it.
         found = await self._spender(signed, height, now, 0) if spent else None
         if isinstance(found, Settled):
-            return await self._depth(found.block, height)
+            return horizon.over(found.block)
         return Standing(0) if found is not None or not spent else None
 
     async def is_spent(self, subject: Subject) -> bool | None:
@@ -107,22 +109,15 @@ class EvmWitness:
     async def balance(self, owner: str, asset: str) -> int:
         return await balance_of(self._chain, asset, owner)
 
-    async def _is_for_good(self, receipt: EvmReceipt, transactions: Sequence[str]) -> bool:
+    async def _is_for_good(self, transactions: Sequence[str], signed: EvmPayment) -> bool:
         """Whether a transaction that failed leaves nothing that could still pay: a fork may take its block back and put
         the very same bytes into another one, and other bytes that were signed for this payment may land (fault A16),
         unless they have failed for good as well. Without that, only the payment's own nonce can say that it is dead."""
-        others = [one for one in transactions if one != receipt.transaction]
-        found = await asyncio.gather(*(self._chain.receipt(one, timeout=0) for one in others))
-        blocks = [receipt.block, *(one.block for one in found if one is not None)]
-        return len(blocks) > len(others) and (await self._depth(max(blocks), max(blocks))).final
-
-    async def _depth(self, block: int, height: int) -> Standing:
-        try:
-            final = block <= await self._chain.finalized()
-        except UnavailableError:
-            # Some networks know no final block; their transfers stay as deep as they are.
-            final = False
-        return Standing(max(1, height - block + 1), final)
+        horizon = await horizon_of(self._chain)
+        for receipt in await asyncio.gather(*(self._chain.receipt(one, timeout=0) for one in transactions)):
+            if receipt is None or not horizon.is_final(receipt.block) or await self._transfer(receipt, signed):
+                return False
+        return True
 
     async def _first_receipt(
         self, transactions: Sequence[str], signed: EvmPayment, timeout: float
@@ -155,7 +150,8 @@ class EvmWitness:
         """What a transaction proves that is in a block and does not show the transfer."""
         if receipt.succeeded and (signed.named_in_call or _names(receipt, signed)):
             return replace(signed.ends.mismatch, transaction=receipt.transaction)
-        height = await self._chain.block_number()
+        horizon = await horizon_of(self._chain)
+        height = horizon.height
         if height < receipt.block:
             # This node has not seen the block of the receipt, so its state and its logs prove nothing (fault E01).
             return None
@@ -164,7 +160,7 @@ class EvmWitness:
             return None
         if spent:
             now = await self._chain.time_of(height)
-            verdict = await self._proven(await self._spender(signed, height, now, since), signed, now)
+            verdict = _proven(await self._spender(signed, height, now, since), signed, now, horizon)
             return replace(verdict, transaction=receipt.transaction) if isinstance(verdict, Refused) else verdict
         # Among several payments in one transaction, each may fail alone.
         how = signed.ends.mismatch if receipt.succeeded else signed.ends.reverted
@@ -188,16 +184,6 @@ class EvmWitness:
         if units is None:
             return None
         return Settled(receipt.transaction, receipt.block, units if signed.named_in_call else None)
-
-    async def _proven(self, found: Settled | _Vain | None, signed: EvmPayment, now: int) -> Verdict:
-        """What a search has found, a use in vain only once it is for good: a fork may take back the block of a
-        cancellation, and put the transfer into another one (fault A16)."""
-        if not isinstance(found, _Vain):
-            return found
-        dead = now > signed.valid_before + _EXPIRY_MARGIN_SECONDS
-        if dead or (found.block is not None and (await self._depth(found.block, found.block)).final):
-            return signed.ends.used_up
-        return None
 
     async def _spender(self, signed: EvmPayment, height: int, now: int, since: int) -> Settled | _Vain | None:
         """What became of a spent payment, by its events, searched backwards from the end of its life: the
@@ -240,6 +226,15 @@ class EvmWitness:
             else:
                 high = middle
         return low
+
+
+def _proven(found: Settled | _Vain | None, signed: EvmPayment, now: int, horizon: Horizon) -> Verdict:
+    """What a search below a horizon has found, a use in vain only once it is for good: a fork may take back the block
+    of a cancellation, and put the transfer into another one (fault A16)."""
+    if not isinstance(found, _Vain):
+        return found
+    dead = now > signed.valid_before + _EXPIRY_MARGIN_SECONDS
+    return signed.ends.used_up if dead or (found.block is not None and horizon.is_final(found.block)) else None
 
 
 async def balance_of(chain: EvmChain, asset: str, owner: str) -> int:

@@ -15,6 +15,7 @@ from solders.transaction import VersionedTransaction
 
 from x402.errors import PendingError, RefusedError, UnavailableError
 from x402.evidence import Standing
+from x402.evidence.horizon import horizon_of
 from x402.money import Asset
 from x402.ports import EvmChain, SvmChain
 from x402.schemes.eip712 import address_word, checksum, keccak
@@ -68,6 +69,7 @@ class EvmTransfers:
 
     async def find(self, transaction: str, payee: str, asset: Asset) -> Transfer:
         await self.prove()
+        horizon = await horizon_of(self.chain)
         receipt = await self.chain.receipt(transaction, timeout=0)
         call = None if receipt is None else await self.chain.transaction(transaction)
         if receipt is None or call is None:
@@ -83,14 +85,8 @@ class EvmTransfers:
         amount = int(logs[0].data, 16)
         if receiver != address_word(payee) or sender == receiver or amount != int.from_bytes(call.data[36:], "big"):
             raise _other("a single call of the token's transfer, to the seller")
-        height = await self.chain.block_number()
-        if height < receipt.block:
+        if horizon.height < receipt.block:
             raise _unseen(transaction)
-        try:
-            final = receipt.block <= await self.chain.finalized()
-        except UnavailableError:
-            # Some networks know no final block; their transfers stay as deep as they are.
-            final = False
         return Transfer(
             transaction=transaction,
             payer=checksum("0x" + sender[-20:].hex()),
@@ -99,7 +95,7 @@ class EvmTransfers:
             amount=amount,
             block=receipt.block,
             time=await self.chain.time_of(receipt.block),
-            standing=Standing(height - receipt.block + 1, final),
+            standing=horizon.over(receipt.block),
         )
 
 
