@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.chains import EvmWorld, SvmWorld
 from tests.postgres import Postgres
+from tests.unblocked import unblocked
 
 LONG = {"simulation", "journey", "scripts", "interop", "tests"}
 """Folders whose files take long: those of whole programs, of many runs, and of the pages."""
@@ -28,6 +29,17 @@ def pytest_collection_finish() -> None:
     """All that was imported lasts as long as the process: tests that collect garbage need not look through it."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def held_up(request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """No loop is held up in any test; but the simulator plays whole programs on one thread, on purpose."""
+    if "simulation" in request.path.parts:
+        yield []
+        return
+    with unblocked() as calls:
+        yield calls
+    assert calls == [], "code of ours held up an event loop with these calls"
 
 
 @pytest.fixture(scope="session")
