@@ -29,6 +29,8 @@ ALLOWED = [
     # Libraries, one time only: where a route was written, modules, what to tell a new connection of oneself.
     ("fastapi/routing.py", "_extract_endpoint_context"), ("<frozen importlib._bootstrap>", "_find_and_load"),
     ("redis/driver_info.py", "__post_init__"),
+    # What is told to whoever runs it goes to standard error, as everybody's does.
+    ("logging/__init__.py", "emit"),
     # Tests call commands and the synchronous client from where a loop happens to run.
     ("x402/cli/failures.py", "invoke"), ("x402/client/auth.py", "sync_auth_flow"),
 ]  # fmt: skip

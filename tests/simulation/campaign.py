@@ -71,11 +71,11 @@ class Figures:
 
 
 def names(runs: int, seed: int, *, liveness: bool = False) -> Iterator[str]:
-    """The first `runs` runs: everything systematic once, then storms and crowds from `seed` on."""
+    """The first `runs` runs: everything systematic once, then storms, crowds and meters from `seed` on."""
     if liveness:
         yield from (f"alive:{number}" for number in range(seed, seed + runs))
         return
-    storms = (name for number in count(seed) for name in (f"storm:{number}", f"crowd:{number}"))
+    storms = (name for number in count(seed) for name in (f"storm:{number}", f"crowd:{number}", f"meter:{number}"))
     yield from islice(_mixed(systematic(), storms), runs)
 
 

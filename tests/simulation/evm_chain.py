@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from tests.simulation.token import Move, Revert, TokenState, perform, transfer_call
+from tests.simulation.contracts import perform
+from tests.simulation.token import Move, Revert, TokenState, transfer_call
 from tests.simulation.transactions import SentTransaction, read_transaction
 from tests.simulation.world import EPOCH, World
 from x402 import networks
@@ -232,10 +233,13 @@ class SimulatedEvm:
                 self.world.injected["reorg.dropped"] += 1
         self._arm()
 
-    def foreign(self, sender: str, nonce: int, call: bytes, *, max_fee: int = 100 * BASE_FEE) -> SentTransaction:
-        """Somebody else's transaction to the token."""
+    def foreign(
+        self, sender: str, nonce: int, call: bytes, *, to: str = "", max_fee: int = 100 * BASE_FEE
+    ) -> SentTransaction:
+        """Somebody else's transaction, to the token unless another contract is named."""
         identity = "0x" + self.world.entropy(32).hex()
-        return SentTransaction(identity, sender, nonce, max_fee, PRIORITY_FEE, 100_000, self.asset.address, call)
+        to = to or self.asset.address
+        return SentTransaction(identity, sender, nonce, max_fee, PRIORITY_FEE, 100_000, to, call)
 
 
 THIEF = "0x00000000000000000000000000000000DeaDBeef"

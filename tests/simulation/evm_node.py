@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from tests.simulation.contracts import perform
 from tests.simulation.evm_chain import BASE_FEE, BLOCK_SECONDS, FINAL_DEPTH, GENESIS_BLOCK, PRIORITY_FEE, SimulatedEvm
 from tests.simulation.faults import Fate
-from tests.simulation.token import Revert, perform
+from tests.simulation.token import Revert
 from x402.chain import CallResult, EvmCall, EvmFees, EvmReceipt, Log
 from x402.errors import MisconfiguredError, UnavailableError
 from x402.ports import NotSent

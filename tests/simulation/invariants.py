@@ -58,6 +58,9 @@ class Watchman:
     services: dict[str, set[str]] = field(default_factory=dict)
     answered: set[str] = field(default_factory=set)
     """Payments whose whole answer has reached the client."""
+    pieces: dict[str, int] = field(default_factory=dict)
+    """By payment, how many pieces of a stream went out to one reader at most."""
+    _going: dict[int, int] = field(default_factory=dict)
     _headers: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -88,6 +91,7 @@ class Watchman:
             payment = read_payment([("PAYMENT-SIGNATURE", exchange.payment)])
             assert payment is not None
             life = payment.payload.get("authorization", {}).get("validBefore")
+            life = life or payment.payload.get("permit2Authorization", {}).get("deadline")
             expires = int(life) if life else self.cast.world.clock() + 60
             self.signed[pay_id] = Signed(number, exchange.payment, expires)
             self._budget()
@@ -96,13 +100,22 @@ class Watchman:
 
     def _budget(self) -> None:
         """I6: what is signed and may still move, and what has moved, is within the budget."""
-        now = self.cast.world.clock()
-        open_or_paid = [pay_id for pay_id, one in self.signed.items() if one.expires_at > now or self.paid(pay_id)]
-        if len(open_or_paid) > self.cast.scenario.budget:
-            self._fail(f"I6 {len(open_or_paid)} payments are signed, and the budget is {self.cast.scenario.budget}")
+        now, budget = self.cast.world.clock(), self.cast.scenario.budget * PRICE_UNITS
+        taken = self.taken()
+        units = sum(
+            taken.get(pay_id, PRICE_UNITS)
+            for pay_id, one in self.signed.items()
+            if pay_id in taken or one.expires_at > now
+        )
+        if units > budget:
+            self._fail(f"I6 {units} units are signed and may move or have moved, and the budget is {budget}")
 
     def _sent(self, exchange: Exchange, message: MutableMapping[str, Any]) -> None:
         """I2, I3: what is served is paid, and for one request only."""
+        if message["type"] == "http.response.body" and message.get("body") and exchange.payment:
+            pay_id, gone = self.identity(exchange.payment), self._going.get(id(exchange), 0) + 1
+            self._going[id(exchange)] = gone
+            self.pieces[pay_id] = min(self.cast.scenario.pieces, max(gone, self.pieces.get(pay_id, 0)))
         if (
             not exchange.request.url.host.endswith(SHOP)
             or message["type"] != "http.response.start"
@@ -117,7 +130,7 @@ class Watchman:
         paths.add(exchange.request.url.path)
         if len(paths) > 1:
             self._fail(f"I2 one payment is served for {sorted(paths)}")
-        if not self._was_paid(pay_id):
+        if not self.cast.scenario.streams and not self._was_paid(pay_id):
             self._fail(f"I3 {exchange.label} is served, and its money did not move")
 
     def _answered(self, exchange: Exchange) -> None:
@@ -126,7 +139,10 @@ class Watchman:
 
     def _unanswered(self) -> Counter[int]:
         """By purchase, how many payments are paid and were never answered. A program that dies with its answer in hand
-        buys again, and that is another call."""
+        buys again, and that is another call. A stream that broke off is charged for the pieces that it had, and its
+        rest is never made."""
+        if self.cast.scenario.streams:
+            return Counter()
         refunded = {
             pay_id
             for pay_id, (state, _) in self.rows(Party.GATEWAY).items()
@@ -165,7 +181,7 @@ class Watchman:
         if self.cast.scenario.network != EVM:
             return exact_svm_layout.message_id(move.nonce, self.cast.svm.network.id)
         asset = self.cast.evm.asset
-        return f"{asset.network}:{asset.address}:{move.payer}:0x{move.nonce.hex()}".lower()
+        return f"{asset.network}:{move.contract or asset.address}:{move.payer}:0x{move.nonce.hex()}".lower()
 
     def _included(self, included: Included) -> None:
         for move in included.moves:
@@ -194,9 +210,9 @@ class Watchman:
             return [move for included in self.cast.evm.history for move in included.moves]
         return [landed.move for landed in self.cast.svm.history if landed.move is not None]
 
-    def paid(self, pay_id: str) -> bool:
-        """Whether the money of a payment has moved, on the chain as it is."""
-        return pay_id in self.paid_now()
+    def taken(self) -> dict[str, int]:
+        """What has moved for each payment, in atomic units, on the chain as it is."""
+        return {pay_id: move.value for move in self.moves() if (pay_id := self.pay_id_of(move))}
 
     def _fail(self, words: str) -> None:
         self.cast.world.fail(words)
@@ -231,6 +247,7 @@ class Watchman:
             *self._nonces(),
             *self._people(),
             *self._refunds(),
+            *self._amounts(),
             *self._surprises(),
         ):
             self._fail(words)
@@ -248,7 +265,7 @@ class Watchman:
             for one in found.violations:
                 yield f"{one.invariant} {one.party} {one.pay_id[-12:]}: {one.words}"
             yield from _unsettled(disk.database.raw)
-            yield from _uncredited(disk.database.raw)
+            yield from _uncredited(disk.database.raw, self.taken())
 
     def _payments(self) -> Iterator[str]:
         """I3, I4, I5: each party's rows and the chain tell the same."""
@@ -310,6 +327,15 @@ class Watchman:
         if any(move.payee not in (mine.buyer.evm_address, mine.buyer.svm_address) for move in sent):
             yield "I11 a refund went to somebody else"
 
+    def _amounts(self) -> Iterator[str]:
+        """B16, G03: what was taken is the price; under `upto` what was used, of a stream what its readers have got."""
+        scenario = self.cast.scenario
+        used = PRICE_UNITS // 2 if scenario.scheme == "upto" else PRICE_UNITS
+        for pay_id, units in self.taken().items():
+            most = used * self.pieces.get(pay_id, 0) // scenario.pieces if scenario.streams else used
+            if units > most or (units < used and not scenario.streams):
+                yield f"B16 {units} units were taken for {pay_id[-12:]}, and {most} were used"
+
     def _surprises(self) -> Iterator[str]:
         for words in self.cast.network.crashes_of_apps:
             yield f"X1 an app raised: {words}"
@@ -339,8 +365,9 @@ def _following(raw: sqlite3.Connection, signer: str, chain: int) -> int:
     return max(chain, (row[0] if row else 0) if lowest is None else lowest)
 
 
-def _uncredited(raw: sqlite3.Connection) -> Iterator[str]:
-    """I13: whatever was delivered is billed, and what was not used of it is credited, each in full and once."""
+def _uncredited(raw: sqlite3.Connection, taken: dict[str, int]) -> Iterator[str]:
+    """I13: whatever was delivered is billed, and what was taken and not used of it is credited, each in full and once.
+    `taken` says what has moved for a payment; one that is not there was undone for good after it was delivered."""
     query = """
         SELECT payments.pay_id, payments.amount, bills.charged, bills.credited, sum(account_entries.units)
         FROM payments LEFT JOIN bills ON bills.bill_id = payments.pay_id
@@ -348,9 +375,9 @@ def _uncredited(raw: sqlite3.Connection) -> Iterator[str]:
         WHERE payments.party = 'gateway' AND payments.state = ? GROUP BY payments.pay_id
     """
     for pay_id, amount, charged, credited, entered in raw.execute(query, ("delivered",)):
-        used = int(amount) // 2
-        if (charged, credited, entered) != (used, int(amount) - used, int(amount) - used):
-            yield f"I13 {pay_id[-12:]} paid {amount}, is billed {charged}, and {entered} of {credited} are credited"
+        paid = taken.get(pay_id, (charged or 0) + (credited or 0))
+        if (charged or 0) + (credited or 0) != paid or (entered or 0) != (credited or 0) or 2 * charged > int(amount):
+            yield f"I13 {pay_id[-12:]} paid {paid}, is billed {charged}, and {entered} of {credited} are credited"
     for pay_id, amount, _, _, entered in raw.execute(query, ("credited",)):
-        if entered != int(amount):
+        if entered != taken.get(pay_id, int(amount)):
             yield f"I13 {pay_id[-12:]} paid {amount} for nothing, and {entered} are credited"

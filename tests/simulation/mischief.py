@@ -9,12 +9,16 @@ from tests.simulation.faults import Fate
 from tests.simulation.invariants import Watchman
 from tests.simulation.parties import Cast
 from tests.simulation.people import SHOP, STRANGER, keys
+from tests.simulation.permits import give_up_call
 from tests.simulation.scenarios import EVM
 from tests.simulation.token import cancel_call, transfer_call
 from tests.simulation.wire import Exchange
 from x402.lifecycle import Party
+from x402.networks import PERMIT2
 from x402.ports import NotSent
-from x402.schemes.exact_evm import read_payload
+from x402.schemes import exact_evm, upto_evm
+from x402.schemes.exact_evm import SignedAuthorization
+from x402.schemes.upto_evm import SignedPermit
 from x402.wire.payment import read_payment
 
 _BOOTY = 99
@@ -77,12 +81,16 @@ class Mischief:
 
     def _submit(self, header: str) -> None:
         """A stranger submits the payment from an account of its own (fault A11)."""
-        self._admit(STRANGER, self._signed(header).calldata())
+        signed = self._signed(header)
+        self._admit(STRANGER, signed.calldata(), to=signed.contract)
 
     def _cancel(self, header: str) -> None:
-        """The payer takes it back, by `cancelAuthorization` (fault A01)."""
-        auth = self._signed(header).authorization
-        self._admit(auth.payer, cancel_call(auth.payer, auth.nonce))
+        """The payer takes it back, with the contract that remembers it (fault A01)."""
+        signed = self._signed(header)
+        if isinstance(signed, SignedPermit):
+            self._admit(signed.payer, give_up_call(signed.permit.nonce), to=PERMIT2)
+        else:
+            self._admit(signed.payer, cancel_call(signed.payer, signed.authorization.nonce))
 
     def _drain(self) -> None:
         """The payer spends all its money elsewhere (fault A08)."""
@@ -91,17 +99,18 @@ class Mischief:
         if balance:
             self._admit(payer, transfer_call(THIEF, balance))
 
-    def _admit(self, sender: str, call: bytes) -> None:
+    def _admit(self, sender: str, call: bytes, *, to: str = "") -> None:
         evm = self._cast.evm
         try:
-            evm.admit(evm.foreign(sender, evm.pending_count(sender), call))
+            evm.admit(evm.foreign(sender, evm.pending_count(sender), call, to=to))
         except NotSent as error:
             self._world.note(f"mischief failed: {error}")
 
-    def _signed(self, header: str):  # type: ignore[no-untyped-def]
+    def _signed(self, header: str) -> SignedAuthorization | SignedPermit:
         payment = read_payment([("PAYMENT-SIGNATURE", header)])
         assert payment is not None
-        return read_payload(payment.payload, self._cast.evm.asset)
+        module = upto_evm if payment.scheme == upto_evm.SCHEME else exact_evm
+        return module.read_payload(payment.payload, self._cast.evm.asset)
 
     def _included(self, included: Included) -> None:
         """Some blocks are undone, sometimes with the payer's money going elsewhere instead (fault A16)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from tests.simulation.disk import Disk, JournalFile, SimulatedLedger
 from tests.simulation.evm_chain import SimulatedEvm
 from tests.simulation.evm_node import SimulatedEvmNode
 from tests.simulation.loop import Life
-from tests.simulation.people import SETTLER, SHOP, STRANGER, SVM_NODE, keys
+from tests.simulation.people import EVM_NODE, SETTLER, SHOP, STRANGER, SVM_NODE, keys
 from tests.simulation.proof import prove_frozen
 from tests.simulation.scenarios import EVM, PRICE, PRICE_UNITS, SVM, Scenario
 from tests.simulation.svm_chain import SimulatedSvm
@@ -87,7 +88,7 @@ class Cast:
             {mine.buyer.svm_address: money, mine.seller_svm: 0, mine.purses[SVM].address(SVM): money},
             lamports,
         )
-        self.network.nodes[SVM_NODE] = self._answer_node
+        self.network.nodes |= {SVM_NODE: self._answer_node, EVM_NODE: self._tell_allowance}
         self.purchases = [
             Purchase(number, 1.0 + world.chance.uniform(0, 0.1 if scenario.crowd else 2.0 * number))
             for number in range(scenario.purchases)
@@ -122,7 +123,9 @@ class Cast:
         mine, confirmations = keys(), parse_confirmations(self.scenario.confirmations)
         clock = self.world.clock
         if self.scenario.network == EVM:
-            signers = [mine.signers[index]] if self.scenario.place == "replicas" else list(mine.signers[:2])
+            # Who alone may settle is named in a permit, so that replicas have to share their keys.
+            own = self.scenario.place == "replicas" and self.scenario.scheme == "exact"
+            signers = [mine.signers[index]] if own else list(mine.signers[:2])
             return [EvmRail(EVM, SimulatedEvmNode(self.evm), signers, clock, confirmations=confirmations)]
         return [SvmRail(SVM, SimulatedSvmNode(self.svm), [mine.fee_payer], clock, confirmations=confirmations)]
 
@@ -176,6 +179,7 @@ class Cast:
             routes={"GET /goods/*": PRICE},
             ledger=ledger,
             flow=scenario.flow,
+            schemes=(scenario.scheme,),
             public_url=f"https://{SHOP}",
             max_timeout_seconds=scenario.timeout_seconds,
             quote_keys=(bytes(32),),
@@ -228,21 +232,29 @@ class Cast:
         made = self.handled.setdefault(sale.pay_id, [])
         made.append(scope["path"])
         # Half of the price is used, and the other half is the buyer's.
-        sale.metered = Metered(model="goods", charged=sale.amount // 2, complete=True)
+        used, streams = sale.amount // 2, self.scenario.streams
+        sale.metered = Metered(model="goods", charged=0 if streams else used, complete=True)
         await self.world.boundary(f"handler {scope['path']}", "before")
         await asyncio.sleep(self.world.chance.uniform(0, self.scenario.seconds))
         if len(made) <= self.scenario.failures:
             await send({"type": "http.response.start", "status": 500, "headers": []})
             await send({"type": "http.response.body", "body": b"no"})
             return
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+        kind = b"text/event-stream" if streams else b"text/plain"
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
         for piece in range(self.scenario.pieces):
-            more = piece + 1 < self.scenario.pieces
+            more = streams or piece + 1 < self.scenario.pieces
             body = f"{scope['path']} made {len(made)} piece {piece};".encode()
             await self.world.boundary(f"handler {scope['path']} piece {piece}", "before")
+            if streams:
+                sale.metered = Metered(model="goods", charged=used * (piece + 1) // self.scenario.pieces)
             await send({"type": "http.response.body", "body": body, "more_body": more})
             if more:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(self.scenario.seconds if streams else 0.05)
+        if streams:
+            # As the end of a stream of tokens does, which carries the receipt.
+            receipt = await sale.settle()
+            await send({"type": "http.response.body", "body": f": {receipt.transaction}".encode()})
 
     # The buyer.
 
@@ -274,12 +286,13 @@ class Cast:
         journal = self.journal.open(world.clock)
         auth = X402Auth(
             keys().buyer,
-            policy=Policy(networks=(scenario.network,)),
+            policy=Policy(networks=(scenario.network,), schemes=(scenario.scheme,)),
             limits=Limits(per_day=f"{scenario.budget * PRICE_UNITS / 10**6:.6f}"),
             journal=journal,
             breaker=Breaker(failures=50),
             prove=lambda record: prove_frozen(journal, record, self._chains()),
             svm_rpc=f"http://{SVM_NODE}/",
+            evm_rpc=f"http://{EVM_NODE}/",
             settings=ClientSettings.model_construct(),
             clock=world.clock,
             entropy=world.entropy,
@@ -315,6 +328,15 @@ class Cast:
         """The cluster's node, as the buyer asks it: only for a blockhash."""
         text, last = self.svm.blockhash(self.svm.slot() - 2)
         return {"jsonrpc": "2.0", "id": 1, "result": {"value": {"blockhash": text, "lastValidBlockHeight": last}}}
+
+    def _tell_allowance(self, body: bytes) -> Any:
+        """The EVM node, as the buyer asks it: only for what Permit2 may move."""
+        asked = json.loads(body)
+        answers = (self.evm.latest().token.ask(bytes.fromhex(one["params"][0]["data"][2:])) for one in asked)
+        return [
+            {"jsonrpc": "2.0", "id": one["id"], "result": "0x" + (said or b"").hex()}
+            for one, said in zip(asked, answers, strict=True)
+        ]
 
 
 def _said(response: httpx.Response) -> str:

@@ -13,7 +13,7 @@ from x402.client.wallet import Wallet
 from x402.facilitator.signer import EvmSigner, SvmSigner
 from x402.gateway.purse import Purse
 
-SHOP, SETTLER, SVM_NODE = "shop.test", "settler.test", "node.test"
+SHOP, SETTLER, SVM_NODE, EVM_NODE = "shop.test", "settler.test", "node.test", "evm-node.test"
 STRANGER = "0x57A2e8Bb4fC9bE8a0A3F3d4b3E5b1f60a1B2C3D4"
 """Somebody with gas and no business here."""
 

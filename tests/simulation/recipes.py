@@ -9,7 +9,7 @@ from functools import cache
 
 from tests.simulation.faults import CALM, Fate, Plan, Weather, storm
 from tests.simulation.run import Recipe, play
-from tests.simulation.scenarios import Scenario, base_scenarios, some_crowd, some_scenario
+from tests.simulation.scenarios import Scenario, base_scenarios, some_crowd, some_meter, some_scenario
 
 _FATES = (Fate.LOST, Fate.MUTE, Fate.LATE, Fate.LAGS, Fate.VANISHES, Fate.TWICE, Fate.CUT, Fate.FULL, Fate.UNSURE)
 OUTAGE_SECONDS = 600.0
@@ -17,7 +17,8 @@ OUTAGE_SECONDS = 600.0
 
 def recipe_of(name: str) -> Recipe:
     """The recipe of a name: `crash:SCENARIO:BOUNDARY`, `fate:SCENARIO:MESSAGE:FATE`, `storm:SEED`, `gust:SEED` (a short
-    storm), `crowd:SEED` (a storm over many who pay at once), `alive:SEED`.
+    storm), `crowd:SEED` (a storm over many who pay at once), `meter:SEED` (one over payments that are charged by what
+    they use), `alive:SEED`.
 
     Raises `ValueError` for anything else.
     """
@@ -33,9 +34,11 @@ def recipe_of(name: str) -> Recipe:
         return _gust(int(parts[0]))
     if kind == "crowd" and len(parts) == 1:
         return _crowd(int(parts[0]))
+    if kind == "meter" and len(parts) == 1:
+        return _meter(int(parts[0]))
     if kind == "alive" and len(parts) == 1:
         return _alive(int(parts[0]))
-    forms = "crash:SCENARIO:BOUNDARY, fate:SCENARIO:MESSAGE:FATE, storm:SEED, gust:SEED, crowd:SEED, alive:SEED"
+    forms = "crash:SCENARIO:BOUNDARY, fate:SCENARIO:MESSAGE:FATE, and with a SEED: storm, gust, crowd, meter, alive"
     raise ValueError(f"{name!r} names no run; the forms are {forms}")
 
 
@@ -84,6 +87,12 @@ def _crowd(seed: int) -> Recipe:
     chance = random.Random(f"crowd {seed}")
     weather = storm(chance.choice((0.1, 0.3, 1.0)), ends_at=chance.choice((20.0, 40.0)))
     return Recipe(some_crowd(chance), seed, weather, shuffled=chance.random() < 0.5)
+
+
+def _meter(seed: int) -> Recipe:
+    chance = random.Random(f"meter {seed}")
+    weather = storm(chance.choice((0.1, 0.3, 1.0)), ends_at=chance.choice((20.0, 40.0, 80.0)))
+    return Recipe(some_meter(chance), seed, weather, shuffled=chance.random() < 0.5)
 
 
 def _alive(seed: int) -> Recipe:

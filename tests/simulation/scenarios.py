@@ -21,7 +21,8 @@ class Scenario:
     `purchases` are made at about the same time; `budget` is how many the buyer may sign for in a day, `holds` how many
     it has money for. `failures` is how often the handler fails before it serves a payment, `pieces` in how many pieces
     it answers, `seconds` how long it takes. With `witness` the gateway asks the chain itself, with `refunds` it pays
-    back what it owes for long. A `crowd` buys in one moment, so that settlements share transactions.
+    back what it owes for long. A `crowd` buys in one moment, so that settlements share transactions. Under the scheme
+    `upto` half of the price is used and taken, and an answer in several pieces is a stream that is played as it comes.
     """
 
     network: str = EVM
@@ -38,6 +39,12 @@ class Scenario:
     witness: bool = True
     refunds: bool = False
     crowd: bool = False
+    scheme: str = "exact"
+
+    @property
+    def streams(self) -> bool:
+        """Whether answers are charged by the piece, and leave before they are paid."""
+        return self.scheme == "upto" and self.pieces > 1
 
     @property
     def name(self) -> str:
@@ -49,6 +56,7 @@ class Scenario:
         extras += "" if self.witness else " blind"
         extras += " refunds" if self.refunds else ""
         extras += " crowd" if self.crowd else ""
+        extras += " upto" if self.scheme == "upto" else ""
         return f"{family} {self.flow} {self.place} {extras}"
 
 
@@ -62,6 +70,8 @@ def base_scenarios() -> list[Scenario]:
     found.append(Scenario(EVM, "authorization", "local", confirmations="0=3"))
     found.append(Scenario(EVM, "upfront", "local", purchases=3, crowd=True))
     found.append(Scenario(EVM, "authorization", "remote", purchases=4, crowd=True, witness=False))
+    found.append(Scenario(EVM, place="local", pieces=3, scheme="upto"))
+    found.append(Scenario(EVM, place="remote", purchases=2, failures=1, scheme="upto"))
     return found
 
 
@@ -97,3 +107,8 @@ def some_crowd(chance: random.Random) -> Scenario:
         seconds=0.2,
         crowd=True,
     )
+
+
+def some_meter(chance: random.Random) -> Scenario:
+    """Any plot in which payments are charged by what they use (scheme `upto`)."""
+    return replace(some_scenario(chance), network=EVM, scheme="upto", pieces=chance.choice((1, 3, 6)))

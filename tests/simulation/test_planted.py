@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
 
 from tests.simulation.faults import Fate, Weather, storm
+from tests.simulation.parties import Cast
 from tests.simulation.run import Recipe, play
 from tests.simulation.scenarios import Scenario
 from x402.client.budget import Limits
@@ -14,6 +16,7 @@ from x402.client.journal import Journal
 from x402.facilitator.evm_rail import EvmRail
 from x402.facilitator.evm_sender import EvmSender
 from x402.facilitator.settle import LocalFacilitator
+from x402.gateway.metered import Counted
 from x402.gateway.sale import PaidRequest
 from x402.schemes import exact_evm
 from x402.stages import Refused
@@ -86,6 +89,23 @@ def test_one_payment_for_two_requests_is_seen(monkeypatch: pytest.MonkeyPatch) -
     """Faults A07, B01: somebody presents a payment that was seen on its way for something else."""
     monkeypatch.setattr(PaidRequest, "digest", "any")
     assert first_violation(Weather(thief=1.0, ends_at=30.0), Scenario()).startswith("I2")
+
+
+def test_a_reader_who_pays_for_what_he_never_got_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faults A18, G03: a slow reader hangs up in mid stream, and is charged for all that was made by then."""
+    slow = Recipe(Scenario(scheme="upto", pieces=6, seconds=0.01), 0, Weather({"http": ((Fate.SLOW, 1.0),)}, 40.0))
+
+    def hangs_up(cast: Cast) -> None:
+        def sent(_: Any, message: MutableMapping[str, Any]) -> None:
+            if b"piece 1" in message.get("body", b"") and cast.world.lives["client"].alive:
+                cast.world.later(0.5, lambda: cast.world.kill(cast.world.lives["client"]))
+
+        cast.network.on_sent.append(sent)
+
+    honest = play(slow, arrange=hangs_up)
+    assert (honest.broken, honest.paid) == ([], 1)
+    monkeypatch.setattr(Counted, "read", Counted.due)
+    assert play(slow, arrange=hangs_up).broken[0].startswith("B16")
 
 
 def test_control_thieves_get_nothing() -> None:

@@ -59,8 +59,18 @@ def test_A22_D01_crowds_that_share_transactions_lose_nothing() -> None:
     assert figures.injected["bundle.transactions"] > CROWDS // 2
 
 
+@pytest.mark.timeout(600)
+def test_B16_G03_what_is_charged_by_its_use_costs_no_more_whatever_happens() -> None:
+    figures = play_some([f"meter:{seed}" for seed in range(METERS)])
+    assert told(figures) == []
+    assert figures.paid > METERS
+    for fault in ("crash", "http.mute", "http.cut", "disk.unsure", "cancel"):
+        assert figures.injected[fault], f"{fault} never happened"
+
+
 STORMS = 60
 CROWDS = 24
+METERS = 60
 
 
 @pytest.mark.timeout(600)

@@ -7,8 +7,7 @@ from functools import lru_cache
 
 from x402.chain import Log
 from x402.money import Asset
-from x402.networks import MULTICALL3
-from x402.schemes import eip712, exact_evm, multicall
+from x402.schemes import eip712, exact_evm
 from x402.schemes.eip712 import address_word, checksum, keccak, uint256
 from x402.schemes.evm_payment import TRANSFER_TOPIC
 from x402.schemes.exact_evm import Authorization, SignedAuthorization
@@ -20,6 +19,7 @@ _TRANSFER = keccak(b"transfer(address,uint256)")[:4]
 _CANCEL = keccak(b"cancelAuthorization(address,bytes32,uint8,bytes32,bytes32)")[:4]
 _STATE = keccak(b"authorizationState(address,bytes32)")[:4]
 _BALANCE = keccak(b"balanceOf(address)")[:4]
+_ALLOWANCE = keccak(b"allowance(address,address)")[:4]
 
 
 class Revert(Exception):
@@ -28,20 +28,24 @@ class Revert(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Money that moved. `nonce` is the authorization's, empty for a plain transfer."""
+    """Money that moved. `nonce` is the authorization's, or the permit's whose `contract` then is Permit2; empty for a
+    plain transfer."""
 
     payer: str
     payee: str
     value: int
     nonce: bytes = b""
+    contract: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenState:
-    """Balances by address in EIP-55 spelling, and what became of authorizations by (payer, nonce)."""
+    """Balances by address in EIP-55 spelling, and what became of authorizations and of permits by (payer, nonce). All
+    payers let Permit2 move whatever they have."""
 
     balances: dict[str, int] = field(default_factory=dict)
     spent: dict[tuple[str, bytes], str] = field(default_factory=dict)
+    permits: dict[tuple[str, int], str] = field(default_factory=dict)
 
     def execute(
         self, asset: Asset, sender: str, call: bytes, now: int
@@ -49,10 +53,10 @@ class TokenState:
         """The state after a call, its events and what it moved. Raises `Revert`."""
         selector, words = call[:4], call[4:]
         if selector == _TRANSFER:
-            move = Move(sender, _address(words, 0), _number(words, 1))
-            return self._moved(move), (_transfer_log(asset, move),), move
+            move = Move(sender, address_at(words, 0), number_at(words, 1))
+            return self.moved(move), (transfer_log(asset, move),), move
         if selector == _CANCEL:
-            payer, nonce = _address(words, 0), words[32:64]
+            payer, nonce = address_at(words, 0), words[32:64]
             return (
                 self._spend(payer, nonce, "cancelled"),
                 (_log(asset, exact_evm.AUTHORIZATION_CANCELED_TOPIC, payer, nonce),),
@@ -71,14 +75,16 @@ class TokenState:
             raise Revert("FiatTokenV2: invalid signature")
         move = Move(auth.payer, auth.payee, auth.value, auth.nonce)
         used = _log(asset, exact_evm.AUTHORIZATION_USED_TOPIC, auth.payer, auth.nonce)
-        return after._moved(move), (used, _transfer_log(asset, move)), move
+        return after.moved(move), (used, transfer_log(asset, move)), move
 
     def ask(self, call: bytes) -> bytes | None:
         """The answer to a question that changes nothing, or None when the call is none."""
         if call[:4] == _STATE:
-            return uint256(int((_address(call[4:], 0), call[36:68]) in self.spent))
+            return uint256(int((address_at(call[4:], 0), call[36:68]) in self.spent))
         if call[:4] == _BALANCE:
-            return uint256(self.balances.get(_address(call[4:], 0), 0))
+            return uint256(self.balances.get(address_at(call[4:], 0), 0))
+        if call[:4] == _ALLOWANCE:
+            return bytes([255]) * 32
         return None
 
     def _spend(self, payer: str, nonce: bytes, how: str) -> TokenState:
@@ -86,7 +92,8 @@ class TokenState:
             raise Revert("FiatTokenV2: authorization is used or canceled")
         return replace(self, spent={**self.spent, (payer, nonce): how})
 
-    def _moved(self, move: Move) -> TokenState:
+    def moved(self, move: Move) -> TokenState:
+        """The balances after a transfer. Raises `Revert`."""
         if self.balances.get(move.payer, 0) < move.value:
             raise Revert("ERC20: transfer amount exceeds balance")
         balances = dict(self.balances)
@@ -100,59 +107,19 @@ def read_call(asset: Asset, call: bytes) -> SignedAuthorization:
     """The authorization that a call submits; the asset is always the same one. Raises `Revert`."""
     words = call[4:]
     authorization = Authorization(
-        _address(words, 0), _address(words, 1), _number(words, 2), _number(words, 3), _number(words, 4), words[160:192]
+        address_at(words, 0),
+        address_at(words, 1),
+        number_at(words, 2),
+        number_at(words, 3),
+        number_at(words, 4),
+        words[160:192],
     )
     if call[:4] == _BY_VRS:
-        signature = words[224:288] + bytes([_number(words, 6) & 0xFF])
+        signature = words[224:288] + bytes([number_at(words, 6) & 0xFF])
     else:
-        size = _number(words, 7)
+        size = number_at(words, 7)
         signature = words[256 : 256 + size]
     return SignedAuthorization(authorization, signature, asset)
-
-
-def perform(
-    token: TokenState, asset: Asset, sender: str, to: str, call: bytes, now: int
-) -> tuple[TokenState, tuple[Log, ...], tuple[Move, ...], bytes]:
-    """The state after a transaction to the token or to Multicall3, its events, what it moved, and what it returns.
-    Whatever else is called does nothing. Raises `Revert`."""
-    if to.lower() == asset.address.lower():
-        answer = token.ask(call)
-        if answer is not None:
-            return token, (), (), answer
-        after, logs, move = token.execute(asset, sender, call, now)
-        return after, logs, (move,) if move else (), b""
-    if to.lower() != MULTICALL3.lower():
-        return token, (), (), b""
-    calls = multicall.read(call)
-    if calls is None:
-        raise Revert("Multicall3: unknown call")
-    events: list[Log] = []
-    moves: list[Move] = []
-    results: list[tuple[bool, bytes]] = []
-    for target, data in calls:
-        try:
-            token, logs, moved, said = perform(token, asset, MULTICALL3, target, data, now)
-        except Revert as revert:
-            results.append((False, _error(str(revert))))
-        else:
-            events += logs
-            moves += moved
-            results.append((True, said))
-    return token, tuple(events), tuple(moves), _returned(results)
-
-
-def _error(words: str) -> bytes:
-    text = words.encode()
-    return bytes.fromhex("08c379a0") + uint256(32) + uint256(len(text)) + text + bytes(-len(text) % 32)
-
-
-def _returned(results: list[tuple[bool, bytes]]) -> bytes:
-    """What `aggregate3` returns, in the ABI's layout."""
-    heads, tails, at = b"", b"", 32 * len(results)
-    for succeeded, data in results:
-        tail = uint256(int(succeeded)) + uint256(64) + uint256(len(data)) + data + bytes(-len(data) % 32)
-        heads, tails, at = heads + uint256(at), tails + tail, at + len(tail)
-    return uint256(32) + uint256(len(results)) + heads + tails
 
 
 def transfer_call(payee: str, value: int) -> bytes:
@@ -165,11 +132,13 @@ def cancel_call(payer: str, nonce: bytes) -> bytes:
     return _CANCEL + address_word(payer) + nonce + bytes(96)
 
 
-def _address(words: bytes, index: int) -> str:
+def address_at(words: bytes, index: int) -> str:
+    """The address in a word of calldata."""
     return checksum("0x" + words[32 * index + 12 : 32 * index + 32].hex())
 
 
-def _number(words: bytes, index: int) -> int:
+def number_at(words: bytes, index: int) -> int:
+    """The number in a word of calldata."""
     return int.from_bytes(words[32 * index : 32 * index + 32], "big")
 
 
@@ -181,6 +150,7 @@ def _log(asset: Asset, topic: str, payer: str, nonce: bytes) -> Log:
     return Log(asset.address, (topic, _topic(address_word(payer)), _topic(nonce)), "0x")
 
 
-def _transfer_log(asset: Asset, move: Move) -> Log:
+def transfer_log(asset: Asset, move: Move) -> Log:
+    """The event that says so."""
     parties = (_topic(eip712.address_word(move.payer)), _topic(eip712.address_word(move.payee)))
     return Log(asset.address, (TRANSFER_TOPIC, *parties), _topic(uint256(move.value)))

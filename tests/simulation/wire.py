@@ -17,6 +17,7 @@ from tests.simulation.world import World
 App = Callable[..., Any]
 Answers = Callable[[bytes], Any]
 _PATIENCE_SECONDS = 20.0
+_SLOW_READER_SECONDS = 2.0
 
 
 class Door:
@@ -153,6 +154,9 @@ class Exchange:
         for told in self.network.on_sent:
             told(self, message)
         self._post(message)
+        if self.fate is Fate.SLOW and message.get("more_body") and not self.hung_up:
+            # Its reader takes the next piece a while later.
+            await asyncio.sleep(_SLOW_READER_SECONDS)
 
     def _post(self, message: MutableMapping[str, Any]) -> None:
         if self.hung_up or self.twin:

@@ -26,7 +26,7 @@ from x402.gateway.policy import Policy
 from x402.gateway.problem import AT_WORK
 from x402.gateway.sale import Refusal
 from x402.gateway.watch import Watch
-from x402.lifecycle import Entry, Event, Party, Subject, open_states
+from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, open_states
 from x402.ports import Answer, Arrow, Clock, Ledger
 from x402.schemes.memory import is_same_payment, recall
 from x402.stages import (
@@ -174,7 +174,20 @@ class Register:
         job.is_unsent = True
 
     async def meter(self, job: Job, due: int) -> None:
-        """Write down what is due by now for an answer that is being played; it only grows."""
+        """Write down what is due by now for an answer that is being played; it only grows.
+
+        Raises `UnlawfulEvent` when another process has moved the payment on.
+        """
+        try:
+            await self._meter(job, due)
+        except UnlawfulEvent:
+            # A writing that was told as failed may have been done all the same (fault E10).
+            job.entry = await self.ledger.find(ME, job.pay_id) or job.entry
+            if job.entry.state is not State.SERVED:
+                raise
+            await self._meter(job, due)
+
+    async def _meter(self, job: Job, due: int) -> None:
         if job.entry.state is State.CLAIMED:
             await self.advance(job, Event.SERVE, Served(due))
         elif job.entry.state is State.SERVED and due > job.entry.amount:
