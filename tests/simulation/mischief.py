@@ -109,8 +109,9 @@ class Mischief:
     def _signed(self, header: str) -> SignedAuthorization | SignedPermit:
         payment = read_payment([("PAYMENT-SIGNATURE", header)])
         assert payment is not None
-        module = upto_evm if payment.scheme == upto_evm.SCHEME else exact_evm
-        return module.read_payload(payment.payload, self._cast.evm.asset)
+        if payment.scheme == upto_evm.SCHEME:
+            return upto_evm.read_payload(payment.payload, self._cast.evm.asset)
+        return exact_evm.read_payload(payment.payload, self._cast.evm.asset)
 
     def _included(self, included: Included) -> None:
         """Some blocks are undone, sometimes with the payer's money going elsewhere instead (fault A16)."""

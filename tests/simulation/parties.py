@@ -251,7 +251,7 @@ class Cast:
             await send({"type": "http.response.body", "body": body, "more_body": more})
             if more:
                 await asyncio.sleep(self.scenario.seconds if streams else 0.05)
-        if streams:
+        if streams and sale.settle is not None:
             # As the end of a stream of tokens does, which carries the receipt.
             receipt = await sale.settle()
             await send({"type": "http.response.body", "body": f": {receipt.transaction}".encode()})
