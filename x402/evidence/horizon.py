@@ -13,15 +13,14 @@ from x402.errors import UnavailableError
 from x402.evidence import Standing
 from x402.ports import EvmChain
 
-_NO_BLOCK = -1
-
 
 @dataclass(frozen=True, slots=True)
 class Horizon:
-    """The newest block and the last final one, as they were before anything that is measured by them was read."""
+    """The newest block and the last final one, as they were before anything that is measured by them was read; None
+    where a network knows no final block, and transfers stay as deep as they are."""
 
     height: int
-    final: int = _NO_BLOCK
+    final: int | None = None
 
     def over(self, block: int) -> Standing:
         """How well that stands which was seen in `block` since."""
@@ -29,7 +28,7 @@ class Horizon:
 
     def is_final(self, block: int) -> bool:
         """Whether no reorganisation reaches a block in which something was seen since."""
-        return block <= self.final
+        return self.final is not None and block <= self.final
 
 
 async def horizon_of(chain: EvmChain) -> Horizon:
@@ -37,9 +36,8 @@ async def horizon_of(chain: EvmChain) -> Horizon:
     return Horizon(*await asyncio.gather(chain.block_number(), _final(chain)))
 
 
-async def _final(chain: EvmChain) -> int:
+async def _final(chain: EvmChain) -> int | None:
     try:
         return await chain.finalized()
     except UnavailableError:
-        # Some networks know no final block; their transfers stay as deep as they are.
-        return _NO_BLOCK
+        return None
