@@ -79,10 +79,29 @@ async def test_A16_a_transfer_that_a_fork_takes_back_is_not_buried_by_the_other_
 async def test_A16_control_a_height_that_comes_late_without_a_fork_counts() -> None:
     case = Forked("block_number", 1)
     case.land(OLD, LANDED)
+    case.spend()
     case.node.height, case.node.final = LANDED + 3, LANDED - 1
     assert await case.standing() == Standing(4)
     case.node.final = LANDED
     assert await case.standing() == Standing(4, final=True)
+
+
+@pytest.mark.parametrize("scheme", ["exact", "upto"])
+async def test_A16_a_receipt_of_a_node_that_was_left_on_a_lost_fork_has_no_depth(scheme: str) -> None:
+    """Two nodes behind one address: one tells the height of the fork that has won, where nothing was spent."""
+    case = Case(scheme)
+    case.land(OLD, LANDED)
+    for height in (LANDED, LANDED + 9):
+        case.node.height, case.node.final = height, height
+        assert await case.standing() is None
+    # What landed after the height was told is one block deep, whatever the state was at that height.
+    case.node.height = LANDED - 1
+    assert await case.standing() == Standing(1, final=True)
+    case.node.height = LANDED + 9
+    case.say_spent(b"")
+    assert await case.standing() is None
+    case.spend()
+    assert await case.standing() == Standing(10, final=True)
 
 
 @HEIGHTS

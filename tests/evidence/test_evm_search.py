@@ -117,6 +117,7 @@ async def test_a_chain_that_began_after_its_end_has_one_block_to_look_at(case: C
 async def test_A16_a_transfer_is_as_deep_as_the_blocks_above_it(scheme: str) -> None:
     case = Case(scheme)
     case.land(OLD, LANDED)
+    case.spend()
     # A node may show a receipt before it counts its block.
     for height, depth in ((LANDED - 3, 1), (LANDED, 1), (LANDED + 1, 2), (LANDED + 30, 31)):
         case.node.height, case.node.final = height, LANDED - 1

@@ -98,6 +98,7 @@ async def test_A16_a_large_payment_waits_until_it_is_deep(ledger: SqlLedger) -> 
     desk = Desk(ledger, confirmations=parse_confirmations("0=3"))
     entry, stage = await desk.intended()
     desk.sale.land(stage.transaction, LANDED)
+    desk.sale.spend()
     settled = Settled(stage.transaction, LANDED)
     for height, final, deep in ((LANDED + 1, 0, False), (LANDED + 2, 0, True), (LANDED, LANDED, True)):
         desk.node.height, desk.node.final = height, final

@@ -7,7 +7,8 @@ reorganisation are both a shorter list. Blocks without transactions exist only a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tests.simulation.contracts import perform
@@ -22,6 +23,7 @@ BLOCK_SECONDS = 2
 GENESIS_BLOCK = 100_000
 FINAL_DEPTH = 20
 REORG_DEPTH_MAX = 12
+LEFT_BEHIND_SECONDS = 12.0
 GAS_USED = 70_000
 BASE_FEE = 10**7
 PRIORITY_FEE = 10**6
@@ -49,6 +51,15 @@ class Included:
     after: EvmState
 
 
+@dataclass(frozen=True, slots=True)
+class Former:
+    """A fork that has lost: its transactions, its last block, and until when a node may be found on it."""
+
+    history: list[Included]
+    head: int
+    until: float
+
+
 class SimulatedEvm:
     """One network. `usdc` and `wei` are the balances at the beginning, by address in EIP-55 spelling."""
 
@@ -61,6 +72,8 @@ class SimulatedEvm:
         self.pool: dict[str, SentTransaction] = {}
         self.moves_ever: list[tuple[str, Move]] = []
         """Every transfer that was ever in a block, undone or not, with its transaction."""
+        self.former: Former | None = None
+        """What a reorganisation took back, for as long as some nodes are left behind on it."""
         self.undone: set[str] = set()
         """Transactions that a reorganisation took out of a block, once or more often."""
         self.depths: dict[str, int] = {}
@@ -107,6 +120,21 @@ class SimulatedEvm:
         while nonce in waiting:
             nonce += 1
         return nonce
+
+    @contextmanager
+    def left_behind(self) -> Iterator[int]:
+        """The chain as nodes see it that are left on a lost fork, inside; gives their height."""
+        former = self.former
+        assert former is not None
+        self.history, now = former.history, self.history
+        try:
+            yield former.head
+        finally:
+            self.history = now
+
+    def has_laggards(self) -> bool:
+        """Whether a node may be found on a fork that has lost."""
+        return self.former is not None and self.world.loop.time() < self.former.until
 
     def base_fee(self, block: int) -> int:
         """Wei per gas that a transaction must bid at least to be in a block."""
@@ -216,6 +244,7 @@ class SimulatedEvm:
         undone = [included for included in self.history if included.block > from_block]
         if not undone:
             return
+        self.former = Former(self.history, self.head(), self.world.loop.time() + LEFT_BEHIND_SECONDS)
         self.history = self.history[: len(self.history) - len(undone)]
         self.world.note(f"a reorganisation undoes {len(undone)} transactions above block {from_block}")
         self.world.injected["reorg.transactions"] += len(undone)

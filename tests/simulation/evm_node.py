@@ -35,9 +35,13 @@ class SimulatedEvmNode:
 
         def answer(fate: Fate) -> T:
             height = self._chain.head()
-            if fate is Fate.LAGS:
-                height -= self._world.chance.randint(1, _LAG_BLOCKS)
-            return work(height)
+            if fate is not Fate.LAGS:
+                return work(height)
+            if self._chain.has_laggards():
+                with self._chain.left_behind() as last:
+                    self._world.injected["read.left_behind"] += 1
+                    return work(min(last, height))
+            return work(height - self._world.chance.randint(1, _LAG_BLOCKS))
 
         return await self._world.io("read", f"evm.{label}", answer, unavailable)
 

@@ -87,17 +87,19 @@ class EvmWitness:
     async def standing(self, subject: Subject, settled: Settled) -> Standing | None:
         signed = authorization_of(subject)
         horizon = await horizon_of(self._chain)
-        receipt, height = await self._chain.receipt(settled.transaction, timeout=0), horizon.height
+        height = horizon.height
+        receipt, spent = await asyncio.gather(
+            self._chain.receipt(settled.transaction, timeout=0), self._is_spent(signed, height)
+        )
         if receipt is not None and await self._transfer(receipt, signed) is not None:
-            return horizon.over(receipt.block)
-        if height < settled.block:
+            # Of several nodes behind one address one may be left on a fork that has lost. It shows the receipt still,
+            # and knows no block as high as the other's, where the payment is not spent any more.
+            return horizon.over(receipt.block) if spent or receipt.block > height else None
+        if spent is None or height < settled.block:
             # This node has not seen the block of the transfer, so its silence proves nothing (fault E01).
             return None
-        now, spent = await asyncio.gather(self._chain.time_of(height), self._is_spent(signed, height))
-        if spent is None:
-            return None
         # Another transaction may have made the same transfer after the reorganisation, or the payer cancelled it.
-        found = await self._spender(signed, height, now, 0) if spent else None
+        found = await self._spender(signed, height, await self._chain.time_of(height), 0) if spent else None
         if isinstance(found, Settled):
             return horizon.over(found.block)
         return Standing(0) if found is not None or not spent else None
