@@ -193,8 +193,8 @@ async def test_A23_unused_after_its_end_is_dead(scheme: str) -> None:
         case.after_its_end(seconds)
         verdict = await case.judge(OLD)
         assert verdict == (case.signed.ends.expired if dead else None)
-        # What is unused has been used by nobody.
-        assert await case.spent_by() is None
+        # What is unused has been used by nobody, and never will be once it is dead.
+        assert await case.spent_by() == verdict
 
 
 @BOTH

@@ -38,8 +38,8 @@ class ScriptedRail:
         self.extensions: Sequence[str] = ("gas",)
         self.answers: dict[str, Any] = {
             "check": None, "fee": 7, "cost": 5, "submit": None, "replace": None, "decide": OURS, "spent_by": None,
-            "is_deep": True, "may_land": True, "standing": None, "restore": None, "heal": None, "kinds": (),
-            "signers": ["0xsigner"], "intend": None,
+            "is_deep": True, "may_land": True, "is_open_to_all": False, "standing": None, "restore": None, "heal": None,
+            "kinds": (), "signers": ["0xsigner"], "intend": None,
         } | answers  # fmt: skip
         self.asked: list[str] = []
 
@@ -107,6 +107,9 @@ class ScriptedRail:
 
     async def is_deep(self, subject: Subject, settled: Settled) -> bool:
         return bool(self._say("is_deep"))
+
+    def is_open_to_all(self, subject: Subject) -> bool:
+        return bool(self._say("is_open_to_all"))
 
     def may_land(self, entry: Entry) -> bool:
         return bool(self._say("may_land"))

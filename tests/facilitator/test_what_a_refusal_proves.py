@@ -33,7 +33,7 @@ POOR = "invalid_exact_evm_insufficient_balance"
         ("invalid_exact_evm_signature", THEIRS, "proven", 0),
         (USED, THEIRS, "settled", 1),
         (USED, None, "pending", 1),
-        (POOR, None, "proven", 1),
+        (POOR, None, "for now", 1),
         (POOR, DEAD, "proven", 1),
         (POOR, AWAY, "pending", 1),
         (POOR, THEIRS, "settled", 1),
@@ -44,10 +44,11 @@ POOR = "invalid_exact_evm_insufficient_balance"
 async def test_A06_A10_A11_a_refusal_behind_which_a_settlement_may_hide(
     scripted: Any, code: str, shown: Any, outcome: str, asked: int
 ) -> None:
-    party, rail = scripted(check=RefusedError(code, "refused"), spent_by=shown)
+    party, rail = scripted(check=RefusedError(code, "refused"), spent_by=shown, is_open_to_all=True)
     receipt = await party.settle()
     told = {
         "proven": (Outcome.REFUSED, code, True),
+        "for now": (Outcome.REFUSED, code, False),
         "other": (Outcome.REFUSED, "duplicate_settlement", False),
         "pending": (Outcome.PENDING, "settlement_pending", False),
         "settled": (Outcome.SETTLED, None, False),
@@ -55,8 +56,19 @@ async def test_A06_A10_A11_a_refusal_behind_which_a_settlement_may_hide(
     assert (receipt.outcome, receipt.error_reason, receipt.proven) == told[outcome]
     assert (rail.asked.count("spent_by"), rail.asked.count("decide")) == (asked, 0)
     assert await party.state() is (State.SETTLED if outcome == "settled" else None)
-    facts = {"proven": "settle.refused", "other": "settle.refused", "pending": "settle.pending"}
+    facts = {
+        "proven": "settle.refused",
+        "for now": "settle.refused",
+        "other": "settle.refused",
+        "pending": "settle.pending",
+    }
     assert party.told() == [facts.get(outcome, "settle.settled")]
+
+
+async def test_A11_what_only_we_can_send_is_refused_for_good(scripted: Any) -> None:
+    party, _ = scripted(check=RefusedError(POOR, "refused"), spent_by=None, is_open_to_all=False)
+    receipt = await party.settle()
+    assert (receipt.outcome, receipt.error_reason, receipt.proven) == (Outcome.REFUSED, POOR, True)
 
 
 async def test_A16_what_a_stranger_settled_waits_for_its_blocks(scripted: Any) -> None:

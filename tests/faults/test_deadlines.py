@@ -73,7 +73,9 @@ async def test_A17_work_whose_payment_fails_on_the_way_is_broken_off(
     shop: SlowShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flow, "SETTLING_SECONDS", 300 - BRIEF)
-    shop.bank.script = [lambda _, truth: Receipt.refused("insufficient_funds", "gone", truth.network, truth.payer)]
+    shop.bank.script = [
+        lambda _, truth: Receipt.refused("insufficient_funds", "gone", truth.network, truth.payer, proven=True)
+    ]
     answer = await shop.client.get("/report", headers=shop.payer.pay(await shop.challenge()))
     assert answer.status_code == 402
     shop.ready.set()

@@ -89,7 +89,9 @@ async def test_B14_one_name_is_one_payment_of_its_payer(shop: Shop) -> None:
 async def test_B14_a_name_whose_payment_came_to_nothing_is_free_again(shop: Shop) -> None:
     shop.bank.balances[shop.payer.address] = 10_000
     poor = await named(shop, shop.payer)
-    shop.bank.script = [lambda pay_id, truth: Receipt.refused("insufficient_funds", "no", truth.network, truth.payer)]
+    shop.bank.script = [
+        lambda pay_id, truth: Receipt.refused("insufficient_funds", "no", truth.network, truth.payer, proven=True)
+    ]
     assert (await shop.client.get("/report", headers=shop.payer.header(poor))).status_code == 402
     answer = await shop.client.get("/report", headers=shop.payer.header(await named(shop, shop.payer)))
     assert answer.status_code == 200

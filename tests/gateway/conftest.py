@@ -89,9 +89,13 @@ class Bank:
         subject = replace(subject_of(payment, requirement), amount=requirement.amount)
         self.payers[subject.pay_id], self.payees[subject.pay_id] = subject.payer, (subject.payee, subject.amount)
         if self.balances.get(subject.payer, 10**9) < subject.amount and subject.pay_id not in self.moved:
-            truth = Receipt.refused("insufficient_funds", "the balance is too low", subject.network, subject.payer)
+            truth = Receipt.refused(
+                "insufficient_funds", "the balance is too low", subject.network, subject.payer, proven=True
+            )
         elif 0 < subject.expires_at <= self.clock() and subject.pay_id not in self.moved:
-            truth = Receipt.refused("payment_expired", "the authorization expired", subject.network, subject.payer)
+            truth = Receipt.refused(
+                "payment_expired", "the authorization expired", subject.network, subject.payer, proven=True
+            )
         else:
             transaction = self.moved.get(subject.pay_id) or f"0x{keccak(subject.pay_id.encode()).hex()}"
             metered = subject.amount if requirement.scheme == "upto" else None

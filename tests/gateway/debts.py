@@ -66,4 +66,4 @@ def pending(pay_id: str, truth: Receipt) -> Receipt:
 
 
 def refusing(pay_id: str, truth: Receipt) -> Receipt:
-    return Receipt.refused("insufficient_funds", "the refund wallet is empty", truth.network, truth.payer)
+    return Receipt.refused("insufficient_funds", "the refund wallet is empty", truth.network, truth.payer, proven=True)

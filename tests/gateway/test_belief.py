@@ -191,7 +191,7 @@ async def test_B16_a_success_names_what_was_due_or_nothing(amount: str | None, c
     assert verdict == (Settled("0xpaid") if counts else None)
 
 
-@pytest.mark.parametrize("outcome", [settled(), refused("anything"), PENDING])
+@pytest.mark.parametrize("outcome", [settled(), refused("anything", proven=True), PENDING])
 async def test_A09_our_own_facilitator_is_believed_and_no_chain_asked(outcome: Receipt) -> None:
     chain = Chain(AWAY)
     verdict = await Judge(chain, check_percent=100).of(outcome, who=Ours())
@@ -199,6 +199,17 @@ async def test_A09_our_own_facilitator_is_believed_and_no_chain_asked(outcome: R
         True: Settled("0xpaid"), False: Refused("anything", "no") if outcome is not PENDING else None,
     }[outcome.success]  # fmt: skip
     assert chain.asked == []
+
+
+@pytest.mark.parametrize("who", [Ours, Foreign])
+async def test_A11_what_could_not_be_settled_now_may_still_be_submitted_by_anybody(who: Any) -> None:
+    """The payer was poor for a moment, or a node failed to simulate: no proof, whoever says so."""
+    poor = refused("invalid_exact_evm_insufficient_balance")
+    for shown, verdict in ((AWAY, None), (None, None), (Settled("0xtheirs", 7), Settled("0xtheirs", 7)), (DEAD, DEAD)):
+        assert await Judge(Chain(shown)).of(poor, who=who()) == verdict
+    assert await Judge().of(poor, who=who()) is None
+    terms = refused("invalid_exact_evm_recipient_mismatch")
+    assert isinstance(await Judge().of(terms, who=who()), Refused)
 
 
 def test_E12_only_who_says_so_plainly_is_in_this_process() -> None:

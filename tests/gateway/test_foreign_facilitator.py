@@ -199,7 +199,7 @@ async def test_E12_cheap_successes_are_looked_up_by_sample(foreign: Any, percent
 async def test_control_a_facilitator_in_this_process_is_believed(shop: Any) -> None:
     view = View(shop.bank, EVM)
     client = shop.open(DEAR, nodes=nodes_of(view))
-    shop.bank.script = [refused("insufficient_funds")]
+    shop.bank.script = [refused("insufficient_funds", proven=True)]
     assert (await client.get("/report", headers=shop.payer.pay(await shop.challenge()))).status_code == 402
     assert (await client.get("/report", headers=shop.payer.pay(await shop.challenge()))).status_code == 200
     assert view.asked == 0

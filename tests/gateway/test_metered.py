@@ -384,7 +384,9 @@ async def test_A08_what_is_unsettled_stays_within_the_operators_limit(shop: Any,
 
 async def test_D11_who_has_failed_before_pays_first_or_not_at_all(shop: Any, note: Any) -> None:
     client = shop.open(note, **UPTO)
-    shop.bank.script.append(lambda _, truth: Receipt.refused("permit2_invalid_nonce", "used", truth.network))
+    shop.bank.script.append(
+        lambda _, truth: Receipt.refused("permit2_invalid_nonce", "used", truth.network, proven=True)
+    )
     failed = await client.get("/note?units=5", headers=await paid(shop, "/note?units=5"))
     assert failed.status_code == 402
     again = await client.get("/note?units=6", headers=await paid(shop, "/note?units=6"))

@@ -314,7 +314,9 @@ async def test_the_receipt_at_the_end_of_a_stream_says_that_nothing_was_due(mete
 
 async def test_the_receipt_at_the_end_of_a_stream_says_why_it_was_not_paid(meter: Meter) -> None:
     meter.use(100)
-    meter.shop.bank.script = [lambda _, truth: Receipt.refused("permit2_invalid_nonce", "no", truth.network)]
+    meter.shop.bank.script = [
+        lambda _, truth: Receipt.refused("permit2_invalid_nonce", "no", truth.network, proven=True)
+    ]
     refused = await meter.sale()[0].settle()
     assert (refused.success, refused.error_reason) == (False, "permit2_invalid_nonce")
 

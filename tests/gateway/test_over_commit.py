@@ -46,7 +46,7 @@ def poor(shop: Any) -> Any:
             shop.bank.balances[shop.payer.address] -= PRICE
             shop.bank.move(pay_id, truth)
             return truth
-        return Receipt.refused("insufficient_funds", "the balance is too low", truth.network, truth.payer)
+        return Receipt.refused("insufficient_funds", "the balance is too low", truth.network, truth.payer, proven=True)
 
     shop.bank.script = [settle] * 100
     return shop
@@ -159,7 +159,7 @@ async def test_A16_D11_who_failed_before_is_settled_first(shop: Any) -> None:
     client = shop.open(PRICED)
 
     def gone(pay_id: str, truth: Receipt) -> Receipt:
-        return Receipt.refused("insufficient_funds", "the balance moved away", truth.network, truth.payer)
+        return Receipt.refused("insufficient_funds", "the balance moved away", truth.network, truth.payer, proven=True)
 
     shop.bank.script = [gone] * 3
     for _ in range(3):
@@ -241,7 +241,9 @@ async def test_A16_a_reorganisation_is_seen_told_and_remembered(shop: Any, flow:
     assert (gone.status_code, gone.json()["error"]) == (402, "payment_reversed")
     # Its payer is settled first from now on: what cannot be settled is not even made.
     made = len(shop.runs)
-    shop.bank.script = [lambda _, truth: Receipt.refused("insufficient_funds", "gone", truth.network, truth.payer)]
+    shop.bank.script = [
+        lambda _, truth: Receipt.refused("insufficient_funds", "gone", truth.network, truth.payer, proven=True)
+    ]
     assert (await client.get("/report", headers=shop.payer.pay(await shop.challenge()))).status_code == 402
     assert len(shop.runs) == made
 

@@ -290,7 +290,9 @@ async def test_A16_a_refusal_is_written_told_and_carried_by_its_receipt(desk: De
     register = await desk.open(flow="upfront")
     job = await desk.claim(register)
     desk.told()
-    desk.shop.bank.script = [lambda _, truth: Receipt.refused("insufficient_funds", "no", truth.network, truth.payer)]
+    desk.shop.bank.script = [
+        lambda _, truth: Receipt.refused("insufficient_funds", "no", truth.network, truth.payer, proven=True)
+    ]
     with pytest.raises(Refusal) as told:
         await register.settle(job)
     assert isinstance(told.value.error, RefusedError)

@@ -31,7 +31,7 @@ PRICED = {"GET /report": "$0.01"}
 
 def refusing(pay_id: str, truth: Receipt) -> Receipt:
     """A settlement that provably failed after a good verification."""
-    return Receipt.refused("insufficient_funds", "the balance moved away", truth.network, truth.payer)
+    return Receipt.refused("insufficient_funds", "the balance moved away", truth.network, truth.payer, proven=True)
 
 
 @pytest.mark.parametrize("flow", ["authorization", "upfront"])

@@ -92,7 +92,7 @@ async def test_E13_verify_yes_settle_no_is_noticed(shop: Any, two: Two) -> None:
     payer_a = fee_payer(await shop.challenge())
 
     def fails(pay_id: str, truth: Receipt) -> Receipt:
-        return Receipt.refused("transaction_failed", "no gas", truth.network, truth.payer)
+        return Receipt.refused("transaction_failed", "no gas", truth.network, truth.payer, proven=True)
 
     two.a.script = [fails] * 50
     for _ in range(FAILURES_IN_A_ROW):

@@ -59,7 +59,7 @@ class Witness(Protocol):
 
     async def spent_by(self, subject: Subject, *, since: int = 0) -> Verdict:
         """What has used up this payment by now: the transfer that settled it, whoever submitted it; a refusal when it
-        was taken back or landed in vain; None when nothing has, as far as the node that answered knows.
+        was taken back, landed in vain, or died unused; None when nothing has, as far as the node that answered knows.
 
         Raises `UnavailableError` also when the node can't tell.
         """

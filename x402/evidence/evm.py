@@ -69,9 +69,7 @@ class EvmWitness:
         now, spent = await asyncio.gather(self._chain.time_of(height), self._is_spent(signed, height))
         if spent:
             return _proven(await self._spender(signed, height, now, since), signed, now, horizon)
-        if spent is False and now > signed.valid_before + _EXPIRY_MARGIN_SECONDS:
-            return signed.ends.expired
-        return None
+        return signed.ends.expired if spent is False and _is_dead(signed, now) else None
 
     async def spent_by(self, subject: Subject, *, since: int = 0) -> Verdict:
         signed = authorization_of(subject)
@@ -82,7 +80,7 @@ class EvmWitness:
         verdict = _proven(found, signed, now, horizon)
         if spent is None or (spent and verdict is None):
             raise UnavailableError("rpc_unavailable", "the node does not show what became of a payment")
-        return verdict
+        return signed.ends.expired if not spent and _is_dead(signed, now) else verdict
 
     async def standing(self, subject: Subject, settled: Settled) -> Standing | None:
         signed = authorization_of(subject)
@@ -235,8 +233,13 @@ def _proven(found: Settled | _Vain | None, signed: EvmPayment, now: int, horizon
     of a cancellation, and put the transfer into another one (fault A16)."""
     if not isinstance(found, _Vain):
         return found
-    dead = now > signed.valid_before + _EXPIRY_MARGIN_SECONDS
-    return signed.ends.used_up if dead or (found.block is not None and horizon.is_final(found.block)) else None
+    final = found.block is not None and horizon.is_final(found.block)
+    return signed.ends.used_up if final or _is_dead(signed, now) else None
+
+
+def _is_dead(signed: EvmPayment, now: int) -> bool:
+    """Whether no block takes a payment any more, whatever a reorganisation does, at the time of the newest block."""
+    return now > signed.valid_before + _EXPIRY_MARGIN_SECONDS
 
 
 async def balance_of(chain: EvmChain, asset: str, owner: str) -> int:

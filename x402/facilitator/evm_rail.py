@@ -195,6 +195,9 @@ class EvmRail:
     async def spent_by(self, subject: Subject) -> Settled | Refused | None:
         return await self._witness.spent_by(subject)
 
+    def is_open_to_all(self, subject: Subject) -> bool:
+        return not authorization_of(subject).sender
+
     def may_land(self, entry: Entry) -> bool:
         return self._clock() < entry.subject.expires_at
 

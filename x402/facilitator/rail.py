@@ -141,6 +141,10 @@ class Rail(Protocol):
         """Whether a transfer is buried as deep as its amount asks for (fault A16)."""
         ...
 
+    def is_open_to_all(self, subject: Subject) -> bool:
+        """Whether anybody may submit a payment, and not this facilitator alone (fault A11)."""
+        ...
+
     def may_land(self, entry: Entry) -> bool:
         """Whether a payment could still land by our clock, if a fork took it back."""
         ...

@@ -221,7 +221,9 @@ class LocalFacilitator:
                 # The node that checked knows of a block that the one asked now has not seen yet (fault E01).
                 return self._doubt(subject, UnavailableError("rpc_unavailable", "two nodes disagree; ask again"))
             if not isinstance(spent_by, Settled):
-                return self._refuse(checked.requirement, error, proven=True)
+                # What nobody has submitted yet may be submitted by anybody for as long as it lives.
+                proven = spent_by is not None or not rail.is_open_to_all(subject)
+                return self._refuse(checked.requirement, error, proven=proven)
             if spent_by.amount not in (None, subject.amount):
                 # It was settled before this ledger knew of it, for another amount (fault B16).
                 return self._refuse(checked.requirement, _USED)

@@ -183,6 +183,10 @@ class SvmRail:
         landed = await self._chain.transaction(transaction)
         return None if landed is None else judge_landed(landed, signed)
 
+    def is_open_to_all(self, subject: Subject) -> bool:
+        # Its fee payer has to sign it as well.
+        return False
+
     def may_land(self, entry: Entry) -> bool:
         return self._clock() < entry.created_at + _BLOCKHASH_LIFETIME_SECONDS
 

@@ -1,7 +1,8 @@
 """What a facilitator's word about a settlement is worth (faults A03, A09, A10, E12).
 
-A facilitator in this process proves what it says. Any other may answer "failed" after it has broadcast, and "success"
-without having done anything, so once a payment was handed to it, its word counts like this:
+A facilitator in this process proves its successes, and says which of its refusals are proven: what it could not settle
+now may still be submitted by anybody while it lives (fault A11). Any other may answer "failed" after it has broadcast,
+and "success" without having done anything, so once a payment was handed to it, its word counts like this:
 
 | It says | The chain, where we have a witness | Without a witness |
 |---|---|---|
@@ -118,7 +119,7 @@ class Belief:
     async def verdict(self, facilitator: Facilitator, entry: Entry, receipt: Receipt) -> Verdict:
         """Settled, refused, or None while nobody can know; never raises."""
         said = _said(entry, receipt)
-        if in_process(facilitator):
+        if in_process(facilitator) and (receipt.proven or not isinstance(said, Refused)):
             return said
         if isinstance(said, Settled):
             return await self._checked(entry, said)

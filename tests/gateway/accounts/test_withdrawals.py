@@ -141,7 +141,7 @@ async def test_G10_what_provably_never_left_is_back_in_the_account(payer: Payer,
     await payer.fill(500_000, network)
 
     def refuse(pay_id: str, truth: Receipt) -> Receipt:
-        return Receipt.refused("insufficient_funds", "the wallet is empty", truth.network, truth.payer)
+        return Receipt.refused("insufficient_funds", "the wallet is empty", truth.network, truth.payer, proven=True)
 
     payer.shop.bank.script = [refuse]
     returned = await payer.withdrawals.ask(payer.account(network), None, "w")
@@ -158,7 +158,7 @@ async def test_G10_a_foreign_facilitators_refusal_proves_nothing(payer: Payer) -
 
     def refuse(pay_id: str, truth: Receipt) -> Receipt:
         payer.shop.bank.move(pay_id, truth)
-        return Receipt.refused("insufficient_funds", "a lie", truth.network, truth.payer)
+        return Receipt.refused("insufficient_funds", "a lie", truth.network, truth.payer, proven=True)
 
     payer.views[0].away = True
     payer.shop.bank.script = [refuse]
