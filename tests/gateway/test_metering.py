@@ -19,8 +19,8 @@ from x402.errors import MisconfiguredError, UnavailableError
 from x402.gateway.metered import Counted, Exhausted, MeteredSale
 from x402.gateway.recording import BrokenOff, Recording, sold_of
 from x402.gateway.running import Running
-from x402.lifecycle import Event, Party
-from x402.stages import NOTHING_DUE, Released, State
+from x402.lifecycle import Event, Party, UnlawfulEvent
+from x402.stages import NOTHING_DUE, Released, Settling, State
 from x402.wire.receipt import Receipt
 
 EVM = "eip155:84532"
@@ -242,6 +242,41 @@ async def test_A22_what_is_due_is_written_down_every_two_seconds(meter: Meter) -
         written.append(entry.due if entry else None)
         meter.shop.now += 1
     assert written == [None, None, 30, 30, 50]
+    await reader.aclose()
+
+
+@pytest.mark.parametrize("which", [1, 2, 4])
+async def test_E10_a_note_that_was_written_and_told_as_failed_breaks_no_stream(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch, which: int
+) -> None:
+    real, noted, reader = meter.register.ledger.advance, [], meter.recording.play()
+
+    async def unsure(*arrow: Any, **options: Any) -> Any:
+        entry = await real(*arrow, **options)
+        noted.append(entry.due)
+        if len(noted) == which:
+            raise UnavailableError("ledger_unavailable", "nobody knows whether it was written")
+        return entry
+
+    monkeypatch.setattr(meter.register.ledger, "advance", unsure)
+    for units in (10, 20, 30, 40):
+        meter.use(units)
+        meter.shop.now += 2
+        await meter.sink.write(b"piece")
+    assert noted == [10, 20, 30, 40], "what was written is not written again, and nothing is left out"
+    await reader.aclose()
+
+
+async def test_A22_what_another_process_has_taken_over_is_given_no_more_for(meter: Meter) -> None:
+    reader = meter.recording.play()
+    meter.use(10)
+    meter.shop.now += 2
+    await meter.sink.write(b"piece")
+    await meter.register.ledger.advance(Party.GATEWAY, meter.job.pay_id, Event.SUBMIT, Settling(10))
+    meter.use(20)
+    meter.shop.now += 2
+    with pytest.raises(UnlawfulEvent):
+        await meter.sink.write(b"piece")
     await reader.aclose()
 
 

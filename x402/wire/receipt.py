@@ -46,8 +46,8 @@ class Receipt(WireModel):
     def refused(
         cls, reason: str, message: str, network: str, payer: str | None = None, *, proven: bool = False
     ) -> Receipt:
-        """Provably no money moved, and none will. With `proven` that is said in `extra`, for a seller whose
-        facilitator may be one that says "failed" without knowing (fault A09)."""
+        """No money moved. With `proven` none ever will, which is said in `extra`, for a seller whose facilitator may
+        be one that says "failed" without knowing (fault A09)."""
         return cls(
             success=False,
             network=network,
