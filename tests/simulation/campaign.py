@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,9 @@ from tests.simulation.run import Result, play
 
 _CHUNK = 25
 _EVIDENCE_MAX = 20
+
+# What the parties tell those who run them is not what a campaign tells.
+logging.getLogger("x402").addHandler(logging.NullHandler())
 
 
 @dataclass
