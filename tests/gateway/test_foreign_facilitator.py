@@ -205,6 +205,16 @@ async def test_control_a_facilitator_in_this_process_is_believed(shop: Any) -> N
     assert view.asked == 0
 
 
+async def test_A11_what_our_own_facilitator_could_not_settle_now_stays_open(shop: Any) -> None:
+    """Its payer was poor for a moment, and anybody may submit it while it lives: never 402 before it is dead."""
+    client, header = shop.open(DEAR), shop.payer.pay(await shop.challenge())
+    shop.bank.script = [refused("invalid_exact_evm_insufficient_balance")]
+    poor = await client.get("/report", headers=header)
+    assert (poor.status_code, poor.json()["error"]["code"]) == (503, "settlement_pending")
+    assert (await client.get("/report", headers=header)).status_code == 200
+    assert len(shop.bank.moved) == 1
+
+
 async def test_A16_our_own_look_waits_for_as_many_blocks_as_the_amount_asks_for(foreign: Any) -> None:
     view = View(foreign.bank, EVM)
     policy = Policy(confirmations={"eip155": parse_confirmations("0=1,2=3")})

@@ -268,7 +268,7 @@ class Watchman:
             for one in found.violations:
                 yield f"{one.invariant} {one.party} {one.pay_id[-12:]}: {one.words}"
             yield from _unsettled(disk.database.raw)
-            yield from _uncredited(disk.database.raw, self.taken())
+            yield from _uncredited(disk.database.raw, self.taken(), metered=self.cast.scenario.scheme == "upto")
 
     def _payments(self) -> Iterator[str]:
         """I3, I4, I5: each party's rows and the chain tell the same."""
@@ -368,9 +368,10 @@ def _following(raw: sqlite3.Connection, signer: str, chain: int) -> int:
     return max(chain, (row[0] if row else 0) if lowest is None else lowest)
 
 
-def _uncredited(raw: sqlite3.Connection, taken: dict[str, int]) -> Iterator[str]:
+def _uncredited(raw: sqlite3.Connection, taken: dict[str, int], *, metered: bool) -> Iterator[str]:
     """I13: whatever was delivered is billed, and what was taken and not used of it is credited, each in full and once.
-    `taken` says what has moved for a payment; one that is not there was undone for good after it was delivered."""
+    `taken` says what has moved for a payment; one that is not there was undone for good after it was delivered. Of what
+    is `metered` no more is taken than was used, and nothing is left to credit."""
     query = """
         SELECT payments.pay_id, payments.amount, bills.charged, bills.credited, sum(account_entries.units)
         FROM payments LEFT JOIN bills ON bills.bill_id = payments.pay_id
@@ -378,9 +379,10 @@ def _uncredited(raw: sqlite3.Connection, taken: dict[str, int]) -> Iterator[str]
         WHERE payments.party = 'gateway' AND payments.state = ? GROUP BY payments.pay_id
     """
     for pay_id, amount, charged, credited, entered in raw.execute(query, ("delivered",)):
-        paid = taken.get(pay_id, (charged or 0) + (credited or 0))
-        if (charged or 0) + (credited or 0) != paid or (entered or 0) != (credited or 0) or 2 * charged > int(amount):
-            yield f"I13 {pay_id[-12:]} paid {paid}, is billed {charged}, and {entered} of {credited} are credited"
+        used = int(amount) // 2
+        due = (taken.get(pay_id, charged), 0, None) if metered else (used, int(amount) - used, int(amount) - used)
+        if (charged, credited, entered) != due:
+            yield f"I13 {pay_id[-12:]} paid {amount}, is billed {charged}, and {entered} of {credited} are credited"
     for pay_id, amount, _, _, entered in raw.execute(query, ("credited",)):
         if entered != taken.get(pay_id, int(amount)):
             yield f"I13 {pay_id[-12:]} paid {amount} for nothing, and {entered} are credited"

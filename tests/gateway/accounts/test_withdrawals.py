@@ -158,7 +158,7 @@ async def test_G10_a_foreign_facilitators_refusal_proves_nothing(payer: Payer) -
 
     def refuse(pay_id: str, truth: Receipt) -> Receipt:
         payer.shop.bank.move(pay_id, truth)
-        return Receipt.refused("insufficient_funds", "a lie", truth.network, truth.payer, proven=True)
+        return Receipt.refused("insufficient_funds", "a lie", truth.network, truth.payer)
 
     payer.views[0].away = True
     payer.shop.bank.script = [refuse]
