@@ -197,13 +197,11 @@ async def test_A16_a_failure_speaks_for_its_own_bytes_alone(evm: EvmShop) -> Non
     async def failed(transaction: str, *, timeout: float) -> EvmReceipt | None:
         return EvmReceipt(first, False, await evm.chain.block_number(), ()) if transaction == first else None
 
-    assert await witness(evm, receipt=failed).judge(subject, [second, first]) is None
-    for proof in (
-        await witness(evm, receipt=failed).judge(subject, [first]),
-        await witness(evm, receipt=failed, **await later(evm, 100)).judge(subject, [second, first]),
-    ):
+    for names in ([first], [second, first]):
+        assert await witness(evm, receipt=failed).judge(subject, names) is None
+        proof = await witness(evm, receipt=failed, **await later(evm, 100)).judge(subject, names)
         assert isinstance(proof, Refused)
-    assert await witness(evm, receipt=failed, finalized=unreachable).judge(subject, [first]) is None
+        assert proof.transaction == first
 
 
 async def test_a_network_without_final_blocks_has_depths_all_the_same(evm: EvmShop) -> None:

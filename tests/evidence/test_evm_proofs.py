@@ -71,8 +71,9 @@ async def test_who_has_failed_last_leaves_nothing_to_wait_for(case: Case, newest
     assert case.node.asked[-1] == ("given up", older)
 
 
-async def test_A16_a_transaction_that_failed_for_good_is_refused(case: Case) -> None:
+async def test_A16_a_transaction_that_failed_for_good_is_refused() -> None:
     """It is not, while a fork could take its block back."""
+    case = Case("upto")
     case.land(OLD, LANDED, succeeded=False)
     case.node.final = LANDED - 1
     assert await case.judge(OLD) is None
@@ -82,8 +83,32 @@ async def test_A16_a_transaction_that_failed_for_good_is_refused(case: Case) -> 
     assert await case.judge(OLD) is None
 
 
+async def test_A11_what_anybody_may_submit_is_open_while_it_lives(case: Case) -> None:
+    """Our own transaction has failed for good, and a stranger's may pay; it is named once that is over."""
+    case.land(OLD, LANDED, succeeded=False)
+    case.node.final = case.node.height
+    for seconds, dead in ((-500, False), (FINAL_SECONDS, False), (FINAL_SECONDS + 1, True)):
+        case.after_its_end(seconds)
+        assert await case.judge(OLD) == (replace(case.signed.ends.reverted, transaction=OLD) if dead else None)
+    case.land(HERS, LANDED + 1)
+    case.spend()
+    assert await case.judge(OLD) == Settled(HERS, LANDED + 1)
+
+
+@BOTH
+async def test_D11_what_failed_is_known_before_it_is_a_verdict(scheme: str) -> None:
+    case = Case(scheme)
+    assert await case.witness.failure(case.subject, (OLD, NEW)) is None
+    case.land(NEW, LANDED, succeeded=False)
+    assert await case.witness.failure(case.subject, (OLD, NEW)) == NEW
+    case.land(OLD, LANDED)
+    assert await case.witness.failure(case.subject, (OLD, NEW)) is None
+    assert {seconds for _, seconds in case.node.heard("receipt")} == {0}
+
+
 @pytest.mark.parametrize(("failed", "other"), [(OLD, NEW), (NEW, OLD)])
-async def test_A16_what_failed_speaks_for_no_other_bytes(case: Case, failed: str, other: str) -> None:
+async def test_A16_what_failed_speaks_for_no_other_bytes(failed: str, other: str) -> None:
+    case = Case("upto")
     case.land(failed, LANDED, succeeded=False)
     case.node.final = LANDED
     assert await case.judge(failed, other) is None
@@ -95,11 +120,11 @@ async def test_A16_what_failed_speaks_for_no_other_bytes(case: Case, failed: str
 
 
 async def test_A15_a_success_without_the_transfer_is_a_mismatch(case: Case) -> None:
-    """By the event that names this payment: no state is asked for, however far the node lags behind."""
+    """By the event that names this payment, which is used up by it."""
     case.land(OLD, LANDED, units=999)
-    case.node.height, case.node.final = LANDED - 1, LANDED
+    case.spend()
+    case.node.final = LANDED
     assert await case.judge(OLD) == replace(case.signed.ends.mismatch, transaction=OLD)
-    assert not case.node.heard("call")
 
 
 @pytest.mark.parametrize("wrong", [{"address": "0x" + "99" * 20}, {"address": "0x01"}, {"topics": ("0x01",)}])
@@ -107,7 +132,7 @@ async def test_A15_an_event_of_another_contract_or_payment_names_nothing(case: C
     case.land(OLD, LANDED, units=999)
     used, moved = case.node.receipts[OLD].logs
     case.node.receipts[OLD] = replace(case.node.receipts[OLD], logs=(replace(used, **wrong), moved))
-    case.node.height, case.node.final = LANDED - 1, LANDED
+    case.node.final = LANDED
     assert await case.judge(OLD) is None
 
 
@@ -118,8 +143,9 @@ async def test_A15_events_are_read_in_any_spelling(case: Case) -> None:
         used.address.upper().replace("X", "x"), tuple(one.upper().replace("X", "x") for one in used.topics), "0x"
     )
     case.node.receipts[OLD] = replace(case.node.receipts[OLD], logs=(shouted, moved))
-    case.node.height, case.node.final = LANDED - 1, LANDED
-    assert isinstance(await case.judge(OLD), Refused)
+    case.spend()
+    case.node.final = LANDED
+    assert await case.judge(OLD) == replace(case.signed.ends.mismatch, transaction=OLD)
 
 
 @BOTH
@@ -130,6 +156,9 @@ async def test_D08_one_that_failed_among_others_may_fail_alone(scheme: str, succ
     case.node.calls.clear()
     case.node.height = case.node.final = LANDED
     ends = case.signed.ends
+    if scheme == "exact":
+        assert await case.judge(OLD) is None
+        case.after_its_end(FINAL_SECONDS + 1)
     assert await case.judge(OLD) == replace(ends.mismatch if succeeded else ends.reverted, transaction=OLD)
     case.node.height = LANDED - 1
     # A permit is named in its call alone, and this call has not settled it.

@@ -72,7 +72,7 @@ class Victim:
             f'base-sepolia = ["{self.evm.offer.pay_to}"]\nsolana-devnet = ["{self.svm.offer.pay_to}"]\n'
         )
         rails: list[Rail] = [
-            self.evm.rail(self.ledger, Meddled(self.evm.chain, fees=self._fees)),
+            self.evm.rail(self.ledger, Meddled(self.evm.chain, fees=self._fees, time_of=self._time_of)),
             self.svm.rail(Meddled(self.svm.chain, send=self._forward)),
         ]
         budget = Allowance(self.ledger, CAPS, lambda: unix_now() + self.day * 86_400)
@@ -80,6 +80,9 @@ class Victim:
 
     async def _fees(self) -> EvmFees:
         return GAS_PRICE
+
+    async def _time_of(self, block: int) -> int:
+        return await self.evm.chain.time_of(block) + self.day * 86_400
 
     async def _forward(self, raw: bytes, _: str) -> None:
         encoded = base64.b64encode(raw).decode()

@@ -39,7 +39,7 @@ class ScriptedRail:
         self.answers: dict[str, Any] = {
             "check": None, "fee": 7, "cost": 5, "submit": None, "replace": None, "decide": OURS, "spent_by": None,
             "is_deep": True, "may_land": True, "is_open_to_all": False, "standing": None, "restore": None, "heal": None,
-            "kinds": (), "signers": ["0xsigner"], "intend": None,
+            "failure": None, "kinds": (), "signers": ["0xsigner"], "intend": None,
         } | answers  # fmt: skip
         self.asked: list[str] = []
 
@@ -77,7 +77,9 @@ class ScriptedRail:
         return int(self._say("fee"))
 
     async def cost(self, transaction: str, shares: int = 1) -> int | None:
-        return int(self._say("cost"))
+        cost: int | None = self._say("cost")
+        self.asked[-1] += f" {transaction} {shares}"
+        return cost
 
     async def intend(self, checked: Checked, ledger: Ledger) -> tuple[Entry, bool]:
         self._say("intend")
@@ -100,6 +102,10 @@ class ScriptedRail:
             return Refused("nothing_due", "nothing was used")
         verdict: Settled | Refused | None = self._say("decide")
         return verdict
+
+    async def failure(self, entry: Entry, intended: Intended) -> str | None:
+        failed: str | None = self._say("failure")
+        return failed
 
     async def spent_by(self, subject: Subject) -> Settled | Refused | None:
         verdict: Settled | Refused | None = self._say("spent_by")
@@ -132,6 +138,7 @@ class Budget:
     def __init__(self, *refusals: Exception) -> None:
         self.refusals = list(refusals)
         self.booked: list[tuple[str, int]] = []
+        self.failing: bool | None = None
 
     async def ask(self, subject: Subject, fee: int, caller: Any) -> None:
         self._book("ask", fee)
@@ -144,6 +151,10 @@ class Budget:
 
     def correct_soon(self, subject: Subject, cost: Any) -> None:
         self.booked.append(("soon", 0))
+        self.cost = cost
+
+    def note(self, subject: Subject, *, failing: bool) -> None:
+        self.failing = failing
 
     def _book(self, name: str, fee: int) -> None:
         if self.refusals:

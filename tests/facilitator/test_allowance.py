@@ -167,6 +167,29 @@ async def test_D11_a_payer_that_failed_waits(ledger: SqlLedger, clock: Clock) ->
     assert await refusal(budget, payment("g"), 1) == ""
 
 
+async def test_D11_what_the_chain_shows_counts_before_the_ledger_knows(ledger: SqlLedger, clock: Clock) -> None:
+    """Of this payer alone, each payment once, and for as long as this process sees it."""
+    budget, strict = allowance(ledger, clock, most=2), allowance(ledger, clock)
+    for each in (budget, strict):
+        for _ in range(2):
+            each.note(payment("a"), failing=True)
+    assert await refusal(strict, payment("b"), 1) == "payer_failed_too_often"
+    assert await refusal(strict, payment("c", "0xhonest"), 1) == ""
+    assert await refusal(budget, payment("d"), 1) == ""
+    budget.note(payment("e"), failing=True)
+    assert await refusal(budget, payment("f"), 1) == "payer_failed_too_often"
+    budget.note(payment("e"), failing=False)
+    assert await refusal(budget, payment("g"), 1) == ""
+    budget.note(payment("nothing was held against it"), failing=False)
+    # What is written down counts together with it.
+    await fail(ledger, "reverted")
+    assert await refusal(budget, payment("h"), 1) == "payer_failed_too_often"
+    clock.now += 300
+    assert await refusal(budget, payment("i"), 1) == "payer_failed_too_often"
+    clock.now += 1
+    assert await refusal(budget, payment("j"), 1) == ""
+
+
 async def test_C09_the_smallest_payment(ledger: SqlLedger, clock: Clock) -> None:
     budget = allowance(ledger, clock, Caps(min_amount=Decimal("0.002")))
     assert await refusal(budget, payment("a", amount=1999), 1) == "amount_below_minimum"

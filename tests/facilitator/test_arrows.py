@@ -17,12 +17,13 @@ from tests.facilitator.test_bundles import written
 from tests.facilitator.world import Meddled, unreachable
 from x402.errors import LimitedError, RefusedError, UnavailableError
 from x402.facilitator.preparing import Unprepared
+from x402.facilitator.rail import cost_of
 from x402.facilitator.settle import LocalFacilitator
 from x402.lifecycle import Event, Outcome, Party
 from x402.networks import BASE, BASE_SEPOLIA, SOLANA_DEVNET
 from x402.ports import NotSent
 from x402.ports.ledger import SqlLedger
-from x402.stages import Final, Intended, Reversed, State
+from x402.stages import Final, Intended, Reversed, Settled, State
 from x402.wire.facilitation import Kind
 
 AWAY = UnavailableError("rpc_unavailable", "the node did not answer")
@@ -205,6 +206,38 @@ async def test_A09_what_the_chain_does_not_show_is_pending_until_it_does(scripte
     assert (receipt.outcome, receipt.transaction, party.told()) == (Outcome.PENDING, "0xours", ["settle.pending"])
     assert (await party.settle()).success
     assert rail.asked.count("submit") == 1
+
+
+async def test_D11_a_failure_is_noted_while_it_is_seen(scripted: Any) -> None:
+    budget = Budget()
+    party, rail = scripted(budget, decide=[None, None, AWAY, None, OURS], failure=["0xours", None, "0xours", AWAY])
+    for failing in (True, False, False, True):
+        await party.settle()
+        assert budget.failing is failing
+    assert (await party.settle()).success
+    assert budget.failing is False
+    assert rail.asked.count("failure") == 3
+
+
+async def test_D11_a_strangers_transaction_is_nobodys_failure(scripted: Any) -> None:
+    """There are no bytes of ours that could have cost anything."""
+    theirs = Settled("0xtheirs")
+    budget = Budget()
+    party, rail = scripted(budget, check=RefusedError(USED, "used"), spent_by=theirs, is_deep=False, decide=None)
+    for _ in range(2):
+        assert (await party.settle()).outcome is Outcome.PENDING
+    assert (budget.failing, rail.asked.count("failure")) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("costs", "corrected"), [([5], 5), ([None, 6], 6), ([5, None], 5), ([5, 6], None), ([None, None], None)]
+)
+async def test_what_was_paid_twice_stays_booked(costs: list[int | None], corrected: int | None) -> None:
+    """For one transaction the chain's figure is the truth; for two, their bids were booked together."""
+    rail = ScriptedRail(cost=list(costs))
+    intended = Intended("0xnew", b"raw", 9, earlier=("0xold",) * (len(costs) - 1), shares=3)
+    assert await cost_of(rail, intended) == corrected
+    assert rail.asked == [f"cost {name} 3" for name in intended.transactions]
 
 
 async def test_A16_what_a_fork_undid_is_pending_in_words_of_its_own(scripted: Any, ledger: SqlLedger) -> None:

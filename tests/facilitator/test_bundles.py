@@ -13,7 +13,17 @@ from typing import Any, cast
 
 import pytest
 
-from tests.facilitator.world import BRIEF, EvmShop, Meddled, facilitator, ledger_at, submit, transfer_call, unreachable
+from tests.facilitator.world import (
+    BRIEF,
+    EvmShop,
+    Meddled,
+    facilitator,
+    hours_later,
+    ledger_at,
+    submit,
+    transfer_call,
+    unreachable,
+)
 from tests.payments import EvmPayer, evm_requirement
 from x402.chain import CallResult
 from x402.errors import UnavailableError
@@ -155,9 +165,11 @@ async def test_a_payment_that_fails_among_others_fails_alone(evm: EvmShop, ledge
     party = facilitator([evm.rail(ledger, arriving(evm, 5))], ledger)
     receipts = await settled(party, evm, payments)
     assert [receipt.success for receipt in receipts] == [True, True, True, False, True]
-    assert receipts[3].outcome is Outcome.REFUSED
-    assert receipts[3].error_reason == "invalid_exact_evm_transfer_event_mismatch"
+    assert receipts[3].outcome is Outcome.PENDING, "anybody may submit it while it lives"
     assert (await evm.received(), await evm.sent()) == (4000, 1)
+    later = facilitator([evm.rail(ledger, Meddled(evm.chain, time_of=hours_later(evm)))], ledger)
+    refused = await later.settle(payments[3], evm.offer)
+    assert refused.error_reason == "invalid_exact_evm_transfer_event_mismatch"
     # It is dead for good, although the payer has money again: nothing that was refused is ever paid.
     await evm.world.fund(payer.address, 1000)
     assert (await party.settle(payments[3], evm.offer)).outcome is Outcome.REFUSED
@@ -301,7 +313,7 @@ async def test_D05_code_that_burns_the_gas_of_all_delays_the_others_once(evm: Ev
     payments = [hostile.pay(evm.offer), *(payer.pay(evm.offer) for payer in honest)]
     receipts = await settled(party, evm, payments)
     assert [receipt.success for receipt in receipts] == [False, True, True, True]
-    assert receipts[0].outcome is Outcome.REFUSED
+    assert receipts[0].outcome is Outcome.PENDING
     assert await evm.received() == 3000
     # From now on the code is seen, and a payment that it would stop is refused before it travels.
     sent = await evm.sent()

@@ -18,6 +18,7 @@ from tests.facilitator.world import (
     absent,
     facilitator,
     healthy,
+    hours_later,
     settle_on,
     submit,
     transfer_call,
@@ -134,7 +135,7 @@ async def test_A15_success_without_a_transfer_is_no_success(evm: EvmShop, svm: S
     async def empty(transaction: str, *, timeout: float) -> EvmReceipt:
         return EvmReceipt(transaction, True, 5, ())
 
-    refused = await settle_on(evm, ledger, evm.pay(), send=absent, receipt=empty)
+    refused = await settle_on(evm, ledger, evm.pay(), send=absent, receipt=empty, time_of=hours_later(evm))
     assert (refused.outcome, refused.error_reason) == (Outcome.REFUSED, "invalid_exact_evm_transfer_event_mismatch")
 
     async def confirmed(_: str, *, timeout: float) -> SvmStatus:
@@ -201,7 +202,9 @@ async def test_E01_a_revert_is_judged_by_a_node_that_has_seen_it(evm: EvmShop, l
     async def reverted_long_ago(transaction: str, *, timeout: float) -> EvmReceipt:
         return EvmReceipt(transaction, False, await evm.chain.block_number(), ())
 
-    refused = await settle_on(evm, ledger, payment, receipt=reverted_long_ago)
+    pending = await settle_on(evm, ledger, payment, receipt=reverted_long_ago)
+    assert pending.outcome is Outcome.PENDING, "anybody may submit it while it lives"
+    refused = await settle_on(evm, ledger, payment, receipt=reverted_long_ago, time_of=hours_later(evm))
     assert (refused.outcome, refused.error_reason) == (Outcome.REFUSED, "invalid_exact_evm_transaction_failed")
 
 

@@ -128,11 +128,14 @@ async def test_A11_what_a_stranger_has_used_up_is_not_sent_again(desk: Desk) -> 
     assert await desk.decide(entry, stage) == Settled("0xhers", LANDED)
 
 
-async def test_A16_what_failed_alone_is_refused_and_not_tried_again(desk: Desk) -> None:
+async def test_A16_what_failed_alone_is_refused_once_it_is_dead_and_not_tried_again(desk: Desk) -> None:
     entry, stage = await desk.intended()
+    assert await desk.rail.failure(entry, stage) is None
     desk.sale.land(stage.transaction, LANDED, succeeded=False)
-    assert await desk.decide(entry, stage) is None
     desk.node.final = LANDED
+    assert await desk.decide(entry, stage) is None
+    assert await desk.rail.failure(entry, stage) == stage.transaction
+    desk.node.second = desk.sale.signed.valid_before + 100
     refused = await desk.decide(entry, stage)
     assert isinstance(refused, Refused)
     assert refused.transaction == stage.transaction

@@ -12,6 +12,7 @@ from tests.facilitator.world import (
     SvmShop,
     cancel_call,
     facilitator,
+    hours_later,
     settles_at_last,
     submit,
     transfer_call,
@@ -215,14 +216,15 @@ async def test_A16_a_revert_that_a_fork_may_take_back_is_no_refusal(evm: EvmShop
     assert (await evm.received(), await evm.sent()) == (1000, 1)
 
 
-async def test_A16_control_a_revert_in_a_final_block_is_a_refusal(evm: EvmShop, ledger: SqlLedger) -> None:
+async def test_A16_control_a_revert_of_a_dead_payment_is_a_refusal(evm: EvmShop, ledger: SqlLedger) -> None:
     async def failed(transaction: str, *, timeout: float) -> EvmReceipt:
         return EvmReceipt(transaction, False, await evm.chain.block_number(), ())
 
     async def held(raw: bytes, transaction: str) -> None:
         return None
 
-    party = facilitator([evm.rail(ledger, Meddled(evm.chain, send=held, receipt=failed))], ledger, 0.2)
+    chain = Meddled(evm.chain, send=held, receipt=failed, time_of=hours_later(evm))
+    party = facilitator([evm.rail(ledger, chain)], ledger, 0.2)
     assert (await party.settle(evm.pay(), evm.offer)).outcome is Outcome.REFUSED
 
 

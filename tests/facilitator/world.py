@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -190,6 +190,15 @@ def cancel_call(payer: EvmPayer, payment: Payment) -> bytes:
 
 async def absent(*_: Any, **__: Any) -> None:
     """What a node says about something that it has not seen."""
+
+
+def hours_later(shop: EvmShop) -> Callable[[int], Awaitable[int]]:
+    """The times of a node's blocks, when every payment of today's is dead."""
+
+    async def time_of(block: int) -> int:
+        return await shop.chain.time_of(block) + 36_000
+
+    return time_of
 
 
 async def settle_on(shop: EvmShop, ledger: SqlLedger, payment: Any, seconds: float = BRIEF, **instead: Any) -> Receipt:

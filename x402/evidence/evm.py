@@ -60,16 +60,17 @@ class EvmWitness:
         found = await self._first_receipt(transactions, signed, timeout)
         if isinstance(found, Settled):
             return found
+        failed = None
         if found is not None:
-            verdict = await self._judge_vain(found, signed, since)
-            if not isinstance(verdict, Refused) or await self._is_for_good(transactions, signed):
-                return verdict
+            failed = await self._judge_vain(found, signed, since)
+            if not isinstance(failed, Refused) or await self._is_for_good(transactions, signed):
+                return failed
         horizon = await horizon_of(self._chain)
         height = horizon.height
         now, spent = await asyncio.gather(self._chain.time_of(height), self._is_spent(signed, height))
         if spent:
             return _proven(await self._spender(signed, height, now, since), signed, now, horizon)
-        return signed.ends.expired if spent is False and _is_dead(signed, now) else None
+        return failed or signed.ends.expired if spent is False and _is_dead(signed, now) else None
 
     async def spent_by(self, subject: Subject, *, since: int = 0) -> Verdict:
         signed = authorization_of(subject)
@@ -106,14 +107,23 @@ class EvmWitness:
         """Whether the payment was used up or taken back by now; None when the node does not say."""
         return await self._is_spent(authorization_of(subject), await self._chain.block_number())
 
+    async def failure(self, subject: Subject, transactions: Sequence[str]) -> str | None:
+        """The one of these transactions that is in a block, where none of them made the transfer; by what is seen now,
+        which a fork may change, so it is no verdict."""
+        found = await self._first_receipt(transactions, authorization_of(subject), 0)
+        return found.transaction if isinstance(found, EvmReceipt) else None
+
     async def balance(self, owner: str, asset: str) -> int:
         return await balance_of(self._chain, asset, owner)
 
     async def _is_for_good(self, transactions: Sequence[str], signed: EvmPayment) -> bool:
         """Whether a transaction that failed leaves nothing that could still pay: a fork may take its block back and put
         the very same bytes into another one, and other bytes that were signed for this payment may land (fault A16),
-        unless they have failed for good as well. Without that, only the payment's own nonce can say that it is dead."""
+        unless they have failed for good as well; and anybody may submit what names no sender (fault A11). Without that,
+        only the payment's own nonce can say that it is dead."""
         horizon = await horizon_of(self._chain)
+        if not signed.sender and not await self._is_spent(signed, horizon.height):
+            return False
         for receipt in await asyncio.gather(*(self._chain.receipt(one, timeout=0) for one in transactions)):
             if receipt is None or not horizon.is_final(receipt.block) or await self._transfer(receipt, signed):
                 return False

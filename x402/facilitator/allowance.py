@@ -27,6 +27,8 @@ from x402.ports import Clock, Ledger
 from x402.telemetry import Telemetry
 
 _DAY_SECONDS = 86_400
+_SEEN_SECONDS = 300
+"""So long a failure counts that was seen on chain and not again since: another replica may know how it went on."""
 _COINS = {networks.EIP155: (18, "ETH"), networks.SOLANA: (9, "SOL")}
 
 _SPENT = {
@@ -111,6 +113,7 @@ class Allowance:
         self._booked: dict[str, _Booking] = {}
         self._today = 0
         self._corrections: set[asyncio.Task[None]] = set()
+        self._failing: dict[str, dict[str, int]] = {}
 
     async def ask(self, subject: Subject, fee: int, caller: Caller = ANYBODY) -> None:
         """Raise what `admit` would raise, as far as can be known without booking anything."""
@@ -200,6 +203,21 @@ class Allowance:
         self._corrections.add(task)
         task.add_done_callback(self._corrections.discard)
 
+    def note(self, subject: Subject, *, failing: bool) -> None:
+        """Count a payment as its payer's failure while it is `failing`, by what this process sees on chain; one that
+        is written down as refused is counted by the ledger."""
+        now = self._clock()
+        seen = self._failing.pop(subject.payer, {})
+        seen.pop(subject.pay_id, None)
+        if failing:
+            seen[subject.pay_id] = now
+        if seen:
+            self._failing[subject.payer] = seen
+        oldest = next(iter(self._failing), None)
+        if oldest is not None and max(self._failing[oldest].values()) < now - _SEEN_SECONDS:
+            # Each note takes one away that counts no more, so that those of other replicas don't pile up.
+            del self._failing[oldest]
+
     async def drain(self) -> None:
         """Wait for the corrections under way, before the ledger is closed."""
         await asyncio.gather(*self._corrections, return_exceptions=True)
@@ -225,7 +243,9 @@ class Allowance:
             self._check_share(subject, fee, worth, caps.fee_share)
 
     def _bear(self, subject: Subject, failed: int) -> None:
-        """Whether a payer with so many failures is to be borne."""
+        """Whether a payer with so many failures, and those that the chain shows already, is to be borne."""
+        since = self._clock() - _SEEN_SECONDS
+        failed += sum(seen >= since for seen in self._failing.get(subject.payer, {}).values())
         if failed >= self._failures.most > 0:
             raise LimitedError(
                 "payer_failed_too_often",

@@ -192,6 +192,9 @@ class EvmRail:
         finally:
             self._queue.landed(intended.transaction)
 
+    async def failure(self, entry: Entry, intended: Intended) -> str | None:
+        return await self._witness.failure(entry.subject, intended.transactions)
+
     async def spent_by(self, subject: Subject) -> Settled | Refused | None:
         return await self._witness.spent_by(subject)
 

@@ -133,6 +133,11 @@ class Rail(Protocol):
         None after `timeout` seconds, during which the bytes are sent again or replaced by better ones."""
         ...
 
+    async def failure(self, entry: Entry, intended: Intended) -> str | None:
+        """The transaction of an intended payment that cost a fee and moved nothing, as far as the chain shows now; only
+        what `decide` says is for good (fault D11)."""
+        ...
+
     async def spent_by(self, subject: Subject) -> Settled | Refused | None:
         """What has used up this very payment, whoever submitted it (faults A10, A11); as `Witness.spent_by`."""
         ...
@@ -168,3 +173,11 @@ async def prove(rail: Rail) -> None:
         await rail.start()
     except MisconfiguredError as error:
         raise UnavailableError(error.code, error.message) from error
+
+
+async def cost_of(rail: Rail, intended: Intended) -> int | None:
+    """What settling a payment took; None where none of its transactions is known to have landed, or more than one has:
+    then what was booked for them stays. Raises `UnavailableError`."""
+    costs = [await rail.cost(transaction, intended.shares) for transaction in intended.transactions]
+    landed = [cost for cost in costs if cost is not None]
+    return landed[0] if len(landed) == 1 else None

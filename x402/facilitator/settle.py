@@ -23,7 +23,7 @@ from x402.facilitator import finality, spent
 from x402.facilitator.allowance import Allowance
 from x402.facilitator.callers import ANYBODY, Caller
 from x402.facilitator.preparing import Unprepared, prepare
-from x402.facilitator.rail import Checked, Rail
+from x402.facilitator.rail import Checked, Rail, cost_of
 from x402.lifecycle import Entry, Event, Party, Subject, UnlawfulEvent, begin
 from x402.ports import Ledger, NotSent
 from x402.schemes import exact_evm
@@ -294,6 +294,7 @@ class LocalFacilitator:
         except UnavailableError:
             return entry
         if stage is None:
+            await self._note_failure(rail, entry)
             return entry
         after = await self._write(entry, Event.SETTLE if isinstance(stage, Settled) else Event.REFUSE, stage)
         if stage.transaction not in intended.transactions:
@@ -301,13 +302,23 @@ class LocalFacilitator:
             await self._heal(rail)
         return after
 
+    async def _note_failure(self, rail: Rail, entry: Entry) -> None:
+        """Have a failure count as soon as it is seen, which is long before it is one for good (fault D11)."""
+        if self.allowance is None:
+            return
+        with suppress(UnavailableError):
+            # Other bytes may have been made for it just now.
+            entry = await self.ledger.find(ME, entry.subject.pay_id) or entry
+            if isinstance(entry.stage, Intended) and entry.stage.raw:
+                self.allowance.note(entry.subject, failing=await rail.failure(entry, entry.stage) is not None)
+
     async def _write(self, entry: Entry, event: Event, stage: Settled | Refused) -> Entry:
         subject = entry.subject
         try:
             after = await self.ledger.advance(ME, subject.pay_id, event, stage)
         except UnlawfulEvent:
             # Another replica was told by the chain first; what it wrote is the answer.
-            self._charge(entry, stage)
+            self._charge(entry, stage.transaction)
             return await self.ledger.find(ME, subject.pay_id) or entry
         except UnavailableError:
             # What can't be written down is not yet known: the answer stays pending, and the chain is asked again.
@@ -317,17 +328,19 @@ class LocalFacilitator:
             self.telemetry.emit("settle.refused", **facts, reason=stage.reason)
         else:
             self.telemetry.emit("settle.settled", **facts, transaction=stage.transaction, amount=subject.amount)
-        self._charge(entry, stage)
+        self._charge(entry, stage.transaction)
+        if self.allowance is not None:
+            self.allowance.note(subject, failing=False)
         return after
 
-    def _charge(self, entry: Entry, stage: Settled | Refused) -> None:
+    def _charge(self, entry: Entry, transaction: str) -> None:
         """Have the booked fee replaced by what our own transaction cost; a stranger's is none of ours."""
-        intended, transaction = entry.stage, stage.transaction
+        intended = entry.stage
         if not isinstance(intended, Intended) or self.allowance is None:
             return
         if intended.raw and transaction in intended.transactions:
-            rail, shares = self.rails[entry.subject.network], intended.shares
-            self.allowance.correct_soon(entry.subject, lambda: rail.cost(transaction, shares))
+            rail = self.rails[entry.subject.network]
+            self.allowance.correct_soon(entry.subject, lambda: cost_of(rail, intended))
 
     def _answer(self, entry: Entry) -> Receipt:
         network, payer, stage = entry.subject.network, entry.subject.payer, entry.stage

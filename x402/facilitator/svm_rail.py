@@ -174,6 +174,10 @@ class SvmRail:
             if remaining <= 0:
                 return None
 
+    async def failure(self, entry: Entry, intended: Intended) -> str | None:
+        # One that failed is final within seconds, and refused then.
+        return None
+
     async def spent_by(self, subject: Subject) -> Settled | Refused | None:
         signed = transfer_of(subject)
         if signed.transfer.fee_payer not in self._signers:
