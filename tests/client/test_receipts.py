@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.chains import EvmWorld, SvmWorld
-from tests.facilitator.world import EvmShop, Meddled, SvmShop, submit, transfer_call, unreachable
+from tests.facilitator.world import EvmShop, Meddled, SvmShop, hours_later, submit, transfer_call, unreachable
 from x402.client.journal import Journal
 from x402.client.receipts import Checked, check, unchecked
 from x402.client.record import Finding
@@ -54,16 +54,19 @@ class TestEvm:
         assert await look(journal, evm=world.chain) == []
 
     async def test_B13_the_transaction_of_another_payment_is_disputed(self, evm_devnet: EvmWorld) -> None:
-        """Same payer, payee and amount; only the nonce tells them apart."""
+        """Same payer, payee and amount; only the nonce tells them apart. Another one may make it while it lives."""
         world, journal = await EvmShop.open(evm_devnet), Journal(":memory:", clock=past(0))
         other = await submit(world, transfer_call(world.pay()))
         mine = world.pay()
         settle(journal, mine, world.offer, other)
         [early] = await look(journal, evm=world.chain)
-        assert early.record.check is not None
-        assert early.record.check.finding is Finding.DISPUTED
-        assert "nor did any other" in early.words
-        assert early.record.state is State.SETTLED
+        assert early.record.check is None
+        assert "ask again later" in early.words
+        [dead] = await look(journal, evm=Meddled(world.chain, time_of=hours_later(world)))
+        assert dead.record.check is not None
+        assert dead.record.check.finding is Finding.DISPUTED
+        assert "nor did any other" in dead.words
+        assert dead.record.state is State.SETTLED
 
         really = await submit(world, transfer_call(mine))
         late = Journal(":memory:", clock=past(0))

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.facilitator.world import CHAIN_ID, EvmShop, Meddled, SvmShop, facilitator
+from tests.facilitator.world import CHAIN_ID, EvmShop, Meddled, SvmShop, facilitator, hours_later
 from tests.payments import evm_asset, with_payload
 from x402.devnet.evm.faucet import FAUCET_KEY, padded
 from x402.facilitator.signer import EvmSigner
@@ -92,12 +92,15 @@ async def test_D12_a_payer_who_is_blocked_after_the_check_costs_one_revert_and_n
     sent: list[bytes] = []
     party, payment = facilitator([evm.rail(ledger, Meddled(evm.chain, send=send))], ledger), evm.pay()
     try:
-        first = await party.settle(payment, evm.offer)
-        assert first.outcome is Outcome.REFUSED
-        assert await party.settle(payment, evm.offer) == first
+        for _ in range(2):
+            # Anybody may submit it while it lives, and the issuer may relent.
+            assert (await party.settle(payment, evm.offer)).outcome is Outcome.PENDING
+        later = facilitator([evm.rail(ledger, Meddled(evm.chain, send=send, time_of=hours_later(evm)))], ledger)
+        refused = await later.settle(payment, evm.offer)
+        assert refused.outcome is Outcome.REFUSED
     finally:
         await by_the_issuer(evm, blocked[1])
-    assert await party.settle(payment, evm.offer) == first
+    assert await party.settle(payment, evm.offer) == refused
     assert (len(sent), await evm.sent(), await evm.received()) == (1, 1, 0)
 
 
