@@ -16,7 +16,7 @@ from tests.nodes import BLOCK_SECONDS
 from x402.chain import CallResult, Log
 from x402.errors import UnavailableError
 from x402.schemes.eip712 import uint256
-from x402.stages import Refused, Settled
+from x402.stages import Settled
 
 BOTH = pytest.mark.parametrize("scheme", ["exact", "upto"])
 
@@ -71,20 +71,10 @@ async def test_who_has_failed_last_leaves_nothing_to_wait_for(case: Case, newest
     assert case.node.asked[-1] == ("given up", older)
 
 
-async def test_A16_a_transaction_that_failed_for_good_is_refused() -> None:
-    """It is not, while a fork could take its block back."""
-    case = Case("upto")
-    case.land(OLD, LANDED, succeeded=False)
-    case.node.final = LANDED - 1
-    assert await case.judge(OLD) is None
-    case.node.final = LANDED
-    assert await case.judge(OLD) == replace(case.signed.ends.reverted, transaction=OLD)
-    case.node.away.add("finalized")
-    assert await case.judge(OLD) is None
-
-
-async def test_A11_what_anybody_may_submit_is_open_while_it_lives(case: Case) -> None:
-    """Our own transaction has failed for good, and a stranger's may pay; it is named once that is over."""
+@BOTH
+async def test_A11_A16_a_failure_is_no_end_while_the_payment_lives(scheme: str) -> None:
+    """However final it is: other bytes may be on their way, and anybody's. It is named once all that is over."""
+    case = Case(scheme)
     case.land(OLD, LANDED, succeeded=False)
     case.node.final = case.node.height
     for seconds, dead in ((-500, False), (FINAL_SECONDS, False), (FINAL_SECONDS + 1, True)):
@@ -92,7 +82,9 @@ async def test_A11_what_anybody_may_submit_is_open_while_it_lives(case: Case) ->
         assert await case.judge(OLD) == (replace(case.signed.ends.reverted, transaction=OLD) if dead else None)
     case.land(HERS, LANDED + 1)
     case.spend()
-    assert await case.judge(OLD) == Settled(HERS, LANDED + 1)
+    paid = await case.judge(OLD)
+    assert isinstance(paid, Settled)
+    assert paid.transaction == HERS
 
 
 @BOTH
@@ -104,19 +96,6 @@ async def test_D11_what_failed_is_known_before_it_is_a_verdict(scheme: str) -> N
     case.land(OLD, LANDED)
     assert await case.witness.failure(case.subject, (OLD, NEW)) is None
     assert {seconds for _, seconds in case.node.heard("receipt")} == {0}
-
-
-@pytest.mark.parametrize(("failed", "other"), [(OLD, NEW), (NEW, OLD)])
-async def test_A16_what_failed_speaks_for_no_other_bytes(failed: str, other: str) -> None:
-    case = Case("upto")
-    case.land(failed, LANDED, succeeded=False)
-    case.node.final = LANDED
-    assert await case.judge(failed, other) is None
-    assert case.node.heard("receipt")[-1] == (other, 0)
-    # Unless they have failed as well, and for good.
-    for block, dead in ((LANDED + 1, False), (LANDED, True), (LANDED - 1, True)):
-        case.land(other, block, succeeded=False)
-        assert isinstance(await case.judge(failed, other), Refused) is dead
 
 
 async def test_A15_a_success_without_the_transfer_is_a_mismatch(case: Case) -> None:
@@ -132,8 +111,9 @@ async def test_A15_an_event_of_another_contract_or_payment_names_nothing(case: C
     case.land(OLD, LANDED, units=999)
     used, moved = case.node.receipts[OLD].logs
     case.node.receipts[OLD] = replace(case.node.receipts[OLD], logs=(replace(used, **wrong), moved))
+    case.spend()
     case.node.final = LANDED
-    assert await case.judge(OLD) is None
+    assert await case.judge(OLD) == replace(case.signed.ends.used_up, transaction=OLD)
 
 
 async def test_A15_events_are_read_in_any_spelling(case: Case) -> None:
@@ -156,14 +136,11 @@ async def test_D08_one_that_failed_among_others_may_fail_alone(scheme: str, succ
     case.node.calls.clear()
     case.node.height = case.node.final = LANDED
     ends = case.signed.ends
-    if scheme == "exact":
-        assert await case.judge(OLD) is None
-        case.after_its_end(FINAL_SECONDS + 1)
-    assert await case.judge(OLD) == replace(ends.mismatch if succeeded else ends.reverted, transaction=OLD)
-    case.node.height = LANDED - 1
-    # A permit is named in its call alone, and this call has not settled it.
-    proven = scheme == "upto" and succeeded
-    assert (await case.judge(OLD) is None) is not proven
+    assert await case.judge(OLD) is None
+    case.after_its_end(FINAL_SECONDS + 1)
+    for height in (LANDED, LANDED - 1):
+        case.node.height = height
+        assert await case.judge(OLD) == replace(ends.mismatch if succeeded else ends.reverted, transaction=OLD)
 
 
 @pytest.mark.parametrize(

@@ -60,17 +60,16 @@ class EvmWitness:
         found = await self._first_receipt(transactions, signed, timeout)
         if isinstance(found, Settled):
             return found
-        failed = None
-        if found is not None:
-            failed = await self._judge_vain(found, signed, since)
-            if not isinstance(failed, Refused) or await self._is_for_good(transactions, signed):
-                return failed
+        # A transaction that failed proves nothing: a fork may take its block back, other bytes may be on their way, and
+        # anybody may submit what names no sender (faults A11, A16). What is over is said by the payment's own nonce.
         horizon = await horizon_of(self._chain)
         height = horizon.height
         now, spent = await asyncio.gather(self._chain.time_of(height), self._is_spent(signed, height))
         if spent:
-            return _proven(await self._spender(signed, height, now, since), signed, now, horizon)
-        return failed or signed.ends.expired if spent is False and _is_dead(signed, now) else None
+            verdict = _proven(await self._spender(signed, height, now, since), signed, now, horizon)
+        else:
+            verdict = signed.ends.expired if spent is False and _is_dead(signed, now) else None
+        return _named(verdict, found, signed) if isinstance(verdict, Refused) and found is not None else verdict
 
     async def spent_by(self, subject: Subject, *, since: int = 0) -> Verdict:
         signed = authorization_of(subject)
@@ -116,19 +115,6 @@ class EvmWitness:
     async def balance(self, owner: str, asset: str) -> int:
         return await balance_of(self._chain, asset, owner)
 
-    async def _is_for_good(self, transactions: Sequence[str], signed: EvmPayment) -> bool:
-        """Whether a transaction that failed leaves nothing that could still pay: a fork may take its block back and put
-        the very same bytes into another one, and other bytes that were signed for this payment may land (fault A16),
-        unless they have failed for good as well; and anybody may submit what names no sender (fault A11). Without that,
-        only the payment's own nonce can say that it is dead."""
-        horizon = await horizon_of(self._chain)
-        if not signed.sender and not await self._is_spent(signed, horizon.height):
-            return False
-        for receipt in await asyncio.gather(*(self._chain.receipt(one, timeout=0) for one in transactions)):
-            if receipt is None or not horizon.is_final(receipt.block) or await self._transfer(receipt, signed):
-                return False
-        return True
-
     async def _first_receipt(
         self, transactions: Sequence[str], signed: EvmPayment, timeout: float
     ) -> EvmReceipt | Settled | None:
@@ -155,26 +141,6 @@ class EvmWitness:
                 unread.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
         return vain
-
-    async def _judge_vain(self, receipt: EvmReceipt, signed: EvmPayment, since: int) -> Verdict:
-        """What a transaction proves that is in a block and does not show the transfer."""
-        if receipt.succeeded and (signed.named_in_call or _names(receipt, signed)):
-            return replace(signed.ends.mismatch, transaction=receipt.transaction)
-        horizon = await horizon_of(self._chain)
-        height = horizon.height
-        if height < receipt.block:
-            # This node has not seen the block of the receipt, so its state and its logs prove nothing (fault E01).
-            return None
-        spent = await self._is_spent(signed, height)
-        if spent is None:
-            return None
-        if spent:
-            now = await self._chain.time_of(height)
-            verdict = _proven(await self._spender(signed, height, now, since), signed, now, horizon)
-            return replace(verdict, transaction=receipt.transaction) if isinstance(verdict, Refused) else verdict
-        # Among several payments in one transaction, each may fail alone.
-        how = signed.ends.mismatch if receipt.succeeded else signed.ends.reverted
-        return replace(how, transaction=receipt.transaction)
 
     async def _is_spent(self, signed: EvmPayment, height: int) -> bool | None:
         """Whether the payment was used up or taken back up to a block; None when the node's answer is none."""
@@ -267,6 +233,17 @@ def authorization_of(subject: Subject) -> EvmPayment:
     """
     facilitation = recall(subject)
     return evm_scheme(facilitation.requirement.scheme).read(facilitation.payment, facilitation.requirement)
+
+
+def _named(over: Refused, receipt: EvmReceipt, signed: EvmPayment) -> Refused:
+    """How a payment ended that is over, with the transaction of ours that failed to settle it."""
+    how = over
+    if receipt.succeeded and (signed.named_in_call or _names(receipt, signed)):
+        how = signed.ends.mismatch
+    elif over == signed.ends.expired:
+        # Among several payments in one transaction, each may fail alone.
+        how = signed.ends.mismatch if receipt.succeeded else signed.ends.reverted
+    return replace(how, transaction=receipt.transaction)
 
 
 def _names(receipt: EvmReceipt, signed: EvmPayment) -> bool:

@@ -318,7 +318,7 @@ class LocalFacilitator:
             after = await self.ledger.advance(ME, subject.pay_id, event, stage)
         except UnlawfulEvent:
             # Another replica was told by the chain first; what it wrote is the answer.
-            self._charge(entry, stage.transaction)
+            self._charge(entry, stage)
             return await self.ledger.find(ME, subject.pay_id) or entry
         except UnavailableError:
             # What can't be written down is not yet known: the answer stays pending, and the chain is asked again.
@@ -328,17 +328,17 @@ class LocalFacilitator:
             self.telemetry.emit("settle.refused", **facts, reason=stage.reason)
         else:
             self.telemetry.emit("settle.settled", **facts, transaction=stage.transaction, amount=subject.amount)
-        self._charge(entry, stage.transaction)
+        self._charge(entry, stage)
         if self.allowance is not None:
             self.allowance.note(subject, failing=False)
         return after
 
-    def _charge(self, entry: Entry, transaction: str) -> None:
+    def _charge(self, entry: Entry, stage: Settled | Refused) -> None:
         """Have the booked fee replaced by what our own transaction cost; a stranger's is none of ours."""
         intended = entry.stage
         if not isinstance(intended, Intended) or self.allowance is None:
             return
-        if intended.raw and transaction in intended.transactions:
+        if intended.raw and stage.transaction in intended.transactions:
             rail = self.rails[entry.subject.network]
             self.allowance.correct_soon(entry.subject, lambda: cost_of(rail, intended))
 
