@@ -105,6 +105,7 @@ class ScriptedRail:
 
     async def failure(self, entry: Entry, intended: Intended) -> str | None:
         failed: str | None = self._say("failure")
+        self.asked[-1] += f" {intended.transaction}"
         return failed
 
     async def spent_by(self, subject: Subject) -> Settled | Refused | None:

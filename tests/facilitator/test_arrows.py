@@ -19,7 +19,7 @@ from x402.errors import LimitedError, RefusedError, UnavailableError
 from x402.facilitator.preparing import Unprepared
 from x402.facilitator.rail import cost_of
 from x402.facilitator.settle import LocalFacilitator
-from x402.lifecycle import Event, Outcome, Party
+from x402.lifecycle import Entry, Event, Outcome, Party
 from x402.networks import BASE, BASE_SEPOLIA, SOLANA_DEVNET
 from x402.ports import NotSent
 from x402.ports.ledger import SqlLedger
@@ -216,7 +216,19 @@ async def test_D11_a_failure_is_noted_while_it_is_seen(scripted: Any) -> None:
         assert budget.failing is failing
     assert (await party.settle()).success
     assert budget.failing is False
-    assert rail.asked.count("failure") == 3
+    assert rail.asked.count("failure 0xours") == 3
+
+
+async def test_D11_a_failure_is_looked_for_by_the_newest_bytes(ledger: SqlLedger) -> None:
+    """Those that were made while the chain was asked, because the payment had failed in company."""
+
+    class Alone(ScriptedRail):
+        async def decide(self, entry: Entry, intended: Intended, ledger: Any, *, timeout: float) -> None:
+            await self.replace(entry, intended, ledger)
+
+    rail = Alone(replace=True)
+    await Settler(ledger, [rail], Budget()).settle()
+    assert rail.asked[-1] == "failure 0xours2"
 
 
 async def test_D11_a_strangers_transaction_is_nobodys_failure(scripted: Any) -> None:
@@ -226,7 +238,7 @@ async def test_D11_a_strangers_transaction_is_nobodys_failure(scripted: Any) -> 
     party, rail = scripted(budget, check=RefusedError(USED, "used"), spent_by=theirs, is_deep=False, decide=None)
     for _ in range(2):
         assert (await party.settle()).outcome is Outcome.PENDING
-    assert (budget.failing, rail.asked.count("failure")) == (None, 0)
+    assert (budget.failing, [one for one in rail.asked if one.startswith("failure")]) == (None, [])
 
 
 @pytest.mark.parametrize(
