@@ -6,7 +6,7 @@ exactly for something to happen (faults A04, A09, A16, A22, B16).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,58 +14,19 @@ import pytest
 
 from tests.facilitator.world import Meddled, unreachable
 from tests.gateway.chain_view import View, nodes_of
+from tests.gateway.desk import EVM, Desk
 from tests.ports.ledgers import logged
 from x402.errors import ConflictError, PendingError, RefusedError
-from x402.gateway.job import Job
 from x402.gateway.policy import Policy
-from x402.gateway.register import ME, Register
+from x402.gateway.register import ME
 from x402.gateway.sale import Refusal
-from x402.lifecycle import Event, Subject
+from x402.lifecycle import Event, UnlawfulEvent
 from x402.ports import Answer
 from x402.ports.ledger import SqlLedger
-from x402.stages import Delivered, Final, Lost, Owed, Restored, Reversed, Served, State
-from x402.telemetry import Fact, Telemetry
+from x402.stages import NOTHING_DUE, Delivered, Owed, Released, Served, State
 from x402.wire.receipt import Receipt
 
-EVM = "eip155:84532"
-PRICED = {"GET /report": "$0.01"}
 ANSWER = Answer(200, (("content-type", "text/plain"),), b"secret")
-PAID = "0x" + "ab" * 32
-
-
-class Desk:
-    """A shop whose payments are claimed by hand."""
-
-    def __init__(self, shop: Any, town: Any) -> None:
-        self.shop = shop
-        self.now = town.NOW
-        self.facts: list[Fact] = []
-
-    async def open(self, **options: Any) -> Register:
-        self.shop.open(PRICED, telemetry=Telemetry([self.facts.append]), **options)
-        self.challenge = await self.shop.challenge()
-        register: Register = self.shop.paywall.till.register
-        return register
-
-    def offered(self, scheme: str = "exact") -> Any:
-        return next(one for one in self.challenge.accepts if (one.network, one.scheme) == (EVM, scheme))
-
-    def signed(self, scheme: str = "exact") -> Any:
-        return self.shop.payer.payment(self.offered(scheme), self.challenge)
-
-    async def claim(self, register: Register, scheme: str = "exact") -> Job:
-        return await register.claim(self.signed(scheme), "print", self.offered(scheme))
-
-    def told(self) -> list[str]:
-        """The facts about sales since they were asked for last."""
-        names = [fact.name for fact in self.facts if fact.name.startswith(("sale.", "answer."))]
-        self.facts.clear()
-        return names
-
-    def other(self, ledger: Any, **options: Any) -> Register:
-        """Another replica, or this one with a ledger that misbehaves."""
-        telemetry = Telemetry([self.facts.append])
-        return Register(self.shop.bank, ledger, clock=lambda: self.now, telemetry=telemetry, **options)
 
 
 @pytest.fixture
@@ -161,10 +122,12 @@ async def test_a_claim_says_whether_it_is_to_be_handed_over_at_once(desk: Desk, 
     assert (job.is_new, job.is_unsent, job.entry.state is State.SETTLING) == (True, unsent, unsent)
 
 
-@pytest.mark.parametrize("credits", [True, False])
-async def test_only_where_accounts_are_kept_a_sale_has_one(desk: Desk, ledger: SqlLedger, credits: bool) -> None:
+@pytest.mark.parametrize(("kept", "credits"), [({"credits": True}, True), ({"credits": False}, False), ({}, False)])
+async def test_only_where_accounts_are_kept_a_sale_has_one(
+    desk: Desk, ledger: SqlLedger, kept: dict[str, bool], credits: bool
+) -> None:
     await desk.open()
-    job = await desk.claim(desk.other(ledger, credits=credits))
+    job = await desk.claim(desk.other(ledger, **kept))
     payer = desk.shop.payer.address
     assert (job.sale.credits, job.sale.account) == (credits, f"{EVM}:{payer}" if credits else "")
 
@@ -191,6 +154,20 @@ async def test_B16_what_is_due_only_grows_and_is_written_when_it_does(desk: Desk
         assert entry is not None
         assert entry.due == written
     assert [event for event, _ in await logged(ledger)][-2:] == ["serve", "meter"]
+
+
+async def test_E10_what_was_metered_by_a_writing_told_as_failed_is_metered_on(desk: Desk, ledger: SqlLedger) -> None:
+    register = await desk.open(schemes=("exact", "upto"))
+    job = await desk.claim(register, "upto")
+    await ledger.advance(ME, job.pay_id, Event.SERVE, Served(50))
+    assert job.entry.state is State.CLAIMED
+    await register.meter(job, 100)
+    assert (job.entry.state, job.entry.due) == (State.SERVED, 100)
+    # Control: whoever has ended the payment meanwhile has the last word.
+    await ledger.advance(ME, job.pay_id, Event.RELEASE, Released(NOTHING_DUE))
+    with pytest.raises(UnlawfulEvent):
+        await register.meter(job, 150)
+    assert job.entry.state is State.RELEASED
 
 
 @pytest.mark.parametrize(("retention", "answer"), [(60, ANSWER), (60, None), (0, ANSWER)])
@@ -247,6 +224,25 @@ async def test_A22_a_settlement_that_cannot_be_written_down_is_pending_and_names
     assert await desk.other(ledger).settle(job) == moved
 
 
+async def test_A09_a_facilitator_that_breaks_in_the_midst_leaves_the_payment_open(desk: Desk) -> None:
+    """Whatever it stumbled over, the transaction may be on its way."""
+    register = await desk.open(flow="upfront")
+    job = await desk.claim(register)
+    desk.told()
+
+    def stumble(*_: Any) -> Receipt:
+        raise ZeroDivisionError
+
+    desk.shop.bank.script = [stumble]
+    with pytest.raises(Refusal) as told:
+        await register.settle(job)
+    assert isinstance(told.value.error, PendingError)
+    assert (job.entry.state, desk.told()) == (State.SETTLING, ["sale.pending"])
+    # Control: it is handed over again, and paid.
+    await register.settle(job)
+    assert (job.entry.state, desk.told()) == (State.SETTLED, ["sale.settled"])
+
+
 @pytest.mark.parametrize("deliver", [True, False])
 async def test_every_step_of_a_sale_is_told_as_a_fact_once(desk: Desk, deliver: bool) -> None:
     register = await desk.open(flow="upfront")
@@ -275,6 +271,15 @@ async def test_a_sale_with_a_bill_tells_what_was_sold(desk: Desk, ledger: SqlLed
         assert job.sale.notes == {}
 
 
+async def test_A22_the_ledger_says_whether_another_has_delivered(desk: Desk, ledger: SqlLedger) -> None:
+    register = await desk.open(flow="upfront")
+    job = await desk.claim(register)
+    transaction = await register.settle(job)
+    assert not await register.is_delivered(job)
+    await ledger.advance(ME, job.pay_id, Event.DELIVER, Delivered(transaction))
+    assert await register.is_delivered(job)
+
+
 async def test_A22_a_delivery_that_cannot_be_written_down_is_told_and_stays_settled(
     desk: Desk, ledger: SqlLedger
 ) -> None:
@@ -298,74 +303,6 @@ async def test_A16_a_refusal_is_written_told_and_carried_by_its_receipt(desk: De
     assert isinstance(told.value.error, RefusedError)
     assert told.value.receipt is not None
     assert (told.value.receipt.error_reason, desk.told()) == ("insufficient_funds", ["sale.refused"])
-
-
-class Landing(View):
-    """What a chain says about a transfer that it has lost, and under which id it was asked for."""
-
-    def __init__(self, bank: Any) -> None:
-        super().__init__(bank, EVM)
-        self.ids: list[Sequence[str]] = []
-
-    async def judge(self, subject: Subject, transactions: Sequence[str] = (), **how: Any) -> Any:
-        self.ids.append(transactions)
-        return await super().judge(subject, transactions, **how)
-
-
-@pytest.fixture
-async def gone(desk: Desk, ledger: SqlLedger) -> Any:
-    """A register and a job that a fork has undone, before its answer or after it."""
-    view = Landing(desk.shop.bank)
-
-    async def undo(*, served: bool) -> tuple[Register, Job, Landing]:
-        register = await desk.open(flow="upfront", nodes=nodes_of(view))
-        job = await desk.claim(register)
-        await register.settle(job)
-        register.watch._watched.clear()
-        arrows = [(Event.DELIVER, Delivered(PAID))] if served else []
-        lost = Lost(PAID) if served else Reversed(PAID)
-        job.entry = await ledger.follow(ME, job.pay_id, [*arrows, (Event.REORGANISE, lost)])
-        del desk.shop.bank.moved[job.pay_id]
-        view.ids.clear()
-        desk.shop.bank.asked.clear()
-        desk.told()
-        return register, job, view
-
-    return undo
-
-
-@pytest.mark.parametrize("served", [True, False])
-async def test_A16_what_a_fork_undid_is_looked_for_under_its_own_name(desk: Desk, gone: Any, served: bool) -> None:
-    register, job, view = await gone(served=served)
-    desk.shop.bank.script = [lambda _, truth: Receipt.pending("", truth.network, truth.payer)]
-    with pytest.raises(Refusal) as told:
-        await register.restore(job)
-    assert isinstance(told.value.error, PendingError)
-    assert view.ids == [(PAID,)]
-    # Only what brought no answer is worth sending again: its facilitator does that.
-    assert desk.shop.bank.asked.count("settle") == (0 if served else 1)
-    # A node that is away proves nothing, and nobody is handed anything meanwhile.
-    view.away = True
-    with pytest.raises(Refusal) as told:
-        await register.restore(job)
-    assert isinstance(told.value.error, PendingError)
-    assert desk.shop.bank.asked.count("settle") == (0 if served else 1)
-    # It landed again, for good.
-    view.away, view.final = False, True
-    desk.shop.bank.moved[job.pay_id] = "0x" + "cd" * 32
-    desk.told()
-    assert await register.restore(job) == "0x" + "cd" * 32
-    assert desk.told() == ["sale.restored"]
-    assert job.entry.stage == (Final if served else Restored)("0x" + "cd" * 32, 7)
-
-
-async def test_A16_what_another_replica_regained_first_is_regained(desk: Desk, gone: Any, ledger: SqlLedger) -> None:
-    register, job, view = await gone(served=True)
-    view.final = True
-    desk.shop.bank.moved[job.pay_id] = PAID
-    await ledger.advance(ME, job.pay_id, Event.FINALISE, Final(PAID, 9))
-    assert await register.restore(job) == PAID
-    assert job.entry.stage == Final(PAID, 9)
 
 
 async def test_row_084_a_credit_is_told(desk: Desk, ledger: SqlLedger) -> None:
