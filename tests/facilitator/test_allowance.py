@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -16,6 +17,7 @@ from x402.facilitator.allowance import LIMITED, Allowance, Caps, Failures, FeeSh
 from x402.facilitator.callers import Caller
 from x402.lifecycle import Event, Party, Subject
 from x402.networks import BASE_SEPOLIA, SOLANA_DEVNET, get
+from x402.ports import Ledger
 from x402.ports.ledger import SqlLedger
 from x402.stages import Refused
 from x402.telemetry import Fact, Telemetry
@@ -50,7 +52,7 @@ async def ledger(clock: Clock) -> AsyncIterator[SqlLedger]:
         yield memory
 
 
-def allowance(ledger: SqlLedger, clock: Clock, caps: Caps = CAPS, **how: int) -> Allowance:
+def allowance(ledger: Ledger, clock: Clock, caps: Caps = CAPS, **how: int) -> Allowance:
     return Allowance(ledger, {BASE_SEPOLIA: caps}, clock, failures=Failures(**how))
 
 
@@ -109,6 +111,80 @@ async def test_a_raised_bid_is_booked_or_not_made(ledger: SqlLedger, clock: Cloc
     restarted = allowance(ledger, clock)
     assert not await restarted.afford(subject, 22), "what another process booked is unknown, so all of it is booked"
     assert await allowance(ledger, clock, Caps()).afford(subject, 10**18)
+
+
+async def test_a_bid_is_raised_by_what_it_costs_more(ledger: SqlLedger, clock: Clock) -> None:
+    await allowance(ledger, clock).admit(payment("a"), 20, BAKERY)
+    restarted = allowance(ledger, clock)
+    assert await restarted.afford(payment("a"), 5)
+    assert await ledger.spent(NOON // DAY, f"{BASE_SEPOLIA} total") == 25
+    # What costs no more is not written again, nor is what no budget bounds.
+    away = Meddled(ledger, spend=unreachable)
+    restarted._ledger = away
+    assert await restarted.afford(payment("a"), 5)
+    assert await allowance(away, clock, Caps()).afford(payment("b"), 5)
+    with pytest.raises(UnavailableError):
+        await restarted.afford(payment("a"), 6)
+
+
+async def test_who_bounds_nothing_is_not_asked_for_its_books(ledger: SqlLedger, clock: Clock) -> None:
+    away = Meddled(ledger, burden=unreachable)
+    await allowance(away, clock, Caps(), most=0).ask(payment("a"), 10**18)
+    for bounded in (allowance(away, clock, Caps(), most=1), allowance(away, clock, CAPS, most=0)):
+        with pytest.raises(UnavailableError):
+            await bounded.ask(payment("a"), 1)
+
+
+async def test_D13_what_was_booked_before_yesterday_stays_as_it_was_estimated(ledger: SqlLedger, clock: Clock) -> None:
+    budget = allowance(ledger, clock)
+    names = ("old", "late", "new")
+    for name in names:
+        assert await refusal(budget, payment(name), 30) == ""
+        clock.now += DAY
+    for name in names:
+        await budget.correct(payment(name), 1)
+    days = range(NOON // DAY, NOON // DAY + 3)
+    assert [await ledger.spent(day, f"{BASE_SEPOLIA} total") for day in days] == [30, 1, 1]
+
+
+async def test_what_the_chain_took_is_corrected_while_nobody_waits(ledger: SqlLedger, clock: Clock) -> None:
+    budget = allowance(ledger, clock)
+    asked: list[str] = []
+
+    def costs(name: str, fee: int | None) -> Callable[[], Awaitable[int | None]]:
+        async def cost() -> int | None:
+            asked.append(name)
+            await asyncio.sleep(0)
+            if fee is None:
+                raise UnavailableError("rpc_unavailable", "the node did not answer")
+            return fee or None
+
+        return cost
+
+    # None: the chain can't be asked; 0: it does not know yet.
+    told = {"known": 7, "unknown": 0, "away": None}
+    for name in told:
+        assert await refusal(budget, payment(name, f"0x{name}"), 20) == ""
+    for name, fee in told.items():
+        budget.correct_soon(payment(name, f"0x{name}"), costs(name, fee))
+    budget.correct_soon(payment("never booked"), costs("never booked", 7))
+    assert asked == []
+    await budget.drain()
+    assert asked == list(told)
+    spent = [await ledger.spent(NOON // DAY, f"{BASE_SEPOLIA} payer 0x{name}") for name in asked]
+    assert (spent, budget._corrections) == ([7, 20, 20], set())
+
+
+async def test_a_correction_that_fails_keeps_nobody_from_closing(ledger: SqlLedger, clock: Clock) -> None:
+    budget = allowance(ledger, clock)
+    assert await refusal(budget, payment("a"), 20) == ""
+
+    async def broken() -> int:
+        raise ZeroDivisionError
+
+    budget.correct_soon(payment("a"), broken)
+    await budget.drain()
+    assert await ledger.spent(NOON // DAY, f"{BASE_SEPOLIA} total") == 20
 
 
 async def test_D13_a_new_day_is_a_new_budget_and_a_late_correction_keeps_its_own(
@@ -188,6 +264,18 @@ async def test_D11_what_the_chain_shows_counts_before_the_ledger_knows(ledger: S
     assert await refusal(budget, payment("i"), 1) == "payer_failed_too_often"
     clock.now += 1
     assert await refusal(budget, payment("j"), 1) == ""
+
+
+async def test_D11_what_counts_no_more_is_forgotten_when_others_are_noted(ledger: SqlLedger, clock: Clock) -> None:
+    budget = allowance(ledger, clock)
+    budget.note(payment("a"), failing=True)
+    clock.now += 300
+    budget.note(payment("b", "0xother"), failing=True)
+    assert await refusal(budget, payment("c"), 1) == "payer_failed_too_often"
+    clock.now += 1
+    for _ in range(2):
+        budget.note(payment("b", "0xother"), failing=True)
+        assert list(budget._failing) == ["0xother"]
 
 
 async def test_C09_the_smallest_payment(ledger: SqlLedger, clock: Clock) -> None:
