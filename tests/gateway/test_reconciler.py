@@ -124,3 +124,18 @@ async def test_E11_what_this_process_works_on_otherwise_is_left_to_that(shop: An
     reconciler.left_alone = ()
     await shop.paywall.till.register.leases.end(pay_id)
     assert (await reconciler.run(), len(shop.bank.moved)) == (0, 1)
+
+
+async def test_A22_an_answer_that_waited_for_its_money_is_delivered_and_kept_for_as_long_as_any(shop: Any) -> None:
+    """It is the next asker's at once, and in the ledger no longer than is said."""
+    shop.open(PRICED)
+    (header,) = await pay(shop)
+    pay_id = (await shop.entry()).subject.pay_id
+    assert await shop.paywall.till.reconcile() == 0
+    after = await shop.ledger.find(Party.GATEWAY, pay_id)
+    assert after.state is State.DELIVERED
+    for seconds, kept in ((599, True), (1, False)):
+        shop.now += seconds
+        await shop.paywall.till.reconcile()
+        assert (await shop.ledger.answer(pay_id) is not None) is kept
+        assert (await shop.client.get("/report", headers=header)).status_code == (200 if kept else 410)
