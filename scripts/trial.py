@@ -147,7 +147,7 @@ def baseline(modules: Sequence[str], tests: Sequence[str]) -> Baseline:
         cover = coverage.Coverage(data_file=None, include=[str(ROOT / module) for module in modules], config_file=False)
         watch = _Stopwatch(cover)
         cover.start()
-        result = pytest.main([*OPTIONS, "--maxfail=20", *tests], plugins=[watch])
+        result = pytest.main([*OPTIONS, *tests], plugins=[watch])
         cover.stop()
         data = cover.get_data()
         lines = {module: data.contexts_by_lineno(str(ROOT / module)) for module in modules}
@@ -216,6 +216,8 @@ def _patience(seconds: Sequence[float]) -> float:
 def forked(run: Callable[[Path], int], limit_seconds: float) -> tuple[int | None, str, str]:
     """Run in a child of its own process group: its exit code (None when it was stopped), what it told, and printed."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        # The tests' PostgreSQL is another user's than root's, and lives inside.
+        Path(folder).chmod(0o755)
         told, printed = Path(folder, "told"), Path(folder, "printed")
         pid = os.fork()
         if pid == 0:

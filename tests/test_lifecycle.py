@@ -144,8 +144,16 @@ def test_B16_what_is_due_only_grows_while_it_is_metered_and_never_passes_what_wa
             advance(entry, Event.METER, wrong)
     with pytest.raises(UnlawfulEvent):
         advance(advance(begin(Party.GATEWAY, SUBJECT, Claimed()), Event.SERVE, Served()), Event.METER, Served())
+    for wrong in (10_001, -1):
+        with pytest.raises(UnlawfulEvent):
+            advance(entry, Event.SUBMIT, Settling(wrong))
+    # All of it may be due, and nothing, which may be metered again.
+    assert advance(entry, Event.METER, Served(10_000)).due == 10_000
+    assert advance(entry, Event.SUBMIT, Settling(0)).due == 0
+    nothing = advance(begin(Party.GATEWAY, SUBJECT, Claimed()), Event.SERVE, Served(0))
+    assert advance(nothing, Event.METER, Served(0)).due == 0
     with pytest.raises(UnlawfulEvent):
-        advance(entry, Event.SUBMIT, Settling(10_001))
+        advance(nothing, Event.METER, Served(-1))
 
 
 def test_what_is_due_is_known_from_then_on() -> None:

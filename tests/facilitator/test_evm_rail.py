@@ -256,3 +256,11 @@ async def test_D01_what_a_node_has_refused_may_be_signed_by_another_key(desk: De
     after = await desk.rail.replace(entry, stage, desk.ledger)
     assert after is not None
     assert (await desk.stage(entry)).sender == SECOND.address
+
+
+@pytest.mark.parametrize(("scheme", "is_open"), [("exact", True), ("upto", False)])
+async def test_A11_only_what_names_no_facilitator_may_be_settled_by_anybody(
+    ledger: SqlLedger, scheme: str, is_open: bool
+) -> None:
+    desk = Desk(ledger, scheme)
+    assert desk.rail.is_open_to_all(desk.sale.subject) is is_open

@@ -208,3 +208,8 @@ async def test_no_other_bytes_can_pay(desk: Desk) -> None:
     assert await desk.rail.replace(entry, stage, desk.ledger) is None
     await desk.rail.heal(desk.ledger)
     assert desk.node.asked == []
+
+
+async def test_A11_nobody_else_can_settle_it(desk: Desk) -> None:
+    """Its fee payer signs it last."""
+    assert not desk.rail.is_open_to_all(desk.sale.subject)

@@ -222,6 +222,15 @@ def test_a_co_signature_has_sixty_four_bytes(size: int) -> None:
         exact_svm.cosign(signed, (good + good)[:size])
 
 
+def test_A11_a_transfer_lands_under_its_fee_payers_signature_and_no_other_name() -> None:
+    signed = forge.accepted(forge.steps())
+    message = exact_svm.message_to_sign(signed)
+    assert exact_svm_settlement.is_id_of(str(forge.SPONSOR.sign_message(message)), signed)
+    others = (forge.PAYER.sign_message(message), forge.SPONSOR.sign_message(message + b"\0"))
+    for name in ("", "0OIl", *map(str, others)):
+        assert not exact_svm_settlement.is_id_of(name, signed)
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
@@ -237,6 +246,9 @@ def test_a_co_signature_has_sixty_four_bytes(size: int) -> None:
         ({"InstructionError": [2, {"Custom": 10}]}, "failed with error 10"),
         ({"InstructionError": [2, {"AAA": 3}]}, "instruction 3 failed with AAA"),
         ({"InstructionError": [2, {"ZZZ": 3}]}, "instruction 3 failed with ZZZ"),
+        ({"InstructionError": []}, "an error that is not understood"),
+        ({"InstructionError": [2]}, "an error that is not understood"),
+        ({"InstructionError": [2, {"Custom": 8}, 8]}, "an error that is not understood"),
         ({"AAA": {"account_index": 0}}, "the network answered AAA"),
         ({"ZZZ": {"account_index": 0}}, "the network answered ZZZ"),
         ({"InsufficientFundsForRent": {"account_index": 1}}, "InsufficientFundsForRent"),

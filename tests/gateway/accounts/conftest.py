@@ -11,9 +11,10 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from tests.gateway.accounts.guest import FILLED, Guest
 from tests.ports.ledgers import url
 from tests.postgres import Postgres
-from x402.billing import Metered
+from x402.billing import EntryKind, Metered, Posting
 from x402.ports.account_book import SqlAccounts
 from x402.ports.accounts import Balance
 
@@ -91,6 +92,14 @@ class MeteredShop:
 @pytest.fixture
 def metered(shop: Any) -> MeteredShop:
     return MeteredShop(shop)
+
+
+@pytest.fixture
+async def guest(metered: Any) -> AsyncIterator[Guest]:
+    guest = Guest(metered)
+    await guest.book.post(Posting(account=guest.account, kind=EntryKind.DEPOSIT, reference="fill", units=FILLED))
+    yield guest
+    await guest.tab.drain(0)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

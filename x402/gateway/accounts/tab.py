@@ -50,11 +50,13 @@ class _Cut(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Order:
-    """A sale at work: `begun` when its first byte is there, `ended` when it is settled for."""
+    """A sale at work: `begun` when the head of its answer is there, `ended` when it is settled for. `reader` plays it
+    where it is a stream."""
 
     held: Reservation
     sale: Sale
     recording: Recording
+    reader: Reader | None = None
     gone: bool = False
     work: asyncio.Future[None] | None = None
     bill: Bill | None = None
@@ -105,12 +107,14 @@ class Tab:
             waiting: list[asyncio.Future[Any]] = [order.begun, order.ended]
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             recording = order.recording
-            if order.begun.done() and order.sale.flow is Flow.UPFRONT and recording.status < 400:
-                chunks = _Heard(recording.play(), lambda: self._hung_up(order))
+            if order.reader is not None:
+                chunks = _Heard(order.reader, lambda: self._hung_up(order))
                 return Reply(recording.status, (*recording.headers, bill_header(order.held)), chunks)
             return reply_of(await asyncio.shield(order.ended), order.held, order.bill)
         except asyncio.CancelledError:
             self._hung_up(order)
+            if order.reader is not None:
+                await order.reader.aclose()
             raise
 
     async def _reserve(self, wanted: Reservation, holder: Holder) -> tuple[Reservation, bool]:
@@ -144,6 +148,14 @@ class Tab:
             self._beating = asyncio.create_task(self._beat())
         return order
 
+    @staticmethod
+    def _begin(order: _Order) -> None:
+        """The head is known. Its reader is there before the first piece is: what is too long to be kept is held for
+        readers alone."""
+        if order.sale.flow is Flow.UPFRONT and order.recording.status < 400 and not order.gone:
+            order.reader = order.recording.play()
+        order.begun.set_result(None)
+
     def _hung_up(self, order: _Order) -> None:
         """Nobody reads any more. What has no name can't be asked for again, so it is made no further (fault A18)."""
         order.gone = True
@@ -154,7 +166,7 @@ class Tab:
         """Make the answer and settle for it; whoever waits is told when both are durable."""
         recording, outcome = order.recording, "served"
         failure: Exception | None = None
-        recording.on_begin = lambda: None if order.begun.done() else order.begun.set_result(None)
+        recording.on_begin = lambda: self._begin(order)
         begun_at = asyncio.get_running_loop().time()
         order.work = asyncio.ensure_future(self._run(order, handler))
         if order.gone:
@@ -186,14 +198,20 @@ class Tab:
                 self.rest()
 
     async def _run(self, order: _Order, handler: Handler) -> None:
+        sink, recording = _Bounded(order), order.recording
         try:
             async with asyncio.timeout(self._timeout) as limit:
-                await handler(order.sale, _Bounded(order))
+                await handler(order.sale, sink)
         except TimeoutError as error:
             if limit.expired():
                 raise UnavailableError("handler_timeout", f"no answer within {self._timeout:g} seconds") from error
             raise
-        if not order.recording.status:
+        # A handler may have swallowed what it was told while it wrote.
+        if sink.is_cut:
+            raise _Cut
+        if recording.withhold and not recording.kept:
+            raise recording.too_large()
+        if not recording.status:
             raise RuntimeError("the handler returned without an answer")
 
     async def _end(self, order: _Order, outcome: str, failure: Exception | None) -> None:
@@ -294,19 +312,23 @@ class Tab:
 
 
 class _Bounded:
-    """What a handler writes to: stops it when it has used what was set aside."""
+    """What a handler writes to: stops a stream for good when it has used what was set aside. An answer that is withheld
+    goes out whole, and costs that at most."""
 
     def __init__(self, order: _Order) -> None:
         self._order = order
+        self.is_cut = False
 
     async def start(self, status: int, headers: HeaderPairs) -> None:
         await self._order.recording.start(status, headers)
 
     async def write(self, chunk: bytes) -> None:
-        metered = self._order.sale.metered
-        if metered is not None and metered.charged > self._order.held.units:
+        recording, metered = self._order.recording, self._order.sale.metered
+        if not recording.withhold and metered is not None and metered.charged > self._order.held.units:
+            self.is_cut = True
+        if self.is_cut:
             raise _Cut
-        await self._order.recording.write(chunk)
+        await recording.write(chunk)
 
 
 class _Heard:
