@@ -165,11 +165,12 @@ def baseline(modules: Sequence[str], tests: Sequence[str]) -> Baseline:
 
 
 def selected(mutant: Mutant, base: Baseline) -> list[str]:
-    """The tests that run the statement of the mutant, quick ones first; all of them when importing does."""
+    """The tests that run the statement of the mutant, quick ones first; all of them when importing does, or when what
+    the first of them makes is kept for the others."""
     statement = _statement(mutant)
     lines = base.tests.get(mutant.module, {})
     running = {name for line in statement for name in lines.get(line, [])}
-    if "" in running and running == {""}:
+    if running == {""} or _is_kept(mutant):
         running = set(base.seconds)
     running.discard("")
     spent: dict[str, float] = {}
@@ -191,6 +192,16 @@ def _statement(mutant: Mutant) -> range:
         if node.lineno <= mutant.line <= last and last - node.lineno < smallest:
             best, smallest = range(node.lineno, last + 1), last - node.lineno
     return best
+
+
+def _is_kept(mutant: Mutant) -> bool:
+    """Whether the mutant's line stands in a function whose result is made once, or decorates it."""
+    return any(
+        isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.lineno - len(node.decorator_list) <= mutant.line <= (node.end_lineno or 0)
+        and any(isinstance(one, ast.Name) and one.id == "cache" for one in node.decorator_list)
+        for node in ast.walk(ast.parse((ROOT / mutant.module).read_text(encoding="utf-8")))
+    )
 
 
 def outcome(mutant: Mutant, base: Baseline) -> str:

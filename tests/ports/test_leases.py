@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import Connection, text
 
 from tests.ports.ledgers import ME, intended, nonce_of, signing, subject
+from tests.postgres import Postgres
 from x402.lifecycle import Entry, Event, Party, begin
 from x402.ports import NoRoom, Room
 from x402.ports.ledger import SqlLedger
-from x402.stages import Claimed, Refused, Released, Served, Settled, Settling, Stage
+from x402.stages import Claimed, Delivered, Final, Refused, Released, Served, Settled, Settling, Stage, State
 
 SHOP = Party.GATEWAY
 
@@ -69,6 +72,85 @@ async def test_open_rows_are_taken_in_turn(ledger_url: str) -> None:
         # The new one was never taken, then those that waited longest.
         assert names(await theirs.take_open(ME, 10, limit=3)) == ["e", "a", "b"]
         assert names(await theirs.take_open(SHOP, 10)) == []
+        for name in ("e", "a", "b"):
+            await theirs.end_lease(ME, name)
+        assert names(await mine.take_open(ME, 10, limit=2)) == ["d", "a"]
+
+
+async def test_E11_what_was_taken_is_free_from_the_second_on_in_which_its_lease_ends(ledger_url: str) -> None:
+    now = 100
+    async with SqlLedger(ledger_url, clock=lambda: now) as mine, SqlLedger(ledger_url, clock=lambda: now) as theirs:
+        await nonce_of(mine, "pay")
+        assert len(await mine.take_open(ME, 10)) == 1
+        now = 109
+        assert await theirs.take_open(ME, 10) == []
+        now = 110
+        assert len(await theirs.take_open(ME, 10)) == 1
+
+
+async def settled(ledger: SqlLedger, party: Party, name: str) -> None:
+    """A payment that is open still, in a state that gateway and facilitator both know."""
+    if party is ME:
+        await nonce_of(ledger, name)
+    else:
+        await ledger.begin(claim(name, 10))
+        await ledger.advance(SHOP, name, Event.SUBMIT, Settling())
+    await ledger.advance(party, name, Event.SETTLE, Settled("0xtx"))
+
+
+@pytest.mark.parametrize("party", [ME, SHOP])
+async def test_E11_what_others_hold_is_counted_by_party_while_it_is_open(ledger_url: str, party: Party) -> None:
+    now = 100
+    async with SqlLedger(ledger_url, clock=lambda: now) as mine, SqlLedger(ledger_url, clock=lambda: now) as theirs:
+        for owner in (ME, SHOP):
+            for name in ("a", "b", "c", "d", "over"):
+                await settled(mine, owner, f"{owner} {name}")
+        await theirs.lease(party, f"{party} over", 10)
+        over: tuple[Event, Stage] = (
+            (Event.FINALISE, Final("0xtx")) if party is ME else (Event.DELIVER, Delivered("0xtx"))
+        )
+        await theirs.advance(party, f"{party} over", *over)
+        assert (await mine.held_elsewhere(party), await theirs.held_elsewhere(party)) == (0, 0)
+        assert await mine.lease(party, f"{party} a", 10)
+        for name in ("b", "c"):
+            assert await theirs.lease(party, f"{party} {name}", 10)
+        assert (await mine.held_elsewhere(party), await theirs.held_elsewhere(party)) == (2, 1)
+        taken = await mine.take_open(party, 10)
+        assert [(one.party, one.subject.pay_id) for one in taken] == [(party, f"{party} d")]
+        assert (await mine.held_elsewhere(party), await theirs.held_elsewhere(party)) == (2, 2)
+        now = 110
+        assert (await mine.held_elsewhere(party), await theirs.held_elsewhere(party)) == (0, 0)
+
+
+async def test_only_rows_in_the_states_that_are_wanted_are_taken_and_none_that_is_over(ledger_url: str) -> None:
+    async with SqlLedger(ledger_url) as ledger:
+        for name in ("intended", "settled", "over"):
+            await nonce_of(ledger, name)
+        await ledger.advance(ME, "settled", Event.SETTLE, Settled("0xtx"))
+        await ledger.advance(ME, "over", Event.REFUSE, Refused("a", "b"))
+        taken = await ledger.take_open(ME, 10, states={State.SETTLED, State.REFUSED})
+        assert [one.subject.pay_id for one in taken] == ["settled"]
+
+
+async def test_E11_a_row_that_is_being_written_to_is_passed_over(postgres: Postgres) -> None:
+    place, locked, go_on = postgres.database(), threading.Event(), threading.Event()
+
+    def write(connection: Connection) -> None:
+        connection.execute(text("SELECT 1 FROM payments WHERE pay_id = 'busy' FOR UPDATE"))
+        locked.set()
+        go_on.wait(30)
+
+    async with SqlLedger(place) as mine, SqlLedger(place) as theirs:
+        for name in ("busy", "free"):
+            await nonce_of(mine, name)
+        writing = asyncio.create_task(theirs.run(write))
+        await asyncio.to_thread(locked.wait, 30)
+        try:
+            taken = await asyncio.wait_for(mine.take_open(ME, 10), 10)
+        finally:
+            go_on.set()
+            await writing
+        assert [entry.subject.pay_id for entry in taken] == ["free"]
 
 
 def claim(name: str, amount: int, payer: str = "0xpayer") -> Entry:

@@ -46,6 +46,13 @@ async def test_D02_a_nonce_comes_back_to_its_own_key_and_network(ledger_url: str
         assert await intended_by(ledger, "third", NETWORK, "0xsender") == 0
 
 
+@pytest.mark.parametrize("networks", [NETWORKS, NETWORKS[::-1]])
+async def test_D01_each_network_counts_from_its_own_first_nonce(ledger_url: str, networks: tuple[str, ...]) -> None:
+    async with SqlLedger(ledger_url) as ledger:
+        for network in networks:
+            assert [await intended_by(ledger, name, network, "0xsender") for name in ("a", "b")] == [0, 1]
+
+
 async def test_D02_one_gap_is_withdrawn_and_the_next_is_handed_out(ledger_url: str) -> None:
     async with SqlLedger(ledger_url) as ledger:
         for name in ("a", "b", "c"):

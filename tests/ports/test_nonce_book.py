@@ -48,6 +48,9 @@ async def test_D02_a_nonce_that_is_held_or_unknown_is_not_handed_out_again(ledge
         for nonce in range(6):
             await ledger.return_nonce(NETWORK, "0xsender", nonce)
             await ledger.return_nonce(NETWORK, "0xstranger", nonce)
+            # Nobody may fill a gap where none is: what comes next comes anyway.
+            assert await ledger.withdraw_nonce(NETWORK, "0xsender", nonce) is (nonce == 2)
+        await ledger.return_nonce(NETWORK, "0xsender", 2)
         assert [await nonce_of(ledger, f"next{number}") for number in range(3)] == [2, 3, 4]
         assert await nonce_of(ledger, "first", 0, "0xstranger") == 0
 
