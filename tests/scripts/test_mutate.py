@@ -82,6 +82,28 @@ def test_who_needs_a_module_waits_until_it_is_tried() -> None:
     assert without.find_spec("x402.money", None) is None
 
 
+def test_what_is_made_once_is_judged_by_every_test(tmp_path: Path, monkeypatch: Any) -> None:
+    """The first test alone runs its lines, and all of them use what it made."""
+    trial, mutants = importlib.import_module("scripts.trial"), importlib.import_module("scripts.mutants")
+    source = "@cache\ndef made() -> int:\n    return 7\n\n\ndef used() -> int:\n    return made()\n"
+    (tmp_path / "guard.py").write_text(source)
+    monkeypatch.setattr(trial, "ROOT", tmp_path)
+    tests = {"guard.py": {3: ["one"], 7: ["one"]}}
+    base = trial.Baseline([], "", {"one": 1.0, "two": 2.0}, tests)
+    judges = {line: trial.selected(mutants.Mutant("guard.py", "", line, "", "", ""), base) for line in (1, 3, 7)}
+    assert judges == {1: ["one", "two"], 3: ["one", "two"], 7: ["one"]}
+
+
+def test_other_users_may_enter_the_folder_of_a_trial() -> None:
+    """The tests' PostgreSQL is another user where they run as root."""
+    trial = importlib.import_module("scripts.trial")
+
+    def look(told: Path) -> int:
+        return told.write_text(oct(told.parent.stat().st_mode & 0o777))
+
+    assert trial.forked(look, 60)[1] == "0o755"
+
+
 def mutated(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "mutate"), *arguments],
