@@ -171,10 +171,12 @@ async def test_A16_D11_who_failed_before_is_settled_first(shop: Any) -> None:
     assert (await client.get("/report", headers=shop.payer.pay(await shop.challenge()))).status_code == 200
 
 
+@pytest.mark.parametrize("extensions", [{}, {"eip2612GasSponsoring": {"info": {"signature": "nobody reads it here"}}}])
 async def test_A08_a_balance_read_before_another_payment_settled_covers_no_second_one(
-    poor: Any, monkeypatch: pytest.MonkeyPatch
+    poor: Any, monkeypatch: pytest.MonkeyPatch, extensions: dict[str, Any]
 ) -> None:
-    """Between the look at the balance and the claim, the payer's only coin goes elsewhere."""
+    """Between the look at the balance and the claim, the payer's only coin goes elsewhere; no words of its own let it
+    be forgotten."""
     looked, go_on = asyncio.Event(), asyncio.Event()
     verify = poor.bank.verify
     slow: list[bool] = [True]
@@ -189,7 +191,9 @@ async def test_A08_a_balance_read_before_another_payment_settled_covers_no_secon
     client = poor.open(PRICED)
     challenge = await poor.challenge()
     monkeypatch.setattr(poor.bank, "verify", verify_slowly)
-    late = asyncio.create_task(client.get("/report", headers=poor.payer.pay(challenge)))
+    offer = next(offer for offer in challenge.accepts if offer.network == EVM)
+    payment = poor.payer.payment(offer, challenge).model_copy(update={"extensions": extensions})
+    late = asyncio.create_task(client.get("/report", headers=poor.payer.header(payment)))
     await looked.wait()
     assert (await client.get("/report", headers=poor.payer.pay(challenge))).status_code == 200
     go_on.set()

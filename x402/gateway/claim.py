@@ -89,8 +89,8 @@ class Claims:
         room = Room(
             payer=subject.amount if balance is None else balance,
             total=cap,
-            # Permits have their order: one that is verified has seen those before it settle.
-            since=None if gas_sponsoring.is_signed(payment.extensions) else asked_at,
+            # Permits have their order: one that is verified has seen those before it settle. Only upto reads them.
+            since=None if flow is Flow.METERED and gas_sponsoring.is_signed(payment.extensions) else asked_at,
             failures_since=self.clock() - self.policy.failure_memory_seconds,
         )
         # What is metered costs what is known only afterwards, so it can't be settled first.
