@@ -143,6 +143,8 @@ class EntryKind(StrEnum):
     """A withdrawal that provably never left."""
     REVERSE = "reverse"
     """What a chain reorganisation took back."""
+    REVOKE = "revoke"
+    """What it took back of a gift: the bonus of the payment, or what had to stand for money that was gone."""
     RESTORE = "restore"
     """What it had taken back, when the payment landed again."""
 

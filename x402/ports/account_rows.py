@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
-from x402.billing import Bill, Booking, EntryKind, Posting
+from x402.billing import PAID_IN, Bill, Booking, EntryKind, Posting
 from x402.ports import bill_rows
 from x402.ports.accounts import Balance, Held, NotHeld, OtherRequest, Reservation, TooLittle
 from x402.ports.leases import Lease
@@ -19,6 +19,8 @@ from x402.ports.prepared import Insert, Prepared, value
 from x402.ports.schema import account_entries, accounts, key_spending, reservations, sign_in_nonces
 
 _SPENT = frozenset({EntryKind.DEBIT, EntryKind.FEE})
+_GIVEN = frozenset({EntryKind.GRANT, EntryKind.REVOKE})
+_PAID_IN = sorted(str(kind) for kind in PAID_IN)
 
 _balance = select(accounts.c.balance, accounts.c.reserved, accounts.c.gift).where(
     accounts.c.account == value("account")
@@ -91,7 +93,7 @@ def moved(before: Balance, posting: Posting) -> Balance:
     units, reserved, gift = before.units + posting.units, before.reserved + posting.held, before.gift
     if units < 0 or reserved < 0:
         raise TooLittle("balance", before.units, -posting.units)
-    if posting.kind is EntryKind.GRANT:
+    if posting.kind in _GIVEN:
         gift += posting.units
     elif posting.kind in _SPENT:
         gift = max(0, gift + posting.held)
@@ -121,26 +123,28 @@ def book(connection: Connection, booking: Booking, now: int) -> None:
 
 
 def reverse(connection: Connection, pay_id: str, now: int) -> None:
-    """Take back what a payment brought an account, as far as it is still there: the chain has undone the payment."""
-    paid_in = account_entries.c.kind.in_([str(EntryKind.DEPOSIT), str(EntryKind.CREDIT)])
-    for row in connection.execute(
-        select(account_entries.c.account, account_entries.c.units).where(paid_in, account_entries.c.reference == pay_id)
-    ).all():
+    """Take back what a payment brought an account, its bonus too, as far as anything is still there: the chain has
+    undone the payment. Gifts go last, and stay gifts for as long as they are there."""
+    paid = func.sum(account_entries.c.units).filter(account_entries.c.kind.in_(_PAID_IN))
+    brought = select(account_entries.c.account, paid.label("paid"), func.sum(account_entries.c.units).label("whole"))
+    of_payment = account_entries.c.kind.in_([*_PAID_IN, str(EntryKind.GRANT)]), account_entries.c.reference == pay_id
+    for row in connection.execute(brought.where(*of_payment).group_by(account_entries.c.account)).all():
         there = balance_of(connection, row.account, to_write=True)
-        units = min(there.units, row.units)
+        units = min(there.withdrawable, int(row.paid))
+        gift = min(there.units - units, there.gift, int(row.whole) - units)
         post(connection, Posting(account=row.account, kind=EntryKind.REVERSE, reference=pay_id, units=-units), now)
+        if gift:
+            post(connection, Posting(account=row.account, kind=EntryKind.REVOKE, reference=pay_id, units=-gift), now)
 
 
 def restore(connection: Connection, pay_id: str, now: int) -> None:
     """Give an account again what it lost when the chain undid a payment: it has landed once more, for good."""
-    taken_back = account_entries.c.kind == str(EntryKind.REVERSE)
-    for row in connection.execute(
-        select(account_entries.c.account, account_entries.c.units).where(
-            taken_back, account_entries.c.reference == pay_id
-        )
-    ).all():
-        again = Posting(account=row.account, kind=EntryKind.RESTORE, reference=pay_id, units=-row.units)
-        post(connection, again, now)
+    lost = account_entries.c.kind.in_([str(EntryKind.REVERSE), str(EntryKind.REVOKE)])
+    for row in connection.execute(select(account_entries).where(lost, account_entries.c.reference == pay_id)).all():
+        kind, name = EntryKind.RESTORE, pay_id
+        if row.kind == EntryKind.REVOKE:
+            kind, name = EntryKind.GRANT, f"{pay_id} again"
+        post(connection, Posting(account=row.account, kind=kind, reference=name, units=-row.units), now)
 
 
 def reserve(
