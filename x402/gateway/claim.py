@@ -22,7 +22,6 @@ from x402.gateway.problem import OVER_COMMITTED
 from x402.gateway.terms import Flow
 from x402.lifecycle import Entry, Event, Party, Subject, begin
 from x402.ports import Arrow, Clock, IdentifierTaken, Instead, Ledger, NoRoom, Room
-from x402.schemes import gas_sponsoring
 from x402.stages import Claimed, Settling
 from x402.telemetry import Telemetry
 from x402.wire.challenge import Requirement
@@ -89,8 +88,7 @@ class Claims:
         room = Room(
             payer=subject.amount if balance is None else balance,
             total=cap,
-            # Permits have their order: one that is verified has seen those before it settle. Only upto reads them.
-            since=None if flow is Flow.METERED and gas_sponsoring.is_signed(payment.extensions) else asked_at,
+            since=asked_at,
             failures_since=self.clock() - self.policy.failure_memory_seconds,
         )
         # What is metered costs what is known only afterwards, so it can't be settled first.

@@ -23,7 +23,7 @@ from x402.lifecycle import Subject
 from x402.ports import Clock
 from x402.schemes import sign_in, subject
 from x402.schemes.memory import recall
-from x402.stages import Settled
+from x402.stages import Refused, Settled
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Facilitation, Supported, Verification
 from x402.wire.hash_proof import BINDING, MEMO_DIGITS, SCHEME, HashProof, binding_text
@@ -32,6 +32,7 @@ from x402.wire.receipt import Receipt
 
 _GONE_BLOCKS = 300
 """So far behind the final block a transfer that is not shown will not land any more."""
+_GONE = ("transfer_gone", "a chain reorganisation undid this transfer for good")
 _ASKED = "asked"
 """Member of a requirement's extra: the price, where more was paid."""
 
@@ -63,7 +64,7 @@ class HashProofs:
         _check_bound(found, proof, request_digest)
         facts = {
             "transaction": found.transaction, "payer": found.payer, "asset": found.asset, "payTo": found.payee,
-            "amount": str(found.amount), "time": found.time,
+            "amount": str(found.amount), "time": found.time, "block": found.block,
         }  # fmt: skip
         return Payment.of(self._accepted(proof.network, found.amount), facts)
 
@@ -87,12 +88,15 @@ class HashProofs:
         return Verification.valid(str(payment.payload["payer"]))
 
     async def settle(self, payment: Payment, requirement: Requirement) -> Receipt:
-        """Settled when the chain shows the very same transfer again, else pending: it was there a moment ago."""
+        """Settled when the chain shows the very same transfer again, refused once it is gone for good (fault A16), and
+        pending until then: it was there a moment ago."""
         facts = payment.payload
         transaction, payer = str(facts["transaction"]), str(facts["payer"])
         try:
             found = await self._find(payment.network, transaction)
         except X402Error as error:
+            if await self._is_gone(payment):
+                return Receipt.refused(*_GONE, payment.network, payer, proven=True)
             return Receipt.pending(transaction, payment.network, payer, error.message)
         if (found.payer, str(found.amount)) != (payer, facts["amount"]):
             return Receipt.pending(transaction, payment.network, payer, "the chain shows another transfer by now")
@@ -104,20 +108,37 @@ class HashProofs:
 
     async def judge(self, subject: Subject, transactions: Sequence[str] = ()) -> Verdict:
         """As `evidence.Witness.judge`, for the watch over what was settled."""
+        if not transactions:
+            return None
         try:
             found = await self._find(subject.network, transactions[0])
         except (PendingError, RefusedError):
-            return None
+            return Refused(*_GONE) if await self._is_gone(recall(subject).payment) else None
         return Settled(found.transaction, found.block)
 
     async def standing(self, subject: Subject, settled: Settled) -> Standing | None:
         """As `evidence.Witness.standing`: gone is what is absent long after its block became final."""
+        return await self._standing(subject.network, settled.transaction, settled.block)
+
+    async def _standing(self, network: str, transaction: str, block: int) -> Standing | None:
         # The final block is asked for first, so that a node which lags behind can't be the reason.
-        final = await self._node(subject.network).finalized()
+        final = await self._node(network).finalized()
         try:
-            return (await self._find(subject.network, settled.transaction, any_depth=True)).standing
+            return (await self._find(network, transaction, any_depth=True)).standing
         except (PendingError, RefusedError):
-            return Standing(0) if final > settled.block + _GONE_BLOCKS else None
+            return Standing(0) if final > block + _GONE_BLOCKS else None
+
+    async def _is_gone(self, payment: Payment) -> bool:
+        """Whether a transfer that was read in some block will not land any more; False where nobody can tell."""
+        facts = payment.payload
+        if "block" not in facts:
+            # Written down by a version that did not note it.
+            return False
+        try:
+            standing = await self._standing(payment.network, str(facts["transaction"]), int(facts["block"]))
+        except X402Error:
+            return False
+        return standing is not None and standing.gone
 
     async def _find(self, network: str, transaction: str, *, any_depth: bool = False) -> Transfer:
         node = self._node(network)

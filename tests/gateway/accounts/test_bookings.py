@@ -67,3 +67,25 @@ def test_row_084_all_of_what_brought_no_answer_is_the_payers() -> None:
     nothing = Subject("pay", OFFER.network, OFFER.asset, PAYER, OFFER.pay_to, 0)
     assert credits.undelivered(nothing) == Booking()
     assert credits.told(Booking()) is None
+
+
+TRANSFER = OFFER.model_copy(update={"scheme": "hash-proof", "extra": {"asked": "400"}})
+"""What a transfer of 1,000 units is taken for where 400 were asked."""
+
+
+def test_B17_a_bill_quotes_the_price_and_not_what_was_transferred_beyond_it() -> None:
+    sale = sold()
+    sale.requirement = TRANSFER
+    booking = booked(sale)
+    assert booking.bill is not None
+    assert (booking.bill.quoted, booking.bill.metered.charged, booking.bill.credited) == (400, 400, 600)
+
+
+def test_row_078_what_is_transferred_beyond_a_deposit_is_credited_without_a_bonus() -> None:
+    sale = sold(metered=Metered(model="", endpoint=credits.DEPOSIT, charged=0))
+    sale.requirement = TRANSFER
+    booking = booked(sale, promotions=Promotions(bonuses=(Step(0, Decimal(10)),)))
+    assert [(posting.kind, posting.units) for posting in booking.postings] == [
+        (EntryKind.DEPOSIT, 400), (EntryKind.CREDIT, 600), (EntryKind.GRANT, 40),
+    ]  # fmt: skip
+    assert credits.told(booking) == {"account": ACCOUNT, "units": "1000"}

@@ -7,7 +7,7 @@ is never lost and never given twice, whatever dies when.
 from __future__ import annotations
 
 from x402 import networks
-from x402.billing import Bill, Booking, EntryKind, Metered, PaidBy, Posting
+from x402.billing import PAID_IN, Bill, Booking, EntryKind, Metered, PaidBy, Posting
 from x402.gateway.accounts.promotions import Promotions
 from x402.gateway.hash_proof import asked_of
 from x402.gateway.sale import Sale
@@ -36,11 +36,8 @@ def micro_units(units: int, network: str, asset: str) -> int:
 def charged_of(sale: Sale, paid: int, bound: int) -> Metered:
     """What a sale is charged: its metered price within `bound`, less the payer's discount, never more than was paid. A
     handler that meters nothing sells at a fixed price."""
-    known, asked = sale.metered, asked_of(sale.requirement)
-    if asked is not None:
-        bound = min(bound, micro_units(asked, sale.network, sale.asset))
-    if known is not None:
-        return sale.reduced(known.within(bound)).within(paid)
+    if sale.metered is not None:
+        return sale.reduced(sale.metered.within(bound)).within(paid)
     if _is_upto(sale):
         # What moved is what was due, the discount taken off already.
         return Metered(model="", endpoint="", charged=paid, complete=True)
@@ -53,16 +50,24 @@ def delivered(
     """What is booked when a payment's answer goes out; `moved` is what was paid, in atomic units of its asset. All
     amounts in the booking are atomic USDC."""
     paid = micro_units(moved, subject.network, subject.asset)
-    bound = micro_units(subject.amount, subject.network, subject.asset)
+    # A transfer may have paid more than it was asked for, which makes neither its answer nor its deposit larger.
+    asked = asked_of(sale.requirement)
+    bound = micro_units(subject.amount if asked is None else asked, subject.network, subject.asset)
     metered, account = charged_of(sale, paid, bound), account_of(subject.network, subject.payer)
     unused = paid - metered.charged
-    deposit = metered.endpoint == DEPOSIT
-    kind = EntryKind.DEPOSIT if deposit else EntryKind.CREDIT
-    postings = (Posting(account=account, kind=kind, reference=subject.pay_id, units=unused),) if unused else ()
-    if deposit:
-        given = promotions.bonus(unused)
-        bonus = Posting(account=account, kind=EntryKind.GRANT, reference=subject.pay_id, units=given)
-        return Booking(postings=(*postings, bonus) if given else postings)
+    deposit = min(unused, bound) if metered.endpoint == DEPOSIT else 0
+    brought = {
+        EntryKind.DEPOSIT: deposit,
+        EntryKind.CREDIT: unused - deposit,
+        EntryKind.GRANT: promotions.bonus(deposit),
+    }
+    postings = tuple(
+        Posting(account=account, kind=kind, reference=subject.pay_id, units=units)
+        for kind, units in brought.items()
+        if units
+    )
+    if metered.endpoint == DEPOSIT:
+        return Booking(postings=postings)
     bill = Bill(
         bill_id=subject.pay_id,
         at=now,
@@ -98,7 +103,5 @@ def undelivered(subject: Subject) -> Booking:
 
 def told(booking: Booking) -> dict[str, str] | None:
     """How a receipt tells what was credited: the account, and atomic USDC as digits; None when nothing was."""
-    if not booking.postings:
-        return None
-    posting = booking.postings[0]
-    return {"account": posting.account, "units": str(posting.units)}
+    paid_in = [posting for posting in booking.postings if posting.kind in PAID_IN]
+    return {"account": paid_in[0].account, "units": str(sum(one.units for one in paid_in))} if paid_in else None
