@@ -1,7 +1,7 @@
 """Sends a payer's approval of Permit2 for it, with gas of ours where the payer has none (protocol page §2.6).
 
     plan ─▶ budgets ─▶ book: OPEN ─▶ funding ─▶ approval ─▶ book: USED, or LOST ─▶ the settlement, like any other
-                       (durable first)
+                       (durable first)  └─ never left: VOID
 
 Nothing binds the two transactions together, so a payer can take the gas and use it otherwise. What that costs is
 bounded before anything is sent: the gas of one approval, by a cap and by what gas costs now; a payer is given it a few
@@ -109,7 +109,7 @@ class ApprovalRelay:
         begun = next((one for one in known if one.state is GrantState.OPEN or one.approval == approval.name), None)
         if begun is None:
             return await self._new(approval, signed, known)
-        if begun.state is GrantState.LOST or begun.asset != asset.address:
+        if begun.state in (GrantState.LOST, GrantState.VOID) or begun.asset != asset.address:
             raise _lost()
         if begun.state is GrantState.USED:
             if not settling:
@@ -131,7 +131,7 @@ class ApprovalRelay:
             grant, begun = await self._begin(plan)
         # Two transactions follow each other.
         state = await self._drive(grant, timeout / 2)
-        if state is GrantState.LOST:
+        if state in (GrantState.LOST, GrantState.VOID):
             raise _lost()
         if state is GrantState.OPEN:
             raise UnavailableError("approval_pending", "the payer's approval of Permit2 is on its way")
@@ -174,6 +174,8 @@ class ApprovalRelay:
         wei = max(0, approval.cost + data_fee - held)
         if not wei:
             return Plan(self, approval)
+        if wei > self.limits.wei:
+            raise _dear(call)
         if not may_have_more(known, self.limits.times):
             raise _unsponsored(f"{payer} was given gas before")
         cost = wei + _TRANSFER_GAS * _BID_TIMES * fees.max_fee + data_fee
@@ -187,10 +189,7 @@ class ApprovalRelay:
         base = (fees.max_fee - fees.priority_fee) // 2
         dear = call.max_fee > _FEE_TIMES_MAX * fees.max_fee or call.gas * call.max_fee > self.limits.wei
         if dear or call.gas > GAS_MAX:
-            raise RefusedError(
-                "erc20_approval_tx_wrong_fees",
-                f"gas {call.gas} at {call.max_fee} wei is more than is given for an approval",
-            )
+            raise _dear(call)
         if call.max_fee < base or call.priority_fee > call.max_fee:
             raise RefusedError("erc20_approval_tx_wrong_fees", f"{call.max_fee} wei for gas is less than {base} now")
 
@@ -222,13 +221,13 @@ class ApprovalRelay:
     async def _drive(self, grant: Grant, timeout: float) -> GrantState:
         """What has become of a grant, after everything was done for it that can be done now. Every step asks the chain,
         so that it may be taken again, by anybody, after anything."""
-        state = await self._seen(grant)
+        state, is_late = await self._seen(grant), self._clock() >= grant.created_at + self.limits.patience
         if state is GrantState.OPEN:
-            state = await self._fund(grant, timeout)
+            state = await self._fund(grant, timeout, is_late=is_late)
             if state is GrantState.USED:
                 state = await self._approve(grant, timeout)
-        if state is GrantState.OPEN and self._clock() >= grant.created_at + self.limits.patience:
-            state = GrantState.LOST
+                if state is GrantState.OPEN and is_late:
+                    state = GrantState.LOST
         if state is not GrantState.OPEN:
             await self._book.finish(grant, state)
         return state
@@ -240,17 +239,20 @@ class ApprovalRelay:
             return GrantState.OPEN
         return GrantState.USED if receipt.succeeded else GrantState.LOST
 
-    async def _fund(self, grant: Grant, timeout: float) -> GrantState:
-        """USED when the gas has arrived, or none was missing."""
+    async def _fund(self, grant: Grant, timeout: float, *, is_late: bool) -> GrantState:
+        """USED when the gas has arrived, or none was missing; VOID when it is not on its way and won't be any more."""
         if not grant.funding or grant.nonce is None:
             return GrantState.USED
         receipt = await self._chain.receipt(grant.funding, timeout=0)
         if receipt is None:
+            if is_late and not await self._chain.knows(grant.funding):
+                # What is sent now is not given up in the same breath, so nothing is.
+                return GrantState.VOID
             try:
                 await self._chain.send(grant.funding_raw, grant.funding)
             except NotSent:
                 replaced = await self._is_replaced(grant.sender, grant.nonce, grant.funding)
-                return GrantState.LOST if replaced else GrantState.OPEN
+                return GrantState.VOID if replaced else GrantState.OPEN
             receipt = await self._chain.receipt(grant.funding, timeout=timeout)
         if receipt is None:
             return GrantState.OPEN
@@ -280,6 +282,12 @@ class ApprovalRelay:
 
 async def _nothing() -> int:
     return 0
+
+
+def _dear(call: EvmTransaction) -> RefusedError:
+    return RefusedError(
+        "erc20_approval_tx_wrong_fees", f"gas {call.gas} at {call.max_fee} wei is more than is given for an approval"
+    )
 
 
 def _unsponsored(words: str) -> RefusedError:

@@ -226,8 +226,6 @@ class Till:
                 await work
             finally:
                 work.cancel()
-            if not recording.kept:
-                raise recording.too_large()
             answer = self._kept_answer(job, recording)
             if answer.status >= 400:
                 # Nothing is charged for an error; the claim stays, and the same payment may ask again.
@@ -291,6 +289,10 @@ class Till:
         try:
             await work
         except Exception as error:
+            if recording.held_up:
+                # It was the reader who let the time pass: all that he took none of was there for him (fault A18).
+                await self.register.delivered(job, transaction, None)
+                return False
             _log.error("a handler failed after its payment was settled", exc_info=error)
             await self.register.owe(job, transaction, type(error).__name__)
             raise Refusal(_undelivered(error), job.sale.receipt) from error
@@ -323,6 +325,9 @@ class Till:
                 raise UnavailableError("handler_timeout", f"no answer within {self._timeout:g} seconds") from error
             raise
         recording = sink if isinstance(sink, Recording) else sink.recording
+        if recording.withhold and not recording.kept:
+            # Its handler may have swallowed what it was told while it wrote.
+            raise recording.too_large()
         if not recording.status:
             raise RuntimeError("the handler returned without an answer")
         job.sale.latency_ms = int((tick() - begun) * 1000)

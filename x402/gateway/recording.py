@@ -49,6 +49,8 @@ class Recording:
         """How many pieces of the body the furthest reader has got."""
         self.deserted = asyncio.Event()
         """Set when every reader has left before the end, once they are watched."""
+        self.held_up = False
+        """Whether the handler waits for a reader, or waited for one when it was stopped."""
         self._watched = False
         self._limit = limit
         self.first_byte_at = 0.0
@@ -85,7 +87,9 @@ class Recording:
         self._chunks.append(chunk)
         self._tell()
         while not (self.kept or self._has_room()):
+            self.held_up = True
             await self._news()
+        self.held_up = False
 
     def too_large(self) -> MisconfiguredError:
         """What a withheld answer beyond the limit ends in: nothing was settled."""

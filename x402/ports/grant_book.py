@@ -63,9 +63,13 @@ def _of_payer(connection: Connection, network: str, payer: str) -> list[Grant]:
 
 
 def _next(connection: Connection, network: str, sender: str, chain_nonce: int) -> int:
-    held = (_column.network == network) & (_column.sender == sender) & (_column.state == str(GrantState.OPEN))
-    nonces = connection.execute(select(_column.nonce).where(held, _column.nonce.is_not(None))).scalars()
-    return max([chain_nonce, *(int(nonce) + 1 for nonce in nonces)])
+    mine = (_column.network == network) & (_column.sender == sender) & (_column.nonce >= chain_nonce)
+    nonces: dict[str, set[int]] = {str(state): set() for state in GrantState}
+    for row in connection.execute(select(_column.state, _column.nonce).where(mine)):
+        nonces[row.state].add(int(row.nonce))
+    held = nonces[GrantState.OPEN]
+    gaps = nonces[GrantState.VOID] - held
+    return min(gaps) if gaps and held else max([chain_nonce, *(nonce + 1 for nonce in held)])
 
 
 def _grant_of(row: Row[Any]) -> Grant:

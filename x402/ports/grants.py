@@ -21,6 +21,8 @@ class GrantState(StrEnum):
     """The approval is in a block, and succeeded."""
     LOST = "lost"
     """The approval will not come: its payer has used the nonce or the gas otherwise, or nobody took it in time."""
+    VOID = "void"
+    """Its gas was never given: the funding is not on its way, and nobody sends it any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,7 @@ class NoMoreGas(Exception):
 def may_have_more(known: Iterable[Grant], most: int) -> bool:
     """Whether a payer with these grants may be given gas once more: fewer than `most` times until now, and never in
     vain, which is how gas is taken for something else (fault D15)."""
-    given = [grant.state for grant in known if grant.wei]
+    given = [grant.state for grant in known if grant.wei and grant.state is not GrantState.VOID]
     return len(given) < most and GrantState.LOST not in given
 
 
@@ -68,7 +70,8 @@ class GrantBook(Protocol):
         self, network: str, payer: str, approval: str, sender: str, chain_nonce: int, most: int, draw: Draw
     ) -> tuple[Grant, bool]:
         """The payer's open grant, whichever approval that is for, or the one of this approval; else a new one, with
-        `sender`'s next nonce, which is `chain_nonce` or higher and is held by no open grant.
+        `sender`'s next nonce, which is `chain_nonce` or higher and is held by no open grant: first of all one whose
+        funding never left, because nothing above it lands before it.
 
         True comes with the new one. Raises `NoMoreGas` when that gives gas and the payer was given some `most` times,
         or has lost it once. What `draw` raises is raised here.

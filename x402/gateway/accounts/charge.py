@@ -50,11 +50,12 @@ def refused(error: TooLittle, account: str) -> RefusedError:
     return RefusedError(EMPTY, empty, mender=Mender.PAYER, details=details)
 
 
-def metered_of(sale: Sale, bound: int, *, whole: bool) -> Metered:
-    """What is debited. A handler that meters nothing sells whole answers at their price, broken ones for nothing."""
+def metered_of(sale: Sale, bound: int, *, sold: bool, whole: bool) -> Metered:
+    """What is debited. A handler that meters nothing sells at its price, to who hung up on it too; what broke off costs
+    nothing."""
     if sale.metered is not None:
         return sale.metered.within(bound)
-    return Metered(model="", endpoint="", charged=bound if whole else 0, complete=whole)
+    return Metered(model="", endpoint="", charged=bound if sold else 0, complete=whole)
 
 
 def sale_of(held: Reservation, flow: Flow, *, seconds: int) -> Sale:

@@ -182,7 +182,8 @@ class Tab:
         except _Cut:
             outcome = "cut"
         except Exception as error:  # noqa: BLE001 - it belongs to the caller, who waits for the answer
-            outcome, failure = "failed", error
+            # Who reads so slowly that the time is up has left it no less than who hangs up.
+            outcome, failure = ("hung_up", None) if recording.held_up else ("failed", error)
         order.sale.latency_ms = int((asyncio.get_running_loop().time() - begun_at) * 1000)
         if recording.first_byte_at:
             order.sale.first_token_ms = int((recording.first_byte_at - begun_at) * 1000)
@@ -226,7 +227,8 @@ class Tab:
             return
         if failure is not None:
             _log.error("a handler failed after its answer had begun", exc_info=failure)
-        metered = sale.reduced(metered_of(sale, order.held.units, whole=outcome == "served"))
+        sold = outcome == "served" or (outcome == "hung_up" and bool(recording.pieces))
+        metered = sale.reduced(metered_of(sale, order.held.units, sold=sold, whole=outcome == "served"))
         answer = recording.answer(sale.notes)
         try:
             if order.held.identifier and recording.kept and outcome == "served":
