@@ -8,12 +8,14 @@ import pytest
 
 from tests.chains import EvmWorld
 from tests.facilitator.world import EvmShop, submit, transfer_call
+from tests.payments import EvmPayer, as_version_1, evm_requirement
 from x402.client.budget import DAY_SECONDS, Limits
 from x402.client.journal import Journal
 from x402.client.owner import Call
-from x402.lifecycle import UnlawfulEvent
+from x402.client.presented import all_presented
+from x402.lifecycle import Event, UnlawfulEvent
 from x402.schemes.subject import subject_of
-from x402.stages import Released, Settled, State
+from x402.stages import Refused, Released, Settled, State
 from x402.wire.challenge import Requirement
 from x402.wire.payment import Payment
 
@@ -53,6 +55,36 @@ async def test_A23_whichever_was_taken_is_found(evm_devnet: EvmWorld, taken: int
     assert pair.journal.spent(DAY_SECONDS) == Decimal("0.025")
 
 
+@pytest.mark.parametrize("taken", [0, 1])
+async def test_A23_whichever_was_taken_is_found_also_after_the_other_was_refused(
+    evm_devnet: EvmWorld, taken: int
+) -> None:
+    """A refusal is the word of a seller, who may settle what came before it all the same."""
+    world = await EvmShop.open(evm_devnet)
+    pair = Pair(world)
+    pair.journal.conclude(pair.pay_id, event=Event.REFUSE, stage=Refused("nope", "nope"))
+    transaction = await submit(world, transfer_call(pair.payments[taken]))
+    found = await ask(pair.journal, evm=world.chain)
+    assert isinstance(found.proof, Settled)
+    assert (found.proof.transaction, found.record.state) == (transaction, State.SETTLED)
+    assert pair.journal.spent(DAY_SECONDS) == Decimal("0.025")
+
+
+def test_A23_payments_of_both_versions_share_a_nonce() -> None:
+    payer, offer, nonce = EvmPayer(), evm_requirement(), bytes([7] * 32)
+    journal = Journal(":memory:", clock=past(0))
+    payments = [payer.pay(offer, nonce=nonce, lifetime=lifetime) for lifetime in (600, 300)]
+    for first, second in ((payments[0], as_version_1(payments[1])), (as_version_1(payments[0]), payments[1])):
+        pay_id = expose(journal, first, offer)
+        journal.replace(subject_of(second, offer, fingerprint="f"), second.header_name, second.as_header())
+        record = journal.find(pay_id)
+        assert record is not None
+        proofs = [subject_of(one, offer).record["proof"] for one in (second, first)]
+        assert [subject.record["proof"] for subject in all_presented(record)] == proofs
+        assert first.as_header() not in repr(record)
+        journal = Journal(":memory:", clock=past(0))
+
+
 async def test_A23_the_chain_takes_one_of_both(evm_devnet: EvmWorld) -> None:
     world = await EvmShop.open(evm_devnet)
     pair, before = Pair(world), await world.received()
@@ -80,8 +112,6 @@ async def test_what_is_decided_is_not_signed_over(evm_devnet: EvmWorld) -> None:
 
 
 def test_it_is_kept_across_a_restart(tmp_path_factory: pytest.TempPathFactory) -> None:
-    from tests.payments import EvmPayer, evm_requirement
-
     file = tmp_path_factory.mktemp("journal") / "journal.sqlite"
     payer, nonce = EvmPayer(), bytes([9] * 32)
     offers: list[Requirement] = [evm_requirement(amount=amount) for amount in (1000, 2000, 3000)]

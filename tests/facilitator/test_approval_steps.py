@@ -13,7 +13,7 @@ from tests.payments import EvmPayer
 from x402.chain import EvmFees
 from x402.errors import Mender, RefusedError, UnavailableError
 from x402.networks import BASE_SEPOLIA
-from x402.ports.grants import Grant
+from x402.ports.grants import Grant, GrantState
 from x402.ports.ledger import SqlLedger
 from x402.schemes.eip1559 import read_transaction
 
@@ -143,10 +143,10 @@ REPLACED = [(0, False, OPEN), (0, True, OPEN), (1, False, LOST), (1, True, OPEN)
 
 
 @pytest.mark.parametrize(("further", "known", "state"), REPLACED)
-async def test_D15_a_gift_that_no_node_takes_is_lost_once_another_has_its_nonce(
+async def test_D15_a_gift_that_no_node_takes_is_void_once_another_has_its_nonce(
     desk: Desk, further: int, known: bool, state: Any
 ) -> None:
-    grant = await desk.grant()
+    grant, state = await desk.grant(), state if state is OPEN else GrantState.VOID
     desk.node.takes[grant.funding] = None
     desk.node.counts[desk.purse.address] = 5 + further
     desk.node.known = {grant.funding} if known else set()
@@ -221,6 +221,7 @@ async def test_D15_what_no_block_takes_is_given_up_after_so_many_seconds(desk: D
 
 async def test_what_came_into_a_block_at_last_is_used_however_late(desk: Desk) -> None:
     grant = await desk.grant(seconds=10_000)
+    desk.node.known.add(grant.funding)
     desk.node.takes = {grant.funding: True, grant.approval: True}
     assert await desk.drive(grant) == (False, [USED])
 

@@ -284,7 +284,7 @@ async def test_D15_what_nobody_takes_is_given_up_in_the_end(sponsor: Sponsor) ->
 
     receipt = await sponsor.party(0.1, send=lost, receipt=absent).settle(await sponsor.pay(offer), offer)
     assert (receipt.outcome, receipt.error_reason) == (Outcome.REFUSED, "erc20_approval_tx_failed")
-    assert await sponsor.states() == [GrantState.LOST]
+    assert await sponsor.states() == [GrantState.VOID]
 
 
 async def test_C06_C09_gas_that_is_given_counts_in_every_budget(sponsor: Sponsor) -> None:

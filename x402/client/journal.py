@@ -20,7 +20,7 @@ from x402.client.budget import HOUR_SECONDS, Limits
 from x402.client.journal_file import IN_MEMORY as IN_MEMORY
 from x402.client.journal_file import JournalFile
 from x402.client.owner import Call, is_live
-from x402.client.record import Check, Record, damaged, dollars, micros, record_of
+from x402.client.record import EARLIER, Check, Earlier, Record, damaged, dollars, micros, record_of
 from x402.client.trust import Payee, remembered
 from x402.lifecycle import Event, Party, Subject
 from x402.stages import Exposed, Held, Released, Settled, Stage, State
@@ -109,15 +109,18 @@ class Journal:
         `subject` has the same `pay_id`. Raises `UnlawfulEvent` for a payment that is not exposed any more.
         """
         with self._transaction() as db:
-            before = _find(db, subject.pay_id).entry.stage
+            known = _find(db, subject.pay_id)
+            before, was = known.entry.stage, known.entry.subject
             earlier = (*before.earlier, before.header) if isinstance(before, Exposed) else ()
             self._move(db, subject.pay_id, Event.REPLACE, Exposed(header, earlier))
+            kept = [*known.earlier, Earlier(known.header_name, known.header, was.amount, was.payee)]
+            record = json.dumps({**was.record, EARLIER: [asdict(one) for one in kept]})
             change = (
-                "UPDATE payments SET header_name = ?, header = ?, amount = ?, payee = ?,"
+                "UPDATE payments SET header_name = ?, header = ?, amount = ?, payee = ?, record = ?,"
                 " expires_at = MAX(expires_at, ?) WHERE pay_id = ?"
             )
-            values = (header_name, header, str(subject.amount), subject.payee, subject.expires_at, subject.pay_id)
-            db.execute(change, values)
+            values = (header_name, header, str(subject.amount), subject.payee, record, subject.expires_at)
+            db.execute(change, (*values, subject.pay_id))
             return _find(db, subject.pay_id)
 
     def release(self, pay_id: str, reason: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from x402 import networks
-from x402.client.record import Record
+from x402.client.record import Earlier, Record
 from x402.errors import DeclinedError, MalformedError, UnavailableError
 from x402.evidence import Witness
 from x402.lifecycle import Subject
@@ -25,25 +25,37 @@ def presented(record: Record) -> Subject:
 
     Raises `MalformedError`, `RefusedError` or `DeclinedError` when they can't be read, or are another payment's.
     """
-    return _presented(record, record.header, record.entry.subject)
+    return _presented(record.header_name, record.header, record.entry.subject)
 
 
 def all_presented(record: Record) -> list[Subject]:
     """The same, with those before it that had the same nonce; the latest first. Raises as `presented`."""
-    stage, subject = record.entry.stage, record.entry.subject
-    subjects = [presented(record)]
-    for header in reversed(stage.earlier if isinstance(stage, Exposed) else ()):
+    subject = record.entry.subject
+    before = record.earlier or _as_noted_once(record)
+    return [
+        presented(record),
+        *(
+            _presented(one.header_name, one.header, replace(subject, amount=one.amount, payee=one.payee))
+            for one in reversed(before)
+        ),
+    ]
+
+
+def _as_noted_once(record: Record) -> tuple[Earlier, ...]:
+    """What an older version wrote down of them: only headers, and only until it heard of a refusal."""
+    stage, found = record.entry.stage, []
+    for header in stage.earlier if isinstance(stage, Exposed) else ():
         payment = read_payment([(record.header_name, header)])
         offer = None if payment is None else payment.accepted
         if offer is not None:
-            subjects.append(_presented(record, header, replace(subject, amount=offer.amount, payee=offer.pay_to)))
-    return subjects
+            found.append(Earlier(record.header_name, header, offer.amount, offer.pay_to))
+    return tuple(found)
 
 
-def _presented(record: Record, header: str, subject: Subject) -> Subject:
+def _presented(header_name: str, header: str, subject: Subject) -> Subject:
     if networks.get(subject.network).asset(subject.asset) is None:
         raise DeclinedError("unknown_asset", f"{subject.asset} on {subject.network} is not a known asset")
-    payment = read_payment([(record.header_name, header)])
+    payment = read_payment([(header_name, header)])
     if payment is None:
         raise MalformedError("invalid_payload", "the journal holds no payment in this row")
     found = subject_of(payment, _offer(payment, subject))

@@ -21,6 +21,21 @@ _ALIVE_WITHOUT_EXPIRY_SECONDS = 300
 """A Solana blockhash serves 150 blocks, which is 60 to 90 seconds; this is how long we take it to live."""
 
 
+EARLIER = "earlier"
+"""Member of a subject's record: what was presented before with the same nonce, each as `Earlier`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """A header that another took the place of. It can still be the one that is paid, whatever was said of the other
+    since, so it stays in the row in every state. `amount` is atomic."""
+
+    header_name: str
+    header: str = field(repr=False)
+    amount: int
+    payee: str
+
+
 class Finding(StrEnum):
     """What the chain said of the transaction that a seller's receipt names (fault B13)."""
 
@@ -57,6 +72,8 @@ class Record:
     open: bool = True
     answered_at: int = 0
     check: Check | None = None
+    earlier: tuple[Earlier, ...] = ()
+    """What was presented before it with the same nonce, the first one first."""
 
     @property
     def pay_id(self) -> str:
@@ -113,6 +130,7 @@ def _parsed(row: Any) -> Record:
         open=bool(row["open"]),
         answered_at=row["answered_at"],
         check=_check_of(json.loads(row["finding"])) if row["finding"] else None,
+        earlier=tuple(Earlier(**members) for members in subject.record.get(EARLIER, ())),
     )
 
 

@@ -77,3 +77,26 @@ async def test_B17_an_answer_that_is_withheld_goes_out_whole_and_costs_no_more_t
     reply = await guest.take(Writer(b"one", b"two", each=PRICE), WITHHELD)
     assert await read(reply) == (b"onetwo", True)
     assert await guest.bill() == ("served", PRICE)
+
+
+@pytest.mark.parametrize("how", ["hangs up", "stalls", "fails", "says nothing"])
+async def test_A18_a_fixed_price_is_paid_by_who_leaves_the_end_of_its_stream(guest: Guest, how: str) -> None:
+    """What nobody meters is sold as a whole; a handler that fails sells nothing."""
+    guest.open(limit=1000, timeout=0.2)
+
+    async def handler(sale: Sale, sink: Sink) -> None:
+        await sink.start(200, TEXT)
+        for _ in range(0 if how == "says nothing" else 20 if how == "stalls" else 9):
+            await sink.write(MEBIBYTE[: 64 * 1024])
+        if how == "fails":
+            raise ConnectionError("upstream")
+        await asyncio.sleep(1)
+
+    reply = await guest.take(handler)
+    chunks = aiter(reply.chunks)
+    for _ in range(0 if how == "says nothing" else 9):
+        await anext(chunks)
+    if how in ("hangs up", "says nothing"):
+        await reply.chunks.aclose()
+    outcome = "failed" if how == "fails" else "hung_up"
+    assert await guest.bill() == (outcome, PRICE if how in ("hangs up", "stalls") else 0)
