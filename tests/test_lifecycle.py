@@ -144,9 +144,9 @@ def test_B16_what_is_due_only_grows_while_it_is_metered_and_never_passes_what_wa
             advance(entry, Event.METER, wrong)
     with pytest.raises(UnlawfulEvent):
         advance(advance(begin(Party.GATEWAY, SUBJECT, Claimed()), Event.SERVE, Served()), Event.METER, Served())
-    for wrong in (10_001, -1):
+    for due in (10_001, -1):
         with pytest.raises(UnlawfulEvent):
-            advance(entry, Event.SUBMIT, Settling(wrong))
+            advance(entry, Event.SUBMIT, Settling(due))
     # All of it may be due, and nothing, which may be metered again.
     assert advance(entry, Event.METER, Served(10_000)).due == 10_000
     assert advance(entry, Event.SUBMIT, Settling(0)).due == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 from typing import Any
 
@@ -48,8 +47,7 @@ async def test_A17_a_paid_answer_that_grew_too_long_is_not_sold_cut_short(shop: 
 
     async def handler(_: Any, sink: Any) -> None:
         await sink.start(200, (("content-length", "12"),))
-        while "settle" not in shop.bank.asked:
-            await asyncio.sleep(0.005)
+        await until(lambda: "settle" in shop.bank.asked)
         await sink.write(b"12345678")
         with suppress(*[MisconfiguredError] * swallowed):
             await sink.write(b"9abc")
