@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from decimal import Decimal
 
+import httpx
 import pytest
 
 from tests.chains import EvmWorld
 from tests.facilitator.world import EvmShop, submit, transfer_call
 from tests.payments import EvmPayer, as_version_1, evm_requirement
+from x402 import tariff
+from x402.client.auth import X402Auth
 from x402.client.budget import DAY_SECONDS, Limits
 from x402.client.journal import Journal
 from x402.client.owner import Call
 from x402.client.presented import all_presented
+from x402.client.wallet import Wallet
 from x402.lifecycle import Event, UnlawfulEvent
 from x402.schemes.subject import subject_of
 from x402.stages import Refused, Released, Settled, State
+from x402.tariff import EXTENSION, Tariff
 from x402.wire.challenge import Requirement
 from x402.wire.payment import Payment
 
+from .seller import EVM_KEY, URL, Seller, asks, delivers, offer, read_payment
 from .test_resolve import ask, expose, past
 
 DEARER = 2500
@@ -119,9 +127,26 @@ def test_it_is_kept_across_a_restart(tmp_path_factory: pytest.TempPathFactory) -
     payments: list[Payment] = [payer.pay(offer, nonce=nonce) for offer in offers]
     journal = Journal(file, clock=past(0))
     pay_id = expose(journal, payments[0], offers[0])
-    for payment, offer in zip(payments[1:], offers[1:], strict=True):
-        journal.replace(subject_of(payment, offer, fingerprint="f"), payment.header_name, payment.as_header())
+    for payment, terms in zip(payments[1:], offers[1:], strict=True):
+        journal.replace(subject_of(payment, terms, fingerprint="f"), payment.header_name, payment.as_header())
     record = Journal(file, clock=past(0)).recall("f", Call())
     assert record is not None
     assert (record.pay_id, record.header, record.entry.subject.amount) == (pay_id, payments[2].as_header(), 3000)
     assert record.entry.stage.earlier == tuple(payment.as_header() for payment in payments[:2])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("spell", [str, str.lower, lambda address: "0x" + address[2:].upper()])
+def test_a_token_is_signed_over_however_the_seller_spells_it(spell: Callable[[str], str]) -> None:
+    terms = offer(asset=spell(offer().asset))
+    price = Tariff(route="POST /api/v1/chat/completions", expires_at=int(time.time()) + 9000, flat=Decimal("0.01"))
+    announced = {EXTENSION: {"info": {"tariff": tariff.sign(price, key=b"a key for quotes")}}}
+    dearer = terms.model_copy(update={"amount": 20_000})
+    other_terms = asks(dearer, error="invalid_tariff", extensions=announced)
+    seller = Seller(asks(terms, extensions=announced), delivers(), other_terms, delivers())
+    auth = X402Auth(Wallet(evm=EVM_KEY), journal=":memory:")
+    with httpx.Client(transport=httpx.MockTransport(seller), auth=auth) as client:
+        assert client.post(URL, content=b"a").status_code == 200
+        assert client.post(URL, content=b"b").status_code == 200
+    ahead, over = (read_payment(shown)["payload"]["authorization"] for shown in seller.payments[2:])
+    assert ahead["nonce"] == over["nonce"]
+    assert (ahead["value"], over["value"]) == ("10000", "20000")

@@ -84,9 +84,13 @@ def sign_over(
     None on a chain that has no nonce to share; then nothing is signed. `entropy` is what the first one was made of.
     """
     subject, journal, host = record.entry.subject, terms.journal, host_of(wanted.url)
-    if networks.get(subject.network).family != networks.EIP155:
+    network = networks.get(subject.network)
+    if network.family != networks.EIP155:
         return None
-    same = (offer for offer in challenge.accepts if offer.network == subject.network and offer.asset == subject.asset)
+    asset = network.asset(subject.asset)
+    same = (
+        offer for offer in challenge.accepts if offer.network == subject.network and network.asset(offer.asset) == asset
+    )
     buyer = buyer_of(wanted, terms)
     if not is_this_machine(wanted.url):
         known = yield from do(partial(journal.payees, host))
