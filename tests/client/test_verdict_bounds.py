@@ -103,6 +103,13 @@ class TestAnswers:
         assert verdict.receipt.amount == "0"
         assert verdict.delivers is (status == 200)
 
+    @pytest.mark.parametrize("subject", [SUBJECT, METERED])
+    def test_a_402_beside_nothing_due_is_no_answer(self, subject: Subject) -> None:
+        error = refusal(heard(402, asks(error="nope").headers, NOTHING_DUE, subject=subject))
+        assert (error.code, error.moved) == ("nope", Moved.UNKNOWN)
+        assert refusal(heard(402, NOTHING_DUE)).code == "payment_refused"
+        assert heard(200, NOTHING_DUE, subject=subject).error is None
+
 
 class TestUnpaid:
     @pytest.mark.parametrize("status", [400, 401, 402, 403, 500])

@@ -86,7 +86,8 @@ def judge(reply: Reply, subject: Subject, *, sent_to: str) -> Verdict:
         return Verdict(reply, delivers=delivers, pending=reply.status == 409)
     if receipt is not None and settled and not receipt.transaction:
         # Nothing was due. That is the seller's word: the signature counts until it is dead.
-        return Verdict(reply, receipt=receipt, delivers=delivers)
+        again = _unpaid(*_refusal(reply, receipt, subject)) if unpaid else None
+        return Verdict(reply, receipt=receipt, error=again, delivers=delivers)
     if receipt is not None and settled:
         return Verdict(
             reply,
