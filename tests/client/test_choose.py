@@ -120,6 +120,15 @@ def test_solana_offers_that_cannot_be_built(changes: dict[str, Any]) -> None:
     assert reason(on(networks.SOLANA_DEVNET, **changes)) == "unpayable_offer"
 
 
+def test_B08_an_offer_whose_sponsor_is_the_payer_is_passed_over() -> None:
+    """It cannot be built, which must not end a call that has another offer."""
+    trap = on(networks.SOLANA_DEVNET, amount=1, extra={"feePayer": BUYER.addresses["solana"]})
+    assert reason(trap) == "unpayable_offer"
+    choice = choose(challenge(trap, offer()), BUYER, Policy())
+    assert choice.requirement == offer()
+    assert [row["code"] for row in choice.passed_over] == ["unpayable_offer"]
+
+
 def test_a_wallet_without_a_key_for_the_family() -> None:
     buyer = Buyer(addresses={"eip155": "", "solana": ""}, host="seller.test", secure=True)
     assert reason(offer(), buyer) == "no_key"

@@ -216,6 +216,7 @@ def _pinned(offer: Requirement, network: networks.Network, payer: str) -> Asset:
     if network.asset(offer.asset) is None:
         raise DeclinedError("unknown_asset", f"{offer.asset} on {network.title} is not a known asset")
     try:
+        sponsor = ""
         if network.family == networks.EIP155:
             payee = parse_address(offer.pay_to)
             asset = evm_scheme(offer.scheme).asset_of(offer)
@@ -224,7 +225,7 @@ def _pinned(offer: Requirement, network: networks.Network, payer: str) -> Asset:
         else:
             asset = exact_svm_layout.pinned_asset(offer)
             payee = str(exact_svm_layout.offer_key(offer.pay_to, "payTo"))
-            exact_svm_layout.offer_key(offer.extra.get("feePayer"), "extra.feePayer")
+            sponsor = str(exact_svm_layout.offer_key(offer.extra.get("feePayer"), "extra.feePayer"))
             exact_svm_layout.wanted_memo(offer)
     except DeclinedError:
         raise
@@ -232,6 +233,8 @@ def _pinned(offer: Requirement, network: networks.Network, payer: str) -> Asset:
         raise DeclinedError("unpayable_offer", error.message) from error
     if payee == payer:
         raise DeclinedError("unpayable_offer", "the offer pays the payer")
+    if sponsor == payer:
+        raise DeclinedError("unpayable_offer", "the offer has the payer sponsor its own payment")
     return asset
 
 
