@@ -221,6 +221,9 @@ def test_B04_a_person_accepts_another_address_of_a_seller() -> None:
     address = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C"
     assert told("trust", "seller.example", address)["payees"] == [{"address": address, "network": ""}]
     assert f"{address} on any network" in run("trust", "seller.example").stdout
+    for spelling in ("Seller.Example:443", "https://seller.example/v1"):
+        assert told("trust", spelling)["payees"] == [{"address": address, "network": ""}]
+    assert run("trust", "*.example", address).exit_code == 2
     solana = "2wKupLR9q6wXYppw8Gr2NvWxKBUqm4PPJKkQfoxHDBg4"
     assert len(told("trust", "seller.example", solana)["payees"]) == 2
     assert run("trust", "seller.example", "0x12").exit_code == 2

@@ -27,16 +27,16 @@ def trust(host: _Seller, address: _Address = "", as_json: AsJson = False) -> Non
 
     from x402 import networks
     from x402.client.journal import Journal
+    from x402.client.trust import named_host
     from x402.settings import ClientSettings
 
+    host = named_host(host)
     journal = Journal(ClientSettings.read().journal_path, clock=lambda: int(time.time()))
     if address:
-        journal.trust(host.lower(), _checked(address))
-    known = sorted(journal.payees(host.lower()), key=lambda payee: (payee.network, payee.address))
+        journal.trust(host, _checked(address))
+    known = sorted(journal.payees(host), key=lambda payee: (payee.network, payee.address))
     if as_json:
-        write_json(
-            {"host": host.lower(), "payees": [{"address": one.address, "network": one.network} for one in known]}
-        )
+        write_json({"host": host, "payees": [{"address": one.address, "network": one.network} for one in known]})
         return
     console = out()
     if not known:

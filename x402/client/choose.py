@@ -13,7 +13,7 @@ from typing import Any
 
 from x402 import networks
 from x402.client.allowance import Allowances
-from x402.client.trust import Payee
+from x402.client.trust import Payee, named_host
 from x402.errors import DeclinedError, MalformedError, X402Error
 from x402.money import Amount, Asset, parse_price
 from x402.schemes import exact_evm, exact_svm_layout, upto_evm
@@ -58,6 +58,7 @@ class Policy:
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_per_call", dollars(self.max_per_call))
         object.__setattr__(self, "networks", tuple(networks.to_caip2(name) for name in self.networks))
+        object.__setattr__(self, "payees", _by_host(self.payees))
         if not 0 < self.lifetime_seconds <= 86_400:
             raise ValueError("lifetime_seconds must be between 1 and 86400")
 
@@ -95,6 +96,15 @@ class Choice:
     @property
     def usd(self) -> Decimal:
         return self.amount.decimal
+
+
+def _by_host(payees: Mapping[str, Collection[str]]) -> dict[str, frozenset[str]]:
+    """Named payees under their hosts as `host_of` writes them; two spellings of a host name the addresses of both."""
+    found: dict[str, frozenset[str]] = {}
+    for host, addresses in payees.items():
+        spelt = named_host(host)
+        found[spelt] = found.get(spelt, frozenset()) | frozenset(addresses)
+    return found
 
 
 def dollars(price: Decimal | str | int | None) -> Decimal | None:

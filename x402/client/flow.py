@@ -22,7 +22,8 @@ from x402.client.draft import ENTROPY_BYTES
 from x402.client.effects import Journey, Send, Terms, Wait, Wanted, do
 from x402.client.owner import Call
 from x402.client.record import Record
-from x402.client.signing import host_of, sign, sign_over
+from x402.client.signing import sign, sign_over
+from x402.client.trust import host_of
 from x402.client.verdict import Reply, Verdict, is_metered, judge, origin, retry_after
 from x402.errors import DeclinedError, MalformedError, Moved, UnavailableError, UnpaidError
 from x402.lifecycle import Event

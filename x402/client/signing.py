@@ -16,7 +16,7 @@ from x402.client.draft import ENTROPY_BYTES, blockhash_question, draft, needs_bl
 from x402.client.effects import Ask, Journey, Terms, Wanted, do
 from x402.client.owner import Call
 from x402.client.record import Record
-from x402.client.trust import listed, remembered
+from x402.client.trust import host_of, listed, remembered
 from x402.client.verdict import Reply
 from x402.errors import DeclinedError, UnavailableError
 from x402.schemes import approval_sponsoring, gas_sponsoring
@@ -121,14 +121,6 @@ def _dearer(choice: Choice, dead: Record) -> DeclinedError:
         " call again if that is right",
         details={"first": str(dead.usd), "asked": str(choice.usd)},
     )
-
-
-def host_of(url: str) -> str:
-    """The host that a URL names, with its port unless that is the usual one."""
-    parts = urlsplit(url)
-    default = {"http": 80, "https": 443}.get(parts.scheme.lower())
-    host = (parts.hostname or "").lower()
-    return host if parts.port in (None, default) else f"{host}:{parts.port}"
 
 
 def buyer_of(wanted: Wanted, terms: Terms) -> Buyer:
