@@ -145,6 +145,9 @@ async def test_G10_what_cannot_be_signed_is_unavailable_and_never_sent(shop: Any
     with pytest.raises(UnavailableError, match="does not settle") as nobody:
         await replace(wallet, kinds=Unsupporting()).sign(debt(shop, SVM))
     assert nobody.value.code == "nothing_supported"
+    with pytest.raises(UnavailableError, match="blockhash") as blind:
+        await replace(wallet, blockhashes={}).sign(debt(shop, SVM))
+    assert blind.value.code == "no_node"
     assert shop.bank.moved == {}
 
 

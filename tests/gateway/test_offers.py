@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from x402.gateway.offers import Offers
-from x402.gateway.terms import Flow, Seller, Terms
+import pytest
+
+from x402.errors import MalformedError
+from x402.gateway.offers import Offers, identity_of
+from x402.gateway.terms import Flow, Seller, Terms, asset_on
 from x402.networks import BASE_SEPOLIA
 from x402.wire.challenge import Requirement
 from x402.wire.facilitation import Kind, Supported
+from x402.wire.payment import Payment
 
 PAY_TO = "0x" + "11" * 20
 
@@ -46,3 +50,12 @@ async def test_remembered_offers_never_mix_prices_or_flows() -> None:
         assert (await offer(offers, Terms(price="$1", flow=Flow.UPFRONT))).extra["paymentFlow"] == "upfront"
         assert "paymentFlow" not in (await offer(offers, Terms(price="$1", flow=Flow.AUTHORIZATION))).extra
         assert (await offer(offers, Terms(price=1))).amount == (await offer(offers, Terms(price="1"))).amount == 10**6
+
+
+async def test_a_network_without_an_asset_for_the_scheme_exact_is_named_and_never_a_crash() -> None:
+    """A generator that ends inside a coroutine would be a RuntimeError, which nobody expects."""
+    with pytest.raises(MalformedError, match="MegaETH") as nothing:
+        asset_on("eip155:4326")
+    assert nothing.value.code == "invalid_network"
+    with pytest.raises(MalformedError, match="MegaETH"):
+        identity_of(Payment(version=1, scheme="exact", network="megaeth", payload={"signature": "0x"}))

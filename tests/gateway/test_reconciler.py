@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,32 @@ async def test_A22_an_answer_that_waited_for_its_money_is_delivered_and_kept_for
         await shop.paywall.till.reconcile()
         assert (await shop.ledger.answer(pay_id) is not None) is kept
         assert (await shop.client.get("/report", headers=header)).status_code == (200 if kept else 410)
+
+
+async def test_A22_a_round_that_fails_for_an_unforeseen_reason_is_logged_and_the_next_one_goes_on(
+    shop: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the error says may be a key, and is not logged."""
+    shop.open(PRICED, **UPFRONT, reconcile_seconds=0.001)
+    await pay(shop)
+    real, failures = shop.paywall.till.reconcile, [KeyError("0xkey"), ValueError("0xkey")]
+
+    async def reconcile() -> int:
+        if failures:
+            raise failures.pop()
+        return int(await real())
+
+    monkeypatch.setattr(shop.paywall.till, "reconcile", reconcile)
+    with caplog.at_level(logging.ERROR):
+        loop = asyncio.create_task(shop.paywall._reconcile())
+        await until(lambda: shop.paywall.reconciled.is_set() or loop.done())
+        assert not loop.done()
+        loop.cancel()
+    assert len(shop.bank.moved) == 1
+    told = [record.getMessage() for record in caplog.records]
+    assert [words.partition(" in ")[0] for words in told] == [
+        "reconciling failed: ValueError",
+        "reconciling failed: KeyError",
+    ]
+    assert all("test_reconciler.py:" in words for words in told)
+    assert "0xkey" not in caplog.text

@@ -88,8 +88,10 @@ class Disbursements:
         try:
             if debt.network.startswith(networks.EIP155):
                 return self.purse.pay_evm(requirement, now=self.register.clock(), nonce=digest)
-            blockhash = await self.blockhashes[debt.network]()
-            return self.purse.pay_svm(requirement, blockhash=blockhash, memo=digest[:16].hex().encode())
+            recent = self.blockhashes.get(debt.network)
+            if recent is None:
+                raise UnavailableError("no_node", f"no node of {debt.network} is known that gives a blockhash")
+            return self.purse.pay_svm(requirement, blockhash=await recent(), memo=digest[:16].hex().encode())
         except (DeclinedError, RefusedError, MalformedError) as error:
             raise UnavailableError("refund_impossible", f"no refund can be signed: {error.message}") from error
 

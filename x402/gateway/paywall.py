@@ -13,10 +13,11 @@ Prices hang on the app's own route objects; an app that is not Starlette is guar
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
+import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,6 +54,8 @@ __all__ = ["FREE", "Flow", "PaidRequest", "Paywall", "Sale", "Terms", "paid"]
 BODY_LIMIT = 1024 * 1024
 RECONCILE_SECONDS = 15.0
 DRAIN_SECONDS = 30.0
+
+_log = logging.getLogger("x402.gateway")
 
 
 def _wall_clock() -> int:
@@ -292,7 +295,7 @@ class Paywall:
         looked_twice = False
         while True:
             pause = self._reconcile_seconds
-            with suppress(X402Error):
+            try:
                 await self.till.reconcile()
                 if self.members is not None:
                     await self.members.reconcile()
@@ -301,6 +304,12 @@ class Paywall:
                     looked_twice, pause = True, min(pause, float(self.till.register.policy.lease_seconds))
                 else:
                     self.reconciled.set()
+            except X402Error:
+                pass
+            except Exception as error:  # noqa: BLE001 - who ends here settles and pays back nothing any more
+                # What an error says may hold what it was about, a key or a payment: where it was raised does not.
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                _log.error("reconciling failed: %s in %s:%s", type(error).__name__, place.filename, place.lineno)
             await asyncio.sleep(pause)
 
     async def _guard(self, app: App, rule: PriceRule, scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from x402.errors import Mender, Moved, PendingError, X402Error
+from x402.errors import LimitedError, Mender, Moved, PendingError, X402Error
 
 
 class ApiProblem(X402Error):
@@ -47,7 +47,7 @@ def status_of(error: X402Error) -> int:
 
 def retry_after(error: X402Error) -> int | None:
     """After how many seconds the same request may be sent again, when that is of use."""
-    if isinstance(error, PendingError | ApiProblem):
+    if isinstance(error, PendingError | LimitedError | ApiProblem):
         return error.retry_after_seconds
     if error.code == OVER_COMMITTED and int(error.details["amount"]) <= int(error.details["balance"]):
         # What is open will be settled, and this payment alone is covered.

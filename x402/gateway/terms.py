@@ -151,8 +151,12 @@ def _network(name: str) -> Network:
 
 
 def asset_on(network: str) -> Asset:
-    """The asset in which a price in dollars is asked on a network."""
-    return next(asset for asset in networks.get(network).assets if asset.transfer_method in PAYABLE_METHODS)
+    """The asset in which a price in dollars is asked on a network. Raises `MalformedError` where there is none."""
+    known = networks.get(network)
+    for asset in known.assets:
+        if asset.transfer_method in PAYABLE_METHODS:
+            return asset
+    raise MalformedError("invalid_network", f"no asset on {known.title} can be paid with the scheme exact")
 
 
 def _spelled(network: Network, address: str) -> str:

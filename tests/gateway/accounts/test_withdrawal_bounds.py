@@ -221,7 +221,8 @@ async def test_G10_what_fails_on_its_way_is_told_as_it_stands_and_goes_on_later(
     payer.open(Between(payer.book, "move", gone, nth), telemetry=Telemetry([facts.append]))
     asked = await payer.withdrawals.ask(payer.account(EVM), 300_000, "w")
     assert (asked.state, asked.units) == (stands, 300_000)
-    assert ("balance.withdrawal_delayed", 300_000) in told(facts)
+    # What is not written has not happened yet.
+    assert told(facts) == [("balance.withdrawing", 300_000), ("balance.withdrawal_delayed", 300_000)]
     assert (await payer.book.balance(payer.account(EVM))).units == 700_000
     payer.shop.now += 10
     assert await payer.withdrawals.reconcile() == 0

@@ -9,8 +9,10 @@ The wallet that pays is the seller's refund wallet, the way that of `disbursemen
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 from collections.abc import Container
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from x402.errors import ConflictError, LimitedError, Mender, UnavailableError, X402Error
@@ -24,6 +26,11 @@ from x402.stages import Settled
 
 _DAY_SECONDS = 86_400
 _MICRO = 6
+_OURS = "wd_"
+"""How the ids of what an account's owner asked for begin; payouts to providers have others, and a cap of their own."""
+_TOLD = {Payout.PAID: "balance.withdrawn", Payout.RETURNED: "balance.withdrawal_returned"}
+
+_log = logging.getLogger("x402.gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,8 @@ class Withdrawals:
         """Pay out `units` of an account (atomic USDC), or all of it, and tell how that stands.
 
         The same `name` is the same withdrawal. Raises `ApiProblem` for an account that has no wallet here or too little
-        in it, `LimitedError` when the day's cap is reached, `ConflictError` for a name that stands for another amount.
+        in it and for more than a whole day's cap, `LimitedError` when this day's is reached, `ConflictError` for a name
+        that stands for another amount.
         """
         payments = self._able(account)
         id = _id_of(account, name)
@@ -67,6 +75,12 @@ class Withdrawals:
                 mender=Mender.PAYER,
                 details={"available": str(error.available), "required": str(error.wanted)},
             ) from error
+        except Exception:
+            # Where nobody can say whether the row is written, the cap stays booked: that wastes a part of it at most.
+            with suppress(X402Error):
+                if await self.book.withdrawal(id) is None:
+                    await spent.give_back()
+            raise
         if not won:
             await spent.give_back()
             return _same(begun, units)
@@ -74,7 +88,8 @@ class Withdrawals:
         return await self._proceed(payments, begun)
 
     async def reconcile(self) -> int:
-        """Go on with what is under way; returns how many are still undecided."""
+        """Go on with what is under way; returns how many are still undecided. What can't be paid from here, such as a
+        payout on a network that is not sold on, is left as it is."""
         if self.payments is None:
             return 0
         undecided = 0
@@ -94,54 +109,65 @@ class Withdrawals:
         return self.payments
 
     async def _cap(self, payments: Disbursements, account: str, units: int) -> _Booked:
-        network, asset = _token(account)
         register = payments.register
-        cap = units_of(register.policy.withdraw_per_day, network, asset)
-        day, told = register.clock() // _DAY_SECONDS, {f"withdrawals {network} {asset}": cap}
-        amount = _in_token(units, account)
-        if await register.ledger.spend(day, told, amount) is not None:
+        booked = _booked(payments, account, units, register.clock())
+        if booked.amount > booked.cap:
+            raise ApiProblem(
+                400,
+                "withdrawal_too_large",
+                f"at most {register.policy.withdraw_per_day} US dollars are paid out in a day; ask for less",
+            )
+        if await register.ledger.spend(booked.day, {booked.name: booked.cap}, booked.amount) is not None:
             raise LimitedError(
                 "withdrawals_capped",
                 "this seller has paid out what he pays out in a day; ask again tomorrow",
                 retry_after_seconds=_DAY_SECONDS - register.clock() % _DAY_SECONDS,
             )
-        return _Booked(payments, day, told, amount)
+        return booked
 
     async def _proceed(self, payments: Disbursements, standing: Withdrawal) -> Withdrawal:
         """Go on from wherever a withdrawal stands; what fails on the way is tried again later."""
         try:
+            # Reconciliation comes here with whatever is open, also what another process or an operator has begun.
+            self._able(standing.account)
             if standing.state is Payout.ASKED:
                 standing = await self._sign(payments, standing)
             if standing.state is Payout.SENT:
                 standing = await self._present(payments, standing)
-        except X402Error:
+        except Exception as error:  # noqa: BLE001 - whatever failed, what others are owed goes on
+            if not isinstance(error, X402Error):
+                _log.error("a withdrawal could not go on: %s", type(error).__name__)
             payments.register.telemetry.emit("balance.withdrawal_delayed", units=standing.units)
         return standing
 
     async def _sign(self, payments: Disbursements, asked: Withdrawal) -> Withdrawal:
         payment = await payments.sign(_debt(asked))
         sent = replace(asked, state=Payout.SENT, header=payment.as_header(), pay_id=identity_of(payment), attempt=1)
-        return await self._moved(sent, asked)
+        return await self._moved(payments, sent, asked)
 
     async def _present(self, payments: Disbursements, sent: Withdrawal) -> Withdrawal:
         signed = Signed(header=sent.header, pay_id=sent.pay_id, attempt=sent.attempt, since=sent.updated_at)
         verdict = await payments.present(signed)
         if isinstance(verdict, Settled):
-            payments.register.telemetry.emit("balance.withdrawn", units=sent.units)
-            return await self._moved(replace(sent, state=Payout.PAID, transaction=verdict.transaction), sent)
+            return await self._moved(payments, replace(sent, state=Payout.PAID, transaction=verdict.transaction), sent)
         if await payments.is_dead(signed, verdict):
-            payments.register.telemetry.emit("balance.withdrawal_returned", units=sent.units)
-            return await self._moved(replace(sent, state=Payout.RETURNED), sent)
+            return await self._moved(payments, replace(sent, state=Payout.RETURNED), sent)
         payment = await payments.again(_debt(sent), signed, verdict)
         if payment is None:
             return sent
         attempt = sent.attempt + 1
         other = replace(sent, header=payment.as_header(), pay_id=identity_of(payment), attempt=attempt)
-        return await self._moved(other, sent)
+        return await self._moved(payments, other, sent)
 
-    async def _moved(self, after: Withdrawal, was: Withdrawal) -> Withdrawal:
+    async def _moved(self, payments: Disbursements, after: Withdrawal, was: Withdrawal) -> Withdrawal:
         """How it stands in the book now; when another process was faster, that is what counts."""
-        await self.book.move(after, was=was)
+        if await self.book.move(after, was=was):
+            if after.state in _TOLD:
+                payments.register.telemetry.emit(_TOLD[after.state], units=after.units)
+            if after.state is Payout.RETURNED and after.id.startswith(_OURS):
+                # It has left nobody's wallet. A crash before this wastes a part of that day's cap, and never a coin.
+                with suppress(X402Error):
+                    await _booked(payments, after.account, after.units, after.created_at).give_back()
         known = await self.book.withdrawal(after.id)
         if known is None:
             raise UnavailableError("ledger_unavailable", "the ledger lost a row between two statements")
@@ -152,18 +178,27 @@ class Withdrawals:
 class _Booked:
     payments: Disbursements
     day: int
-    accounts: dict[str, int]
+    name: str
+    cap: int
     amount: int
 
     async def give_back(self) -> None:
-        await self.payments.register.ledger.spend(self.day, self.accounts, -self.amount)
+        await self.payments.register.ledger.spend(self.day, {self.name: self.cap}, -self.amount)
+
+
+def _booked(payments: Disbursements, account: str, units: int, moment: int) -> _Booked:
+    """What a withdrawal counts against the cap of the day of `moment`."""
+    network, asset = _token(account)
+    cap = units_of(payments.register.policy.withdraw_per_day, network, asset)
+    name = f"withdrawals {network} {asset}"
+    return _Booked(payments, moment // _DAY_SECONDS, name, cap, _in_token(units, account))
 
 
 def _id_of(account: str, name: str) -> str:
     if not name:
-        return f"wd_{secrets.token_hex(20)}"
+        return f"{_OURS}{secrets.token_hex(20)}"
     digest = hashlib.sha256("\n".join((account, name)).encode()).hexdigest()
-    return f"wd_{digest[:40]}"
+    return f"{_OURS}{digest[:40]}"
 
 
 def _same(older: Withdrawal, units: int | None) -> Withdrawal:
