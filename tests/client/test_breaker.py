@@ -213,7 +213,7 @@ class TestPayees:
         # The controls: the old payee in any spelling, another host, and the new one once a person trusts it.
         seat.call(auth, Seller(shop(delivers(), offer(pay_to=PAYEE.lower()))))
         seat.call(auth, swapped, url="https://other.test/")
-        auth.journal.trust("seller.test", OTHER)
+        auth.journal.trust("Seller.test:443", OTHER)
         seat.call(auth, swapped)
         assert states(auth) == [State.SETTLED] * 4
 

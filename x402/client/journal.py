@@ -21,7 +21,7 @@ from x402.client.journal_file import IN_MEMORY as IN_MEMORY
 from x402.client.journal_file import JournalFile
 from x402.client.owner import Call, is_live
 from x402.client.record import EARLIER, Check, Earlier, Record, damaged, dollars, micros, record_of
-from x402.client.trust import Payee, remembered
+from x402.client.trust import Payee, named_host, remembered
 from x402.lifecycle import Event, Party, Subject
 from x402.stages import Exposed, Held, Released, Settled, Stage, State
 from x402.wire.receipt import Receipt
@@ -201,9 +201,11 @@ class Journal:
             return frozenset(Payee(row["payee"], row["network"], row["asset"]) for row in rows)
 
     def trust(self, host: str, address: str) -> None:
-        """Know one more address at which a host is paid, on any network: a person says so (fault B04)."""
+        """Know one more address at which a host is paid, on any network: a person says so (fault B04). Raises
+        `MalformedError("invalid_host")`."""
+        values = (named_host(host), address, self._clock())
         with self._transaction() as db:
-            db.execute("INSERT OR IGNORE INTO payees VALUES (?, '', '', ?, ?)", (host, address, self._clock()))
+            db.execute("INSERT OR IGNORE INTO payees VALUES (?, '', '', ?, ?)", values)
 
     def standing(self, host: str) -> Standing:
         """How a host has treated us since its last answer."""

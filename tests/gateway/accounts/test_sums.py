@@ -59,10 +59,11 @@ def test_only_a_deposit_sells_nothing(endpoint: str, kind: EntryKind) -> None:
 
 
 def test_a_receipt_tells_what_was_paid_in_and_not_the_gift_beside_it() -> None:
-    def posting(units: int) -> Posting:
-        return Posting(account=ACCOUNT, kind=EntryKind.DEPOSIT, reference="pay", units=units)
+    def posting(kind: EntryKind, units: int) -> Posting:
+        return Posting(account=ACCOUNT, kind=kind, reference="pay", units=units)
 
-    assert credits.told(Booking(postings=(posting(5), posting(7)))) == {"account": ACCOUNT, "units": "5"}
+    brought = (posting(EntryKind.DEPOSIT, 5), posting(EntryKind.CREDIT, 3), posting(EntryKind.GRANT, 7))
+    assert credits.told(Booking(postings=brought)) == {"account": ACCOUNT, "units": "8"}
     assert credits.told(Booking()) is None
 
 
