@@ -79,7 +79,7 @@ async def test_B17_an_answer_that_is_withheld_goes_out_whole_and_costs_no_more_t
     assert await guest.bill() == ("served", PRICE)
 
 
-@pytest.mark.parametrize("how", ["hangs up", "stalls", "fails", "says nothing"])
+@pytest.mark.parametrize("how", ["reads all", "hangs up", "stalls", "fails", "says nothing"])
 async def test_A18_a_fixed_price_is_paid_by_who_leaves_the_end_of_its_stream(guest: Guest, how: str) -> None:
     """What nobody meters is sold as a whole; a handler that fails sells nothing."""
     guest.open(limit=1000, timeout=0.2)
@@ -90,7 +90,8 @@ async def test_A18_a_fixed_price_is_paid_by_who_leaves_the_end_of_its_stream(gue
             await sink.write(MEBIBYTE[: 64 * 1024])
         if how == "fails":
             raise ConnectionError("upstream")
-        await asyncio.sleep(1)
+        if how != "reads all":
+            await asyncio.sleep(1)
 
     reply = await guest.take(handler)
     chunks = aiter(reply.chunks)
@@ -98,5 +99,7 @@ async def test_A18_a_fixed_price_is_paid_by_who_leaves_the_end_of_its_stream(gue
         await anext(chunks)
     if how in ("hangs up", "says nothing"):
         await reply.chunks.aclose()
-    outcome = "failed" if how == "fails" else "hung_up"
-    assert await guest.bill() == (outcome, PRICE if how in ("hangs up", "stalls") else 0)
+    (bill,) = await guest.bills()
+    assert bill.outcome == {"reads all": "served", "fails": "failed"}.get(how, "hung_up")
+    assert bill.metered.charged == (PRICE if how in ("reads all", "hangs up", "stalls") else 0)
+    assert bill.metered.complete is (how == "reads all")
