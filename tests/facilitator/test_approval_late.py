@@ -92,3 +92,13 @@ async def test_D15_control_who_lost_it_is_given_no_more(desk: Desk) -> None:
     await desk.book.finish(grant, LOST)
     with pytest.raises(RefusedError, match="was given gas before"):
         await desk.plan(priority_fee=9)
+
+
+@pytest.mark.parametrize(("limit", "code"), [(GAS_COST - 1, "erc20_approval_tx_wrong_fees"), (GAS_COST, "")])
+async def test_D05_a_dear_approval_is_not_sent_whoever_pays_for_it(ledger: SqlLedger, limit: int, code: str) -> None:
+    desk = Desk(ledger, ApprovalLimits(wei=limit))
+    desk.node.wei[desk.payer.address] = 10**18
+    if code:
+        assert (await desk.refused()).code == code
+    else:
+        assert (await desk.plan()).wei == 0
