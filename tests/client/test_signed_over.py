@@ -93,6 +93,21 @@ def test_A23_payments_of_both_versions_share_a_nonce() -> None:
         journal = Journal(":memory:", clock=past(0))
 
 
+def test_A23_what_an_older_version_noted_is_known_after_one_more_signature() -> None:
+    """It wrote the earlier headers into the stage alone."""
+    payer, offer, nonce = EvmPayer(), evm_requirement(), bytes([7] * 32)
+    journal = Journal(":memory:", clock=past(0))
+    payments = [payer.pay(offer, nonce=nonce, lifetime=lifetime) for lifetime in (600, 500, 400)]
+    pay_id = expose(journal, payments[0], offer)
+    for payment in payments[1:]:
+        record = journal.replace(subject_of(payment, offer, fingerprint="f"), payment.header_name, payment.as_header())
+        if payment is payments[1]:
+            with journal._transaction() as db:
+                db.execute("UPDATE payments SET record = '{}' WHERE pay_id = ?", (pay_id,))
+    proofs = [subject_of(payment, offer).record["proof"] for payment in reversed(payments)]
+    assert [subject.record["proof"] for subject in all_presented(record)] == proofs
+
+
 async def test_A23_the_chain_takes_one_of_both(evm_devnet: EvmWorld) -> None:
     world = await EvmShop.open(evm_devnet)
     pair, before = Pair(world), await world.received()

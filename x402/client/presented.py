@@ -31,7 +31,7 @@ def presented(record: Record) -> Subject:
 def all_presented(record: Record) -> list[Subject]:
     """The same, with those before it that had the same nonce; the latest first. Raises as `presented`."""
     subject = record.entry.subject
-    before = record.earlier or _as_noted_once(record)
+    before = (*_as_noted_once(record), *record.earlier)
     return [
         presented(record),
         *(
@@ -44,7 +44,10 @@ def all_presented(record: Record) -> list[Subject]:
 def _as_noted_once(record: Record) -> tuple[Earlier, ...]:
     """What an older version wrote down of them: only headers, and only until it heard of a refusal."""
     stage, found = record.entry.stage, []
+    known = {one.header for one in record.earlier}
     for header in stage.earlier if isinstance(stage, Exposed) else ():
+        if header in known:
+            continue
         payment = read_payment([(record.header_name, header)])
         offer = None if payment is None else payment.accepted
         if offer is not None:
